@@ -1,0 +1,274 @@
+"""The command lines as frozen dataclasses, and presets by name. Imports neither JAX nor data, so that `--help` is quick."""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rgen.errors import InputError, nearest
+
+ALGORITHMS = ("maml", "first-order-maml", "reptile")
+RATE_KINDS = ("fixed", "per-array", "rank-one")
+SCHEDULES = ("cosine", "constant")
+SPLITS = ("train", "valid", "test")
+FORMS = ("direct",)
+IMAGE_NETWORKS = ("lstm-block", "siren", "gated", "image-heads")
+TEXT_NETWORKS = ("text-mlp", "text-heads")
+NETWORKS = (*TEXT_NETWORKS, *IMAGE_NETWORKS, "lstm")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Meta-train an initialization (or train the recurrent baseline). The run folder suffices to go on, evaluate and sample."""
+
+    run: Path | None = None
+    """Folder of the run; made if it is not there. [default: runs/PRESET]"""
+    resume: bool = False
+    """Go on from the last checkpoint in the run folder; a larger --steps than before is allowed."""
+
+    data: str = "digits"
+    """listing, digits, mnist, binarized-mnist, or the path of a text file with one sequence a line."""
+    data_dir: Path | None = None
+    """Folder with the four official MNIST .gz files."""
+    download: bool = False
+    """Allow the network to be used to get a data set."""
+    max_length: int = 128
+    """Text: steps a line; longer lines are cut so that each ends with its NUL."""
+    held_out: float = 0.1
+    """Fraction of the sequences held out for test where there is no official split; half as many for validation."""
+    split_seed: int = 0
+    """Seed of the split, and of the fixed random pixel orders."""
+    order: str = "raster"
+    """Images: pixel order, raster or random (another one for each image)."""
+    reduce: int = 1
+    """Images: side of the blocks whose means become the pixels of a smaller image."""
+    score_padding: bool = False
+    """Text: also score and learn the NULs behind a line's end, as the original program does."""
+
+    network: str = "image-heads"
+    """text-mlp, text-heads, lstm-block, siren, gated, image-heads, or lstm, the recurrent baseline."""
+    width: int | None = None
+    """Width of the network's layers; [default: the network's own]."""
+    widths: tuple[int, ...] | None = None
+    """Widths of the hidden layers of text-mlp and siren; [default: the network's own]."""
+    depth: int | None = None
+    """Number of blocks; [default: the network's own]."""
+    features: int | None = None
+    """Width of the embeddings; [default: the network's own]."""
+    heads: int | None = None
+    """Heads of the first layer of text-heads and image-heads; [default: the network's own]."""
+    keys: int | None = None
+    """Features of a position for each head; [default: the network's own]."""
+
+    rates: str = "fixed"
+    """Inner rates: fixed (one number), per-array (learned), or rank-one (learned; a factor an input times one an output)."""
+    inner_rate: float = 1e-3
+    """The inner SGD rate, or where the learned ones start."""
+
+    algorithm: str = "maml"
+    """Meta-gradient: maml, first-order-maml or reptile. The recurrent baseline takes maml, which is backpropagation there."""
+    steps: int = 10_000
+    """Outer steps."""
+    meta_batch: int = 50
+    """Sequences in each outer step."""
+    outer_rate: float = 1e-3
+    """Adam's learning rate, after the warm-up."""
+    warmup: int = 0
+    """Outer steps over which the rate rises from zero."""
+    schedule: str = "constant"
+    """Outer rate after the warm-up: constant, or cosine (falls to zero at the last step)."""
+    beta2: float = 0.999
+    """Adam's second moment decay."""
+    clip: float | None = None
+    """Clip the meta-gradient to this global norm."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (AdamW) of the initialization; not of the inner rates."""
+    seed: int = 0
+    """Seed of the initialization, the batches and the samples."""
+
+    log_every: int = 50
+    """Outer steps between lines of metrics.jsonl."""
+    eval_every: int = 500
+    """Outer steps between checkpoints, each with validation nats and samples."""
+    eval_count: int = 500
+    """Validation sequences scored then; 0 for the whole split."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "steps", "meta_batch", "reduce", "log_every", "eval_every")
+        _at_least(self, 0, "seed", "split_seed", "warmup", "eval_count", "weight_decay")
+        _at_least(self, 2, "max_length")
+        _positive(self, "inner_rate", "outer_rate", "clip", "held_out")
+        _one_of(self, "algorithm", ALGORITHMS)
+        _one_of(self, "rates", RATE_KINDS)
+        _one_of(self, "schedule", SCHEDULES)
+        _one_of(self, "order", ("raster", "random"))
+        _one_of(self, "network", NETWORKS)
+        if not 0 < self.beta2 < 1:
+            raise InputError(f"--beta2 is {self.beta2}; it must lie between 0 and 1.")
+        if self.network == "lstm" and self.algorithm != "maml":
+            raise InputError(f"The recurrent baseline has no inner loop for '{self.algorithm}'; train it with --algorithm maml.")
+        if self.algorithm == "reptile" and self.rates != "fixed":
+            raise InputError(f"Reptile has no gradient for inner rates; with --rates {self.rates} use maml or first-order-maml.")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Exact held-out nats of a trained run, beside what simple counting reaches on the same sequences."""
+
+    run: Path
+    """Folder of the run."""
+    split: str = "test"
+    """train, valid or test."""
+    count: int | None = None
+    """Score this many sequences, drawn by the seed; [default: the whole split]."""
+    seed: int = 0
+    """Which sequences are drawn with --count."""
+    batch: int | None = None
+    """Sequences scored at once; [default: as many as fit in about 1 GB]."""
+    out: Path | None = None
+    """Write the nats of every sequence to this CSV file."""
+    json: Path | None = None
+    """Write the summary to this file."""
+    data_dir: Path | None = None
+    """Where the MNIST files are now, if they have moved since training."""
+
+    def __post_init__(self) -> None:
+        _one_of(self, "split", SPLITS)
+        _at_least(self, 1, "count", "batch")
+        _at_least(self, 0, "seed")
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """Draw sequences from a trained run: a picture of digits, or lines."""
+
+    run: Path
+    """Folder of the run."""
+    split: str = "test"
+    """The split whose sequences are shown beside the samples: train, valid or test."""
+    count: int = 64
+    """How many to draw."""
+    seed: int = 0
+    """Seed of the draws; sample k is the same whatever the batch."""
+    batch: int | None = None
+    """Sequences drawn at once; [default: as many as fit in about 1 GB]."""
+    out: Path | None = None
+    """The PNG, or for text the file of lines; [default: RUN/samples.png, or lines on stdout]."""
+    json: Path | None = None
+    """Write nats a sample, and for text how many stand in train and in test, to this file."""
+    data_dir: Path | None = None
+    """Where the MNIST files are now, if they have moved since training."""
+
+    def __post_init__(self) -> None:
+        _one_of(self, "split", SPLITS)
+        _at_least(self, 1, "count", "batch")
+        _at_least(self, 0, "seed")
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """Time MAML, first-order MAML and Reptile side by side: every combination of the first five options."""
+
+    network: tuple[str, ...] = ("text-mlp", "lstm-block")
+    """Networks, with their default sizes."""
+    algorithm: tuple[str, ...] = ALGORITHMS
+    """Meta-gradients: maml, first-order-maml, reptile."""
+    form: tuple[str, ...] = ("direct",)
+    """Forms of the inner loop: direct."""
+    meta_batch: tuple[int, ...] = (8,)
+    """Sequences in an outer step."""
+    length: tuple[int, ...] = (128,)
+    """Inner steps in a sequence; for images, pixels of the smallest square that has as many."""
+    width: int | None = None
+    """Width of the networks' layers; [default: their own]."""
+    depth: int | None = None
+    """Blocks of the networks; [default: their own]."""
+    repeats: int = 3
+    """Timed runs of each, alternating with the others; the median counts."""
+    json: Path | None = None
+    """Write the rows to this file."""
+    out: Path | None = None
+    """Write the picture to this PNG."""
+
+    def __post_init__(self) -> None:
+        for name in self.network:
+            if name not in NETWORKS:
+                raise InputError(f"There is no network '{name}'. {nearest(name, NETWORKS)}")
+        for option, choices in (("algorithm", ALGORITHMS), ("form", FORMS)):
+            for value in getattr(self, option):
+                if value not in choices:
+                    raise InputError(f"There is no {option} '{value}'. {nearest(value, choices)}")
+        for option in ("network", "algorithm", "form", "meta_batch", "length"):
+            if not getattr(self, option):
+                raise InputError(f"{_flag(option)} needs at least one value.")
+        for option in ("meta_batch", "length"):
+            if min(getattr(self, option)) < 1:
+                raise InputError(f"{_flag(option)} is {min(getattr(self, option))}; it must be at least 1.")
+        _at_least(self, 1, "repeats")
+
+
+# ---------------------------------------------------------------- checks
+
+
+def _flag(option: str) -> str:
+    return "--" + option.replace("_", "-")
+
+
+def _at_least(config: Any, least: int, *options: str) -> None:
+    for option in options:
+        value = getattr(config, option)
+        if value is not None and not (value >= least and math.isfinite(value)):
+            raise InputError(f"{_flag(option)} is {value}; it must be at least {least}.")
+
+
+def _positive(config: Any, *options: str) -> None:
+    for option in options:
+        value = getattr(config, option)
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise InputError(f"{_flag(option)} is {value}; it must be a positive number.")
+
+
+def _one_of(config: Any, option: str, choices: tuple[str, ...]) -> None:
+    value = getattr(config, option)
+    if value not in choices:
+        raise InputError(f"{_flag(option)} is '{value}'. {nearest(value, choices)}")
+
+
+# ---------------------------------------------------------------- as JSON
+
+
+def to_json(config: TrainConfig) -> str:
+    """The configuration as indented JSON; paths as strings."""
+    return json.dumps(dataclasses.asdict(config), indent=2, default=str) + "\n"
+
+
+def from_json(text: str, origin: Path) -> TrainConfig:
+    """Reads `to_json`'s text.
+
+    Raises:
+      InputError: it is not a configuration of this version; the message names `origin`.
+    """
+    try:
+        values = json.loads(text)
+        fields = {f.name for f in dataclasses.fields(TrainConfig)}
+        if unknown := sorted(set(values) - fields):
+            raise InputError(f"{origin} has options that this version of rgen does not know: {', '.join(unknown)}.")
+        for path in ("run", "data_dir"):
+            values[path] = values.get(path) and Path(values[path])
+        values["widths"] = values.get("widths") and tuple(values["widths"])
+        return TrainConfig(**values)
+    except (json.JSONDecodeError, TypeError, AttributeError) as error:
+        raise InputError(f"{origin} is not the configuration of a run: {error}. Restore it, or train anew in another folder.") from None
+
+
+# ---------------------------------------------------------------- presets
+
+_ORIGINAL_TEXT = TrainConfig(data="listing", network="text-mlp", algorithm="reptile", eval_every=250)
+_ORIGINAL_IMAGE = TrainConfig(data="mnist", network="lstm-block", algorithm="reptile", outer_rate=1e-4, beta2=0.99)
+_OURS = TrainConfig(
+    rates="rank-one", inner_rate=1e-2, outer_rate=5e-3, warmup=50, schedule="cosine", clip=1.0, weight_decay=1e-2, meta_batch=64
+)
+
+PRESETS: dict[str, tuple[str, TrainConfig]] = {}

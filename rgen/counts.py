@@ -1,0 +1,99 @@
+"""What counting reaches: exact nats of held-out sequences under the simplest models, for scale.
+
+Every model is a table of counts over the training sequences, smoothed by half a count; nothing is learned online.
+"""
+
+import math
+from collections.abc import Iterator
+from collections.abc import Sequence as Many
+
+import numpy as np
+
+from rgen.data import Dataset
+from rgen.sequence import Sequence
+
+HALF = 0.5  # added to every count
+UNKNOWN = 2  # state of a neighbour that lies outside, or has not come yet
+NEIGHBOURS = ((0, -1), (-1, -1), (-1, 0), (-1, 1))  # west, north-west, north, north-east as (row, column) offsets
+STATES = 3 ** len(NEIGHBOURS)
+
+
+def reference_nats(data: Dataset, split: str, index: Many[int] | np.ndarray) -> dict[str, np.ndarray]:
+    """Nats of each sequence under models counted on the whole training split.
+
+    Args:
+      data: images or text; pixels are taken in each image's own fixed order.
+      index: [B] which sequences of `split`.
+    Returns:
+      name of the model -> float64 [B] nats per sequence, over the steps whose weight is not 0.
+    """
+    model = _images if data.kind == "image" else _text
+    return model(data, split, np.asarray(index, np.int64).reshape(-1))
+
+
+def _images(data: Dataset, split: str, index: np.ndarray) -> dict[str, np.ndarray]:
+    alone = np.zeros((data.length, 2))  # a table for each place
+    known = np.zeros((data.length, STATES, 2))  # and for each place and state of the neighbours
+    place = np.arange(data.length)
+    for pixels, state in _pixels(data, "train", np.arange(len(data.splits["train"]))):
+        alone += _count(2 * place + pixels, alone.shape)
+        known += _count(2 * (STATES * place + state) + pixels, known.shape)
+    alone, known = _cost(alone), _cost(known)
+    nats = [(alone[place, y].sum(axis=1), known[place, state, y].sum(axis=1)) for y, state in _pixels(data, split, index)]
+    names = ("independent pixels", "4 known neighbours")
+    return {name: np.concatenate([np.zeros(0), *(block[i] for block in nats)]) for i, name in enumerate(names)}
+
+
+def _pixels(data: Dataset, split: str, index: np.ndarray, block: int = 2000) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Blocks of pixels [b, T] in raster order, and the state [b, T] of the four neighbours of each: a number below STATES."""
+    for start in range(0, len(index), block):
+        seqs = data.sequences(split, index[start : start + block])
+        images = data.decode(seqs.x, seqs.y)
+        rank = _ranks(data.shape, np.asarray(seqs.x))
+        state = sum(3**power * _shifted(images, rank, *offset) for power, offset in enumerate(NEIGHBOURS))
+        yield images.reshape(len(images), -1).astype(np.intp), np.reshape(state, (len(images), -1))
+
+
+def _ranks(shape: tuple[int, ...], x: np.ndarray) -> np.ndarray:
+    """[b, H, W] the step at which each pixel comes, for coordinates x [b, T, 2]."""
+    rank = np.empty((len(x), *shape), np.int32)
+    rank[np.arange(len(x))[:, None], x[..., 0], x[..., 1]] = np.arange(x.shape[1])
+    return rank
+
+
+def _shifted(images: np.ndarray, rank: np.ndarray, row: int, column: int) -> np.ndarray:
+    """[b, H, W] the state of each pixel's neighbour at this offset: its value where it came before the pixel, else UNKNOWN."""
+    height, width = rank.shape[1:]
+    pad = ((0, 0), (1, 1), (1, 1))
+    window = np.s_[:, 1 + row : 1 + row + height, 1 + column : 1 + column + width]
+    when = np.pad(rank, pad, constant_values=height * width)[window]
+    return np.where(when < rank, np.pad(images, pad)[window], UNKNOWN).astype(np.intp)
+
+
+def _text(data: Dataset, split: str, index: np.ndarray) -> dict[str, np.ndarray]:
+    train = data.sequences("train", np.arange(len(data.splits["train"])))
+    held = data.sequences(split, index)
+    scored = train.weight > 0
+    alone = _cost(_count(np.asarray(train.y)[scored], (256,)))
+    two = _count((256 * _before(train) + np.asarray(train.y))[scored], (257, 256))
+    # A byte not seen after this one is as likely as the byte is anywhere: the table of single bytes counts as one more line of counts.
+    weight = np.count_nonzero(two, axis=1, keepdims=True) + HALF
+    after = -np.log((two + weight * np.exp(-alone)) / (two.sum(axis=1, keepdims=True) + weight))
+    costs = {"independent symbols": alone[held.y], "previous symbol": after[_before(held), held.y]}
+    return {name: np.where(held.weight > 0, cost, 0).sum(axis=1) for name, cost in costs.items()}
+
+
+def _before(seqs: Sequence) -> np.ndarray:
+    """[B, T] the byte before each one; 256 at the start of a line."""
+    return np.pad(np.asarray(seqs.y), ((0, 0), (1, 0)), constant_values=256)[:, :-1]
+
+
+def _count(cells: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """How often each cell of a table of this shape is named, by its raster number, in an array."""
+    return np.bincount(cells.ravel(), minlength=math.prod(shape)).reshape(shape)
+
+
+def _cost(counts: np.ndarray) -> np.ndarray:
+    """Nats of each symbol (last axis) for counts of them, smoothed by half a count."""
+    smooth = counts + HALF
+    return -np.log(smooth / smooth.sum(axis=-1, keepdims=True))

@@ -1,0 +1,159 @@
+"""Named data sets as batches of sequences, in numpy.
+
+`load("digits")`, `load("mnist")`, `load("listing")` or `load("my/lines.txt")` give a `Dataset`: uint8 arrays for each split,
+and sequences made of them.
+"""
+
+import dataclasses
+import difflib
+import math
+import os
+from collections.abc import Sequence as Many
+from typing import Any, ClassVar
+
+import numpy as np
+
+from rgen.sequence import Sequence
+
+NAMES = ("listing", "digits", "mnist", "binarized-mnist")
+SPLITS = ("train", "valid", "test")
+
+
+class DataError(ValueError):
+    """Data or an option about it cannot be used; the message says what was given, what is expected and what to do."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """What `Text` and `Images` have in common.
+
+    Attributes:
+      splits: split name -> uint8 array [N, *shape].
+      notes: sentences for the user: sizes of the splits, and what was cut or dropped.
+      split_seed: the seed that shuffled the data before cutting the splits, where they are not official ones.
+    """
+
+    kind: ClassVar[str]  # "text" or "image"
+    symbols: ClassVar[int]  # how many different outputs there are
+
+    splits: dict[str, np.ndarray]
+    notes: tuple[str, ...] = ()
+    split_seed: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(T,) for text, (H, W) for images."""
+        return self.splits["train"].shape[1:]
+
+    @property
+    def length(self) -> int:
+        """T, the number of steps of a sequence."""
+        return math.prod(self.shape)
+
+    def sequences(self, split: str, index: Many[int] | np.ndarray, rng: np.random.Generator | None = None) -> Sequence:
+        """The sequences `index` [B] of a split: x int32 [B, T, ...], y int32 [B, T], weight float32 [B, T].
+
+        Args:
+          split: one of SPLITS.
+          index: which sequences, each from 0 to N - 1.
+          rng: draws the pixel orders, if they are random; without it each image has an order of its own that never changes.
+        Raises:
+          DataError: there is no such split.
+          IndexError: an index is not from 0 to N - 1.
+        """
+        if split not in self.splits:
+            raise DataError(f"There is no split {split!r}; the splits are {', '.join(self.splits)}.")
+        rows, n = np.asarray(index, np.int64).reshape(-1), len(self.splits[split])
+        if np.any((rows < 0) | (rows >= n)):
+            raise IndexError(f"The {split} split has the sequences 0 to {n - 1}; asked for {rows.min()} to {rows.max()}.")
+        return self._sequences(split, rows, rng)
+
+    def batch(self, seed: int, step: int, size: int) -> Sequence:
+        """`size` training sequences drawn with replacement, as a function of (seed, step) alone.
+
+        Raises:
+          DataError: size is not positive, or seed or step is negative.
+        """
+        if size < 1:
+            raise DataError(f"A batch needs at least one sequence; {size} were asked for.")
+        if seed < 0 or step < 0:
+            raise DataError(f"The seed and the step of a batch cannot be negative; they are {seed} and {step}.")
+        rng = np.random.default_rng([seed, step])
+        return self.sequences("train", rng.integers(len(self.splits["train"]), size=size), rng)
+
+    def decode(self, x: Any, y: Any) -> Any:
+        """The way back from inputs x [B, T, ...] and outputs y [B, T]: B images, or B lines."""
+        raise NotImplementedError
+
+    def _sequences(self, split: str, rows: np.ndarray, rng: np.random.Generator | None) -> Sequence:
+        raise NotImplementedError
+
+
+def cut(n: int, held_out: float, split_seed: int) -> dict[str, np.ndarray]:
+    """Shuffles 0..n-1 by the seed and cuts off test (`held_out` of them) and valid (half as many): split name -> indices.
+
+    Raises:
+      DataError: the fraction is not between 0 and 1, the seed is negative, or nothing is left to train on.
+    """
+    if not 0 < held_out < 1:
+        raise DataError(f"The held-out fraction must lie between 0 and 1; it is {held_out}.")
+    if split_seed < 0:
+        raise DataError(f"The split seed cannot be negative; it is {split_seed}.")
+    test, valid = max(1, round(n * held_out)), max(1, round(n * held_out / 2))
+    if test + valid >= n:
+        what = f"Of {n} sequences, {test} would go to test and {valid} to valid, and none would be left to train on."
+        raise DataError(f"{what} Give more data (at least 3 sequences), or a smaller held-out fraction than {held_out}.")
+    order = np.random.default_rng(split_seed).permutation(n)
+    return {"train": order[test + valid :], "valid": order[test : test + valid], "test": order[:test]}
+
+
+def sizes(splits: dict[str, np.ndarray], what: str, how: str) -> str:
+    """The sentence that reports how many sequences each split has, and how the splits were cut."""
+    return ", ".join(f"{len(rows):,} {name}" for name, rows in splits.items()) + f" {what} ({how})."
+
+
+def load(
+    name: str | os.PathLike[str],
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    max_length: int = 128,
+    held_out: float = 0.1,
+    split_seed: int = 0,
+    order: str = "raster",
+    reduce: int = 1,
+    score_padding: bool = False,
+    download: bool = False,
+) -> Dataset:
+    """Loads a data set by its name, or a text file by its path.
+
+    Args:
+      name: one of NAMES, else the path of a file with one sequence a line, read as bytes.
+      data_dir: for `mnist`: a folder with its four official .gz files.
+      max_length: for text: T, the steps of a sequence; longer lines are cut so that all end with a NUL.
+      held_out: fraction of the data cut off for test, and half as much for valid; data with official splits ignores it.
+      split_seed: shuffles before cutting, and fixes the random pixel orders.
+      order: for images: `raster`, or `random`, an order of its own for every image.
+      reduce: for images: side of the blocks that are averaged into one pixel, before thresholding.
+      score_padding: for text: weight 1 also after the NUL that ends a line.
+      download: may use the network to get a data set that is not there.
+    Raises:
+      DataError: anything is wrong with these, or with the data.
+    """
+    from rgen.data import images, text  # here, since both build on this module
+
+    if max_length < 2:
+        raise DataError(f"The maximal length must be at least 2, a byte and its NUL; it is {max_length}.")
+    if name == "listing":
+        return text.listing(max_length, held_out, split_seed, score_padding)
+    if name in NAMES:
+        options = images.Options(order, reduce, held_out, split_seed)
+        return images.load(str(name), options, data_dir=data_dir, download=download)
+    if not os.path.lexists(name):
+        raise DataError(_unknown(os.fspath(name)))
+    return text.from_file(name, max_length, held_out, split_seed, score_padding)
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(name, NAMES, n=2, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    return f"{name!r} is neither a data set ({', '.join(NAMES)}) nor the path of a text file that exists.{hint}"

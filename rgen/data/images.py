@@ -1,0 +1,124 @@
+"""Black and white images as sequences of pixels, in raster order or in an order of their own."""
+
+import dataclasses
+import os
+from typing import Any, ClassVar
+
+import numpy as np
+
+from rgen.data import SPLITS, DataError, Dataset, cut, sizes
+from rgen.sequence import Sequence
+
+ORDERS = ("raster", "random")
+VALID = 5_000  # images cut from the end of MNIST's official training images
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Images(Dataset):
+    """Images [N, H, W] of 0 and 1; the input of a step is the (row, column) of its pixel.
+
+    Attributes:
+      order: `raster`, or `random`: every image has a pixel order of its own.
+    """
+
+    kind: ClassVar[str] = "image"
+    symbols: ClassVar[int] = 2
+
+    order: str = "raster"
+
+    def decode(self, x: Any, y: Any) -> np.ndarray:
+        """Images uint8 [B, H, W] with the outputs y [B, T] at the coordinates x [B, T, 2]."""
+        rows, columns = np.moveaxis(np.asarray(x, np.int64), -1, 0)
+        images = np.zeros((len(rows), *self.shape), np.uint8)
+        images[np.arange(len(rows))[:, None], rows, columns] = y
+        return images
+
+    def _sequences(self, split: str, rows: np.ndarray, rng: np.random.Generator | None) -> Sequence:
+        pixels = self.splits[split][rows].reshape(len(rows), self.length)
+        order = self._orders(split, rows, rng)
+        x = np.stack(np.unravel_index(order, self.shape), axis=-1).astype(np.int32)
+        y = np.take_along_axis(pixels, order, axis=1).astype(np.int32)
+        return Sequence(x, y, np.ones(y.shape, np.float32))
+
+    def _orders(self, split: str, rows: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+        """[B, T] for each step the raster number of its pixel."""
+        raster = np.broadcast_to(np.arange(self.length), (len(rows), self.length))
+        if self.order == "raster":
+            return raster
+        if rng is not None:
+            return rng.permuted(raster, axis=1)
+        generators = (np.random.default_rng([self.split_seed, SPLITS.index(split), row]) for row in rows)
+        return np.array([own.permutation(self.length) for own in generators], np.int64).reshape(raster.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How images become a data set; see `rgen.data.load`.
+
+    Raises:
+      DataError: there is no such order, or the reduction or the seed is out of range.
+    """
+
+    order: str = "raster"
+    reduce: int = 1
+    held_out: float = 0.1
+    split_seed: int = 0
+
+    def __post_init__(self):
+        if self.order not in ORDERS:
+            raise DataError(f"There is no pixel order {self.order!r}; it is one of {', '.join(ORDERS)}.")
+        if self.reduce < 1:
+            raise DataError(f"The reduction must be a positive whole number, 1 for none; it is {self.reduce}.")
+        if self.split_seed < 0:
+            raise DataError(f"The split seed cannot be negative; it is {self.split_seed}.")
+
+
+def binarize(grey: np.ndarray, white: int, reduce: int) -> np.ndarray:
+    """Averages blocks of the grey values [N, H, W], then thresholds at half of `white`: uint8 [N, H / reduce, W / reduce] of 0 and 1.
+
+    Raises:
+      DataError: the side of a block does not divide the side of the images.
+    """
+    side = grey.shape[1]
+    if reduce >= side or side % reduce:
+        fit = ", ".join(str(factor) for factor in range(1, side) if side % factor == 0)
+        raise DataError(f"Images of {side} by {side} pixels cannot be reduced by {reduce}; factors that fit are {fit}.")
+    total = np.zeros((len(grey), side // reduce, side // reduce), np.uint16)  # at most 255 * 14 * 14, which fits
+    for i in range(reduce):
+        for j in range(reduce):
+            total += grey[:, i::reduce, j::reduce]
+    return np.greater_equal(total, (white * reduce**2 + 1) // 2).astype(np.uint8)  # whole numbers, so half is exactly half
+
+
+def load(name: str, options: Options, *, data_dir: str | os.PathLike[str] | None = None, download: bool = False) -> Images:
+    """Loads `digits`, `mnist` or `binarized-mnist`.
+
+    Raises:
+      DataError: the data is not there or damaged, or the options do not fit it.
+    """
+    if name == "digits":
+        splits, white, notes = _digits(options)
+    else:
+        from rgen.data import mnist  # tensorflow-datasets takes seconds to import
+
+        read, white = (mnist.load, 255) if name == "mnist" else (mnist.load_binarized, 1)
+        splits, notes = read(data_dir, download=download)
+        splits = _official(splits)
+        notes = (sizes(splits, f"images of {name}", "the official splits"), *notes)
+    binary = {split: binarize(grey, white, options.reduce) for split, grey in splits.items()}
+    return Images(binary, notes, options.split_seed, options.order)
+
+
+def _digits(options: Options) -> tuple[dict[str, np.ndarray], int, tuple[str, ...]]:
+    from sklearn.datasets import load_digits  # slow to import
+
+    grey = load_digits().images.astype(np.uint8)  # type: ignore[reportAttributeAccessIssue]
+    splits = {split: grey[rows] for split, rows in cut(len(grey), options.held_out, options.split_seed).items()}
+    return splits, 16, (sizes(splits, "images of scikit-learn's digits", f"split seed {options.split_seed}"),)
+
+
+def _official(splits: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Cuts valid from the end of train where the official splits have none."""
+    if "valid" in splits:
+        return splits
+    return {"train": splits["train"][:-VALID], "valid": splits["train"][-VALID:], "test": splits["test"]}

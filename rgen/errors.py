@@ -1,0 +1,15 @@
+"""What a user can mend."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something given cannot be used. The message is a sentence or two: what was given, what is expected, what to do."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The names most like `name`, for a message: "Perhaps you meant a or b; all: a, b, c."."""
+    names = list(names)
+    near = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
+    return (f"Perhaps you meant {' or '.join(near)}; all: " if near else "Choose one of ") + ", ".join(names) + "."

@@ -1,0 +1,101 @@
+"""The inner loop: predict, pay, take one SGD step, go on. The weights are the memory."""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+from flax import linen as nn
+
+from rgen import unroll
+from rgen.fast.rates import expand_rates, init_rates
+from rgen.likelihood import Likelihood
+from rgen.sequence import Array, Given, Sequence, Trace, check_shapes
+
+
+class Params(NamedTuple):
+    """What is meta-learned: the initialization of the fast weights, and their inner rates (see `rgen.fast.rates`)."""
+
+    init: Any
+    rates: Any
+
+
+@dataclass(frozen=True)
+class InnerLoop:
+    """SGD as a sequence model: a network whose only memory is one SGD step after each output.
+
+    Attributes:
+      network: a Linen module that maps ONE input to logits; no batch axis.
+      likelihood: how logits become nats and draws.
+      rate_kind: "fixed", "per-array" or "rank-one".
+      rate: the inner rate at the beginning. It enters `init` only, so another rate does not recompile anything.
+      end: the output that ends a sampled sequence, if one does.
+      first_order: take the inner gradients as constants when differentiating: first-order MAML.
+    """
+
+    network: nn.Module
+    likelihood: Likelihood
+    rate_kind: str = "fixed"
+    rate: float = field(default=0.01, compare=False)
+    end: int | None = None
+    first_order: bool = False
+
+    def init(self, key: jax.Array, x: Array) -> Params:
+        """Draws an initialization for inputs that look like `x` [...], ONE input."""
+        weights = jax.jit(self.network.init)(key, x)["params"]
+        return Params(weights, init_rates(self.rate_kind, weights, self.rate))
+
+    def score(self, params: Params, seqs: Sequence) -> jax.Array:
+        """Scores sequences under online adaptation from `params.init`.
+
+        Args:
+          seqs: x [B, T, ...], y [B, T], weight [B, T].
+        Returns:
+          [B, T] nats, each paid before its own update and multiplied by its weight: with weights of 0 and 1, a row's sum is the exact
+          nats of the sequence. Differentiable in the initialization and the learned rates; memory grows with sqrt(T).
+        Raises:
+          ValueError: x, y and weight disagree in B or T.
+        Source: Finn et al. 2017, arXiv:1703.03400; unixpickle/reptile-gen.
+        """
+        return self.adapt(params, seqs)[1]
+
+    def adapt(self, params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
+        """Learns whole sequences.
+
+        Returns:
+          (fast weights after the last step, each array with a leading B; [B, T] nats as `score` gives them).
+        """
+        check_shapes(seqs)
+        fast, trace = jax.vmap(lambda seq: unroll.score(self._advance(params), params.init, seq))(seqs)
+        return fast, trace.nll
+
+    def sample(self, params: Params, x: Array, keys: jax.Array, given: Given | None = None) -> Trace:
+        """Draws sequences, learning each output as soon as it is drawn.
+
+        Args:
+          x: [B, T, ...] inputs.
+          keys: [B] typed PRNG keys, one a sequence.
+          given: outputs that are known and where; they are fed instead of drawn.
+        Returns:
+          Trace of y [B, T] (after `end`, all are `end`) and nll [B, T] (0 after `end`; nats of known outputs are in it too).
+        """
+
+        def one(x, key, given):
+            how = unroll.drawing(key, x.shape[0], given, self.end)
+            return unroll.sample(self._advance(params), params.init, x, self.likelihood, how)[1]
+
+        return jax.vmap(one, in_axes=(0, 0, None if given is None else 0))(x, keys, given)
+
+    def _advance(self, params: Params) -> unroll.Advance:
+        """One inner step. This is the definition; everything else is bookkeeping."""
+        rates = expand_rates(self.rate_kind, params.rates, params.init)
+
+        def advance(fast, x, observe):
+            logits, pull = jax.vjp(lambda fast: self.network.apply({"params": fast}, x), fast)
+            y, weight = observe(logits)
+            nll, cotangent = jax.value_and_grad(self.likelihood.nll)(logits, y)
+            (gradient,) = pull(weight * cotangent)
+            if self.first_order:
+                gradient = jax.lax.stop_gradient(gradient)
+            return jax.tree.map(lambda w, rate, g: w - rate * g, fast, rates, gradient), Trace(y, weight * nll)
+
+        return advance

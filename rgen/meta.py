@@ -1,0 +1,47 @@
+"""Meta-gradients: how the initialization learns. Each returns (mean nats of a sequence, gradient shaped like the parameters).
+
+All sum over the T steps and average over the B sequences, as the original program does.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rgen.fast import InnerLoop, Params
+from rgen.sequence import Sequence, SequenceModel
+
+MetaGradient = Callable[..., tuple[jax.Array, Any]]
+
+
+def maml(model: SequenceModel, params: Any, seqs: Sequence) -> tuple[jax.Array, Any]:
+    """The exact gradient of the score, through all inner steps; for a recurrent model, backpropagation through time.
+
+    Source: Finn et al. 2017, arXiv:1703.03400.
+    """
+    return jax.value_and_grad(lambda params: model.score(params, seqs).sum(1).mean())(params)
+
+
+def first_order_maml(loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[jax.Array, Params]:
+    """MAML with the inner gradients taken as constants: the mean over sequences of the sum of all inner gradients.
+
+    With one fixed inner rate this is Reptile's gradient divided by the rate, since every step is taken once and scored once.
+    Unlike Reptile it has a gradient for learned rates.
+    """
+    return maml(replace(loop, first_order=True), params, seqs)
+
+
+def reptile(loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[jax.Array, Params]:
+    """The initialization minus the mean of the final fast weights. Rates get a gradient of zero: Reptile has none for them.
+
+    Source: Nichol et al. 2018, arXiv:1803.02999.
+    """
+    fast, nll = loop.adapt(params, seqs)
+    # the mean of differences, not the difference of means: in float32 it keeps more digits
+    init = jax.tree.map(lambda init, fast: (init - fast).mean(0), params.init, fast)
+    return nll.sum(1).mean(), Params(init, jax.tree.map(jnp.zeros_like, params.rates))
+
+
+ALGORITHMS: dict[str, MetaGradient] = {"maml": maml, "first-order-maml": first_order_maml, "reptile": reptile}

@@ -1,0 +1,235 @@
+"""Networks by name: Linen modules that map ONE input (a position, or a row and column) to logits. No batch axis, no memory.
+
+`text-mlp`, `lstm-block`, `siren` and `gated` are those of the original program, unixpickle/reptile-gen, with its sizes and PyTorch's
+initializations. `text-heads` and `image-heads` are ours.
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+# ---------------------------------------------------------------- layers
+
+
+def uniform(bound: float) -> Callable:
+    """An initializer: uniform within +-bound."""
+    return lambda key, shape, dtype=jnp.float_: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def dense(x: jax.Array, features: int, name: str | None = None) -> jax.Array:
+    """A Dense layer with PyTorch's default for Linear: weights and biases uniform within 1/sqrt(inputs)."""
+    init = uniform(1 / math.sqrt(x.shape[-1]))
+    return nn.Dense(features, kernel_init=init, bias_init=init, name=name)(x)
+
+
+def embed(index: jax.Array, count: int, features: int, name: str | None = None) -> jax.Array:
+    """An embedding with PyTorch's default: standard normal."""
+    return nn.Embed(count, features, embedding_init=nn.initializers.normal(1.0), name=name)(index)
+
+
+def layer_norm(x: jax.Array, name: str | None = None, **options) -> jax.Array:
+    """LayerNorm with PyTorch's epsilon and the variance computed in two passes, which float32 needs."""
+    return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name=name, **options)(x)
+
+
+def gate(x: jax.Array) -> jax.Array:
+    """First half times the sigmoid of the second half: a closed gate also keeps SGD from the weights behind it."""
+    value, gates = jnp.split(x, 2, axis=-1)
+    return value * nn.sigmoid(gates)
+
+
+class LSTMBlock(nn.Module):
+    """An LSTM cell without recurrence: its state is a trainable parameter, so that SGD is what changes it. One Dense layer for all gates."""
+
+    @nn.compact
+    def __call__(self, x):
+        width = x.shape[-1]
+        state = self.param("state", nn.initializers.normal(1.0), (width,))
+        forget, take, give, update = jnp.split(dense(jnp.concatenate([state, x]), 4 * width, name="gates"), 4)
+        return nn.sigmoid(give) * (nn.sigmoid(take) * jnp.tanh(update) + nn.sigmoid(forget) * state)
+
+
+class PositionHeads(nn.Module):
+    """Several narrow Dense layers side by side, each fed with learned features of the position that are its own.
+
+    What SGD writes into a head at one position is read at another in proportion to the dot product of their features. So every head
+    is a memory with its own similarity between positions: one may learn to read the previous symbol, another the one above.
+    A position is visited once, so its features do not change before they are read.
+
+    Attributes:
+      positions: how many there are.
+      heads, keys, values: H, features of a position for each head, outputs of each head.
+    """
+
+    positions: int
+    heads: int
+    keys: int
+    values: int
+
+    @nn.compact
+    def __call__(self, index):
+        x = embed(index, self.positions, self.heads * self.keys, name="keys").reshape(self.heads, self.keys)
+        x = layer_norm(x, use_bias=False, use_scale=False)
+        init = uniform(1 / math.sqrt(self.keys))
+        batched = nn.vmap(nn.Dense, variable_axes={"params": 0}, split_rngs={"params": True})
+        return batched(self.values, kernel_init=init, bias_init=init, name="memory")(x).reshape(-1)
+
+
+# ---------------------------------------------------------------- networks
+
+
+class TextMLP(nn.Module):
+    """The original's text model: an embedding of the position, hidden layers with relu, logits of bytes."""
+
+    shape: tuple[int] = (128,)
+    features: int = 512
+    widths: tuple[int, ...] = (512,) * 6
+    outputs: int = 256
+
+    @nn.compact
+    def __call__(self, x):
+        h = embed(x, self.shape[0], self.features, name="position")
+        for i, width in enumerate(self.widths):
+            h = nn.relu(dense(h, width, name=f"hidden_{i}"))
+        return dense(h, self.outputs, name="logits")
+
+
+def _embed_pixel(x: jax.Array, shape: tuple[int, int], features: int) -> jax.Array:
+    """Row and column embeddings side by side: x [2] to [2 * features]."""
+    return jnp.concatenate([embed(x[0], shape[0], features, name="row"), embed(x[1], shape[1], features, name="column")])
+
+
+class LSTMBlocks(nn.Module):
+    """The original's MNIST model: `depth` LSTM blocks between LayerNorms."""
+
+    shape: tuple[int, int] = (28, 28)
+    features: int = 128
+    width: int = 256
+    depth: int = 2
+    outputs: int = 1
+
+    @nn.compact
+    def __call__(self, x):
+        h = dense(_embed_pixel(x, self.shape, self.features), self.width, name="input")
+        for i in range(self.depth):
+            h = LSTMBlock(name=f"block_{i}")(layer_norm(h, name=f"norm_{i}"))
+        return dense(layer_norm(h, name="norm"), self.outputs, name="logits")
+
+
+class Siren(nn.Module):
+    """The original's SIREN: sines of Dense layers of the coordinates.
+
+    Source: Sitzmann et al. 2020, arXiv:2006.09661; initialization as in the original program.
+    """
+
+    shape: tuple[int, int] = (28, 28)
+    widths: tuple[int, ...] = (256, 512, 512, 256)
+    outputs: int = 1
+
+    @nn.compact
+    def __call__(self, x):
+        h = x / (jnp.array(self.shape) / 2) - 1
+        for i, width in enumerate(self.widths):
+            init = uniform(math.sqrt(6 / h.shape[-1]))
+            h = jnp.sin(nn.Dense(width, kernel_init=init, name=f"hidden_{i}")(h))
+        return dense(h, self.outputs, name="logits")
+
+
+class Gated(nn.Module):
+    """The original's gated and residual blocks: a gated layer, then `depth` times a residual and a layer with gates of its own."""
+
+    shape: tuple[int, int] = (28, 28)
+    features: int = 128
+    width: int = 256
+    depth: int = 1
+    outputs: int = 1
+
+    @nn.compact
+    def __call__(self, x):
+        h = gate(dense(_embed_pixel(x, self.shape, self.features), 2 * self.width, name="input"))
+        for i in range(self.depth):
+            h = h + gate(dense(h, 2 * self.width, name=f"residual_{i}"))
+            gates = nn.sigmoid(dense(h, self.width, name=f"gates_{i}"))
+            h = gates * layer_norm(dense(h, self.width, name=f"gated_{i}"), name=f"norm_{i}")
+        return dense(h, self.outputs, name="logits")
+
+
+class HeadsNetwork(nn.Module):
+    """Ours: heads with position keys of their own, then `depth` gated residual blocks, each behind a LayerNorm.
+
+    Attributes:
+      shape: (T,) for lines, inputs []; (rows, columns) for images, inputs [2].
+      width: of the residual stream, divisible by `heads`.
+      keys: features of a position for each head.
+    """
+
+    shape: tuple[int, ...]
+    width: int = 96
+    depth: int = 2
+    heads: int = 8
+    keys: int = 16
+    outputs: int = 256
+
+    @nn.compact
+    def __call__(self, x):
+        index = x if len(self.shape) == 1 else x[0] * self.shape[1] + x[1]
+        heads = PositionHeads(math.prod(self.shape), self.heads, self.keys, self.width // self.heads, name="heads")
+        h = heads(index)
+        for i in range(self.depth):
+            update = gate(dense(layer_norm(h, name=f"norm_{i}"), 2 * self.width, name=f"gate_{i}"))
+            h = h + dense(update, self.width, name=f"residual_{i}")
+        return dense(layer_norm(h, name="norm"), self.outputs, name="logits")
+
+
+# ---------------------------------------------------------------- by name
+
+NETWORKS: dict[str, tuple[str, Any]] = {
+    "text-mlp": ("text", TextMLP),
+    "text-heads": ("text", HeadsNetwork),
+    "lstm-block": ("image", LSTMBlocks),
+    "siren": ("image", Siren),
+    "gated": ("image", Gated),
+    "image-heads": ("image", HeadsNetwork),
+}
+OPTIONS = ("width", "widths", "depth", "features", "heads", "keys")
+
+
+def build(name: str, shape: tuple[int, ...], outputs: int, **options: int | tuple[int, ...] | None) -> nn.Module:
+    """Builds a network by name.
+
+    Args:
+      name: a key of NETWORKS.
+      shape: (T,) for lines, inputs []; (rows, columns) for images, inputs [2].
+      outputs: how many logits: symbols of a line, 1 for a bit.
+      **options: those of OPTIONS that the network has; None means its default.
+    Raises:
+      ValueError: an unknown name, the wrong kind of data, an option the network does not have, a size that cannot be.
+    """
+    if name not in NETWORKS:
+        near = difflib.get_close_matches(name, NETWORKS, n=3, cutoff=0.3) or list(NETWORKS)
+        raise ValueError(f"There is no network '{name}'. Perhaps you meant {' or '.join(near)}; all: {', '.join(NETWORKS)}.")
+    kind, cls = NETWORKS[name]
+    if (kind == "text") != (len(shape) == 1):
+        raise ValueError(f"The network '{name}' is for {kind} data; sequences of shape {shape} are not. Choose another network or data set.")
+    return configure(cls, name, options, shape=shape, outputs=outputs)
+
+
+def configure(cls: Any, name: str, options: Mapping[str, Any], **fixed: Any) -> Any:
+    """Makes a network of class `cls` with those `options` that are not None; errors as in `build`."""
+    options = {option: value for option, value in options.items() if value is not None}
+    has = [field.name for field in dataclasses.fields(cls) if field.name in OPTIONS]
+    for option, value in options.items():
+        if option not in has:
+            raise ValueError(f"The network '{name}' has no option '{option}'; it has {', '.join(has)}.")
+        if not value or min(value if isinstance(value, tuple) else (value,)) < 1:
+            raise ValueError(f"The network's {option} is {value}; sizes must be at least 1.")
+    network = cls(**fixed, **options)
+    if "heads" in has and network.width % network.heads:
+        raise ValueError(f"The network '{name}' needs a width divisible by its heads; {network.width} is not divisible by {network.heads}.")
+    return network

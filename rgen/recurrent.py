@@ -1,0 +1,103 @@
+"""The recurrent baseline: an LSTM that is told the previous output. Its memory is a state, not its weights."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from rgen import unroll
+from rgen.likelihood import Likelihood
+from rgen.networks import uniform
+from rgen.sequence import Array, Given, Sequence, Trace, check_shapes
+
+
+class LSTM(nn.Module):
+    """LSTM cells for one step: (state, x, previous output) to (state, logits).
+
+    The input is the embedded position (row and column for images) beside the embedded previous output; the initial state is trained.
+    With shape (28, 28) and its defaults this is the original program's baseline.
+
+    Attributes:
+      shape: (T,) for lines, inputs []; (rows, columns) for images, inputs [2].
+      symbols: how many different outputs there are.
+      outputs: how many logits: `symbols`, or 1 for a bit.
+    """
+
+    shape: tuple[int, ...]
+    symbols: int
+    outputs: int
+    width: int = 256
+    depth: int = 3
+    features: int = 128
+
+    def setup(self):
+        init = uniform(self.width**-0.5)
+        normal = nn.initializers.normal(1.0)
+        self.positions = [nn.Embed(count, self.features, embedding_init=normal) for count in self.shape]
+        self.previous = nn.Embed(self.symbols, self.features, embedding_init=normal)
+        self.cells = [
+            nn.OptimizedLSTMCell(self.width, kernel_init=init, recurrent_kernel_init=init, bias_init=init) for _ in range(self.depth)
+        ]
+        self.start = self.param("start", nn.initializers.zeros, (self.depth, 2, self.width))
+        self.logits = nn.Dense(self.outputs, kernel_init=init, bias_init=init)
+
+    def initial(self) -> jax.Array:
+        """The state before the first step: [depth, 2 (cell and output), width]."""
+        return self.start
+
+    def __call__(self, state: jax.Array, x: jax.Array, previous: jax.Array) -> tuple[jax.Array, jax.Array]:
+        embedded = [embed(i) for embed, i in zip(self.positions, jnp.atleast_1d(x), strict=True)]
+        h = jnp.concatenate([*embedded, self.previous(previous)])
+        after = []
+        for cell, (c, h_before) in zip(self.cells, state, strict=True):
+            carry, h = cell((c, h_before), h)
+            after.append(jnp.stack(carry))
+        return jnp.stack(after), self.logits(h)
+
+
+@dataclass(frozen=True)
+class Recurrent:
+    """A sequence model like `rgen.fast.InnerLoop`, with the same three uses, around an `LSTM`.
+
+    Attributes:
+      network: the cells.
+      likelihood: how logits become nats and draws.
+      end: the output that ends a sampled sequence, if one does.
+    """
+
+    network: LSTM
+    likelihood: Likelihood
+    end: int | None = None
+
+    def init(self, key: jax.Array, x: Array) -> Any:
+        """Draws parameters for inputs that look like `x` [...], ONE input."""
+        state = jnp.zeros((self.network.depth, 2, self.network.width))
+        return jax.jit(self.network.init)(key, state, x, jnp.zeros((), jnp.int32))["params"]
+
+    def score(self, params: Any, seqs: Sequence) -> jax.Array:
+        """Returns [B, T] nats, each paid before its own output is seen, times its weight. Raises ValueError as `InnerLoop.score`."""
+        check_shapes(seqs)
+        return jax.vmap(lambda seq: unroll.score(self._advance(params), self._start(params), seq)[1].nll)(seqs)
+
+    def sample(self, params: Any, x: Array, keys: jax.Array, given: Given | None = None) -> Trace:
+        """Draws sequences; arguments and result as in `InnerLoop.sample`."""
+
+        def one(x, key, given):
+            how = unroll.drawing(key, x.shape[0], given, self.end)
+            return unroll.sample(self._advance(params), self._start(params), x, self.likelihood, how)[1]
+
+        return jax.vmap(one, in_axes=(0, 0, None if given is None else 0))(x, keys, given)
+
+    def _start(self, params: Any) -> tuple[jax.Array, jax.Array]:
+        state = self.network.apply({"params": params}, method="initial")
+        return state, jnp.zeros((), jnp.int32)
+
+    def _advance(self, params: Any) -> unroll.Advance:
+        def advance(carry, x, observe):
+            state, logits = self.network.apply({"params": params}, carry[0], x, carry[1])
+            y, weight = observe(logits)
+            return (state, y.astype(jnp.int32)), Trace(y, weight * self.likelihood.nll(logits, y))
+
+        return advance

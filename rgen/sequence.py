@@ -1,0 +1,87 @@
+"""What a model reads and what it gives back."""
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+Array = jax.Array | np.ndarray
+
+
+class Sequence(NamedTuple):
+    """Inputs known in advance, outputs to be predicted one after the other.
+
+    Shapes are those of a batch; a single sequence has no B.
+
+    Attributes:
+      x: [B, T, ...] inputs: a position in a line, or the (row, column) of a pixel.
+      y: [B, T] outputs: a byte, or a bit.
+      weight: [B, T] what a step counts; 0 means not scored and not learned from.
+    """
+
+    x: Array
+    y: Array
+    weight: Array
+
+
+class Given(NamedTuple):
+    """The part of a sequence that is known before sampling begins.
+
+    Attributes:
+      y: [B, T] outputs; read only where known.
+      known: [B, T] booleans.
+    """
+
+    y: Array
+    known: Array
+
+
+class Trace(NamedTuple):
+    """What one pass over a sequence leaves behind.
+
+    Attributes:
+      y: [B, T] the outputs, given or drawn.
+      nll: [B, T] nats paid for them, each BEFORE the step's own update, times the step's weight.
+    """
+
+    y: Array
+    nll: Array
+
+
+def until_end(y: Array, end: int) -> Array:
+    """Weights of outputs that stop counting after their first `end`, which itself counts.
+
+    Args:
+      y: [..., T] outputs.
+      end: the output that ends a sequence, for instance 0 for a NUL byte.
+    Returns:
+      [..., T] booleans.
+    """
+    ends = y == end
+    return ends.cumsum(-1) == ends
+
+
+def check_shapes(seqs: Sequence) -> None:
+    """Raises ValueError unless x [B, T, ...], y [B, T] and weight [B, T] agree."""
+    shapes = {name: value.shape for name, value in seqs._asdict().items()}
+    if seqs.y.ndim != 2 or seqs.y.size == 0 or seqs.weight.shape != seqs.y.shape or seqs.x.shape[:2] != seqs.y.shape:
+        raise ValueError(f"A batch of sequences needs x [B, T, ...], y [B, T] and weight [B, T]; with at least one row and one step; got {shapes}.")
+
+
+class SequenceModel(Protocol):
+    """Anything that scores and samples sequences: the inner loop, or the recurrent baseline.
+
+    Parameters are a pytree; models are frozen and hashable, so that an equal model does not recompile.
+    """
+
+    def init(self, key: jax.Array, x: Array) -> Any:
+        """Draws parameters for inputs that look like `x` [...], one input."""
+        ...
+
+    def score(self, params: Any, seqs: Sequence) -> jax.Array:
+        """Returns [B, T] nats, each paid before its own output is seen; differentiable in `params`."""
+        ...
+
+    def sample(self, params: Any, x: Array, keys: jax.Array, given: Given | None = None) -> Trace:
+        """Draws the outputs of x [B, T, ...], one key a sequence; what is `given` is not drawn but fed."""
+        ...

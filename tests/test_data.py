@@ -1,0 +1,407 @@
+"""Data sets: what is loaded, cut and batched, and what is refused."""
+
+import gzip
+import hashlib
+import os
+import re
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rgen import data
+from rgen.data import DataError, images, text
+
+LINES = [b"alpha", b"beta", b"a line longer than the others", b"gamma", b"delta", b"epsilon", b"zeta", b"eta", b"theta", b"iota"]
+BINARIZED = {"train": 6, "validation": 2, "test": 3}
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def all_lines(loaded: data.Dataset) -> list[bytes]:
+    return [line for split in data.SPLITS for line in loaded.decode(None, loaded.splits[split])]
+
+
+# Text
+
+
+def test_lines_come_back_and_are_cut_to_end_with_a_nul(tmp_path):
+    loaded = data.load(write(tmp_path / "lines", b"\n".join(LINES)), max_length=8)
+    assert sorted(all_lines(loaded)) == sorted(line[:7] for line in LINES)
+    assert loaded.shape == (8,) and loaded.length == 8 and loaded.kind == "text" and loaded.symbols == 256
+    assert any(note.startswith("Lines cut to 7 bytes") and "1 of 10" in note for note in loaded.notes)
+
+
+def test_a_line_of_exactly_the_longest_usable_length_is_not_cut(tmp_path):
+    loaded = data.load(write(tmp_path / "lines", b"1234567\nb\nc\n"), max_length=8)
+    assert b"1234567" in all_lines(loaded) and len(loaded.notes) == 1
+
+
+def test_windows_line_ends_empty_lines_and_nuls(tmp_path):
+    loaded = data.load(write(tmp_path / "lines", b"one\r\n\r\ntwo\0rest\r\n\0\r\n\nthree\r\n"))
+    assert sorted(all_lines(loaded)) == [b"one", b"three", b"two"]
+    assert "Empty lines dropped: 3." in loaded.notes
+    assert any("NUL" in note and note.endswith(" 2.") for note in loaded.notes)
+
+
+@pytest.mark.parametrize("score_padding", [False, True])
+def test_text_weight_ends_with_the_first_nul(tmp_path, score_padding):
+    loaded = data.load(write(tmp_path / "lines", b"ab\nab\nab\n"), max_length=5, score_padding=score_padding)
+    x, y, weight = loaded.sequences("test", [0])
+    np.testing.assert_array_equal(x, [[0, 1, 2, 3, 4]])
+    np.testing.assert_array_equal(y, [[97, 98, 0, 0, 0]])
+    np.testing.assert_array_equal(weight, [[1, 1, 1, 1, 1] if score_padding else [1, 1, 1, 0, 0]])
+    assert (x.dtype, y.dtype, weight.dtype) == (np.int32, np.int32, np.float32)
+
+
+def test_text_splits_share_no_line_and_follow_the_seed(tmp_path):
+    path = write(tmp_path / "lines", b"\n".join(b"%d" % i for i in range(100)))
+    one, same, other = (data.load(path, split_seed=seed, held_out=0.2) for seed in (1, 1, 2))
+    assert {name: len(split) for name, split in one.splits.items()} == {"train": 70, "valid": 10, "test": 20}
+    assert len(set(all_lines(one))) == 100
+    assert all_lines(one) == all_lines(same) != all_lines(other)
+    assert "70 train, 10 valid, 20 test" in one.notes[0] and "split seed 1" in one.notes[0]
+
+
+def test_listing_looks_like_ls():
+    loaded = data.load("listing")
+    lines = all_lines(loaded)
+    assert len(lines) > 300
+    pattern = re.compile(rb"[-l][-rwxsStT]{9} \d+ root root +\d+ (Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) [ 1-3]\d  \d{4} \S.*")
+    assert all(pattern.fullmatch(line) and b"/" not in line for line in lines)
+    assert any(line.endswith(b" argparse.py") for line in lines)
+    assert all_lines(data.load("listing")) == lines
+
+
+def test_a_listed_file_word_for_word(tmp_path):
+    path = write(tmp_path / "name with space.py", b"x" * 51384)
+    path.chmod(0o755)
+    os.utime(path, (1516233600, 1516233600))
+    (tmp_path / "site-packages").mkdir()
+    write(tmp_path / "site-packages" / "other.py", b"")
+    assert text.list_files(str(tmp_path)) == [b"-rwxr-xr-x 1 root root       51384 Jan 18  2018 name with space.py"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(content=st.binary(max_size=200) | st.lists(st.binary(max_size=12), max_size=30).map(b"\n".join), max_length=st.integers(2, 12))
+def test_any_bytes_load_or_are_refused(tmp_path_factory, content, max_length):
+    path = write(tmp_path_factory.getbasetemp() / "fuzz", content)
+    try:
+        loaded = data.load(path, max_length=max_length)
+    except DataError as error:
+        assert "fuzz" in str(error)
+        return
+    expected = [line.removesuffix(b"\r").split(b"\0")[0][: max_length - 1] for line in content.split(b"\n")]
+    assert sorted(all_lines(loaded)) == sorted(line for line in expected if line)
+    weights = [loaded.sequences(split, range(len(rows))).weight.sum() for split, rows in loaded.splits.items()]
+    assert sum(weights) == sum(len(line) + 1 for line in all_lines(loaded))
+
+
+# Images
+
+
+def test_digits():
+    loaded = data.load("digits")
+    assert {name: split.shape for name, split in loaded.splits.items()} == {"train": (1527, 8, 8), "valid": (90, 8, 8), "test": (180, 8, 8)}
+    assert loaded.kind == "image" and loaded.length == 64 and loaded.symbols == 2
+    assert set(np.unique(loaded.splits["test"])) == {0, 1}
+    assert data.load("digits", reduce=2).shape == (4, 4)
+    assert len({image.tobytes() for split in loaded.splits.values() for image in split}) > 1700  # nearly all differ: no overlap
+
+
+@pytest.mark.parametrize("order", images.ORDERS)
+def test_images_come_back_from_their_pixels_in_any_order(order):
+    loaded = data.load("digits", order=order)
+    x, y, weight = loaded.sequences("valid", range(90))
+    np.testing.assert_array_equal(loaded.decode(x, y), loaded.splits["valid"])
+    assert (x.shape, x.dtype, y.dtype, weight.dtype) == ((90, 64, 2), np.int32, np.int32, np.float32)
+    assert weight.min() == 1
+    raster = np.stack(np.unravel_index(np.arange(64), (8, 8)), axis=-1)
+    assert np.array_equal(x[0], raster) == (order == "raster")
+
+
+def test_random_orders_are_fixed_by_split_seed_split_and_image():
+    loaded = data.load("digits", order="random")
+    together, alone = loaded.sequences("test", [3, 5, 8]).x, loaded.sequences("test", [5]).x
+    np.testing.assert_array_equal(together[1], alone[0])
+    different = [together[0], together[1], loaded.sequences("valid", [5]).x[0]]
+    different.append(data.load("digits", order="random", split_seed=1).sequences("test", [5]).x[0])
+    assert len({order.tobytes() for order in different}) == 4
+    drawn = [loaded.sequences("test", [5], np.random.default_rng(seed)).x for seed in (0, 1)]
+    assert len({order.tobytes() for order in (*drawn, alone)}) == 3
+
+
+@pytest.mark.parametrize("options", [{"name": "digits", "order": "random"}, {"name": "digits"}, {"name": "listing"}])
+def test_batches_are_a_function_of_seed_and_step(options):
+    one, other = data.load(**options), data.load(**options)
+    other.batch(7, 0, 3)
+    for mine, again in zip(one.batch(7, 1, 16), other.batch(7, 1, 16), strict=True):
+        np.testing.assert_array_equal(mine, again)
+    ys = [one.batch(seed, step, 16).y.tobytes() for seed, step in ((7, 1), (7, 2), (8, 1))]
+    assert len(set(ys)) == 3
+
+
+def test_batches_come_from_train_only():
+    loaded = data.load("digits", order="random")
+    batch = loaded.batch(0, 0, 200)
+    train = {image.tobytes() for image in loaded.splits["train"]}
+    assert {image.tobytes() for image in loaded.decode(batch.x, batch.y)} <= train
+
+
+def test_threshold_is_half_of_white_inclusive_and_comes_after_the_block_means():
+    np.testing.assert_array_equal(images.binarize(np.array([[[127, 128], [0, 255]]], np.uint8), 255, 1), [[[0, 1], [0, 1]]])
+    np.testing.assert_array_equal(images.binarize(np.array([[[7, 8], [0, 16]]], np.uint8), 16, 1), [[[0, 1], [0, 1]]])
+    quarters = np.array([[[255, 255, 127, 0], [0, 0, 255, 127], [255, 127, 100, 100], [0, 128, 100, 100]]], np.uint8)
+    np.testing.assert_array_equal(images.binarize(quarters, 255, 2), [[[1, 0], [1, 0]]])  # sums 510, 509, 510, 400 of 1020
+
+
+# MNIST, from files of a few images each
+
+
+def idx(array: np.ndarray) -> bytes:
+    header = bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape)
+    return gzip.compress(header + array.tobytes(), mtime=0)
+
+
+@pytest.fixture
+def mnist(tmp_path, monkeypatch):
+    """The module, with a home of its own, and checksums of small files that stand in the folder `files`."""
+    from rgen.data import mnist
+
+    random = np.random.default_rng(0)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "home"))
+    monkeypatch.setattr(images, "VALID", 5)
+    (tmp_path / "files").mkdir()
+    for (pixels, labels), n in zip(mnist.FILES.values(), (25, 10), strict=True):
+        write(tmp_path / "files" / pixels, idx(random.integers(0, 256, (n, 28, 28), np.uint8)))
+        write(tmp_path / "files" / labels, idx(random.integers(0, 10, n, np.uint8)))
+    accept(mnist, tmp_path / "files", monkeypatch)
+    return mnist
+
+
+def accept(mnist, folder: Path, monkeypatch) -> None:
+    sums = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in mnist.SHA256}
+    monkeypatch.setattr(mnist, "SHA256", sums)
+
+
+def grey(folder: Path, name: str) -> np.ndarray:
+    content = gzip.decompress((folder / name).read_bytes())
+    return np.frombuffer(content, np.uint8, offset=16).reshape(-1, 28, 28)
+
+
+def test_mnist_from_files_is_prepared_once(mnist, tmp_path, capfd):
+    loaded = data.load("mnist", data_dir=tmp_path / "files")
+    train, test = (grey(tmp_path / "files", pixels) >= 128 for pixels, _ in mnist.FILES.values())
+    for split, expected in {"train": train[:20], "valid": train[20:], "test": test}.items():
+        np.testing.assert_array_equal(loaded.splits[split], expected)
+    assert loaded.shape == (28, 28) and "20 train, 5 valid, 10 test" in loaded.notes[0]
+    printed = capfd.readouterr()
+    assert printed.out == "" and "Preparing" in printed.err  # a program's own output must stay clean
+    again = data.load("mnist", reduce=4)
+    assert again.shape == (7, 7) and "Preparing" not in capfd.readouterr().err
+
+
+def test_what_the_library_itself_has_prepared_is_used(mnist, tmp_path, monkeypatch):
+    own = mnist.OfficialMnist(data_dir=tmp_path / "elsewhere", file_format="array_record")
+    own.folder = tmp_path / "files"
+    own.download_and_prepare()
+    monkeypatch.setattr(mnist, "_own", lambda name: own)
+    loaded = data.load("mnist")
+    np.testing.assert_array_equal(loaded.splits["test"], grey(tmp_path / "files", "t10k-images-idx3-ubyte.gz") >= 128)
+    assert "order of tensorflow-datasets' own" in loaded.notes[1] and not list(tmp_path.glob("home/*"))
+
+
+def test_binarized_mnist_has_its_own_three_splits(mnist, tmp_path, monkeypatch):
+    splits = {name: np.random.default_rng(n).integers(0, 2, (n, 28, 28, 1), np.uint8) for name, n in BINARIZED.items()}
+
+    class Binarized(mnist.tfds.core.GeneratorBasedBuilder):
+        """A few images in the shape of the library's own."""
+
+        VERSION = mnist.tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {"image": mnist.tfds.features.Tensor(shape=(28, 28, 1), dtype=np.uint8, encoding="bytes")}
+            return mnist.tfds.core.DatasetInfo(builder=self, features=mnist.tfds.features.FeaturesDict(features), disable_shuffling=True)
+
+        def _split_generators(self, dl_manager):
+            return {name: ((i, {"image": image}) for i, image in enumerate(images)) for name, images in splits.items()}
+
+        def _generate_examples(self):
+            raise AssertionError("the generators are in the splits")
+
+    own = Binarized(data_dir=tmp_path / "home", file_format="array_record")
+    own.download_and_prepare()
+    monkeypatch.setattr(mnist, "_own", lambda name: own)
+    loaded = data.load("binarized-mnist")
+    for ours, theirs in {"train": "train", "valid": "validation", "test": "test"}.items():
+        np.testing.assert_array_equal(loaded.splits[ours], splits[theirs][..., 0])
+
+
+def test_mnist_that_is_not_there_says_how_to_get_it_at_once(mnist, monkeypatch):
+    monkeypatch.setattr(mnist.OfficialMnist, "download_and_prepare", lambda *_, **__: pytest.fail("must not be tried"))
+    with pytest.raises(DataError, match=r"--download.*--data-dir.*train-images-idx3-ubyte\.gz.*t10k-labels-idx1-ubyte\.gz"):
+        data.load("mnist")
+    with pytest.raises(DataError, match=r"--download.*TensorFlow"):
+        data.load("binarized-mnist")
+
+
+def test_mnist_downloads_when_asked_and_checks_what_came(mnist, tmp_path, monkeypatch):
+    files, fetched = tmp_path / "files", {}
+
+    def download(self, urls):
+        fetched.update(urls)
+        return {name: files / name for name in urls}
+
+    monkeypatch.setattr("tensorflow_datasets.download.DownloadManager.download", download)
+    whole = (files / "t10k-labels-idx1-ubyte.gz").read_bytes()
+    write(files / "t10k-labels-idx1-ubyte.gz", whole[:-1])
+    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz.*SHA-256"):
+        data.load("mnist", download=True)
+    write(files / "t10k-labels-idx1-ubyte.gz", whole)
+    assert len(data.load("mnist", download=True).splits["test"]) == 10
+    assert fetched["t10k-labels-idx1-ubyte.gz"].startswith("https://") and sorted(fetched) == sorted(mnist.SHA256)
+
+
+@pytest.mark.parametrize("damage", [lambda whole: whole[:-9], lambda whole: b"", lambda whole: whole[:50] + b"?" + whole[51:]])
+def test_a_damaged_file_is_named_and_does_not_poison_the_next_try(mnist, tmp_path, damage):
+    path = tmp_path / "files" / "train-images-idx3-ubyte.gz"
+    whole = path.read_bytes()
+    write(path, damage(whole))
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz.*checksum"):
+        data.load("mnist", data_dir=tmp_path / "files")
+    assert not list(tmp_path.glob("home/*/*"))
+    write(path, whole)
+    assert len(data.load("mnist", data_dir=tmp_path / "files").splits["test"]) == 10
+
+
+def test_files_that_pass_the_checksum_but_do_not_fit_leave_nothing_behind(mnist, tmp_path, monkeypatch):
+    labels = tmp_path / "files" / "t10k-labels-idx1-ubyte.gz"
+    whole = labels.read_bytes()
+    for wrong in (idx(np.zeros(9, np.uint8)), idx(np.zeros((10, 2), np.uint8)), b"not gzip"):
+        write(labels, wrong)
+        accept(mnist, labels.parent, monkeypatch)
+        with pytest.raises(DataError):
+            data.load("mnist", data_dir=labels.parent)
+        assert not [path for path in tmp_path.glob("home/**/*") if path.is_file()]
+    write(labels, whole)
+    accept(mnist, labels.parent, monkeypatch)
+    data.load("mnist", data_dir=labels.parent)
+
+
+def test_other_valid_files_missing_files_and_no_folder(mnist, tmp_path):
+    write(tmp_path / "files" / "t10k-images-idx3-ubyte.gz", idx(np.zeros((10, 28, 28), np.uint8)))
+    with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte\.gz.*checksum"):
+        data.load("mnist", data_dir=tmp_path / "files")
+    (tmp_path / "files" / "t10k-images-idx3-ubyte.gz").unlink()
+    with pytest.raises(DataError, match=r"lacks t10k-images-idx3-ubyte\.gz;"):
+        data.load("mnist", data_dir=tmp_path / "files")
+    with pytest.raises(DataError, match="lacks"):
+        data.load("mnist", data_dir=tmp_path / "nowhere")
+
+
+def test_a_home_that_cannot_be_written(mnist, tmp_path, monkeypatch):
+    write(tmp_path / "file", b"")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "file" / "home"))
+    with pytest.raises(DataError, match="TFDS_DATA_DIR"):
+        data.load("mnist", data_dir=tmp_path / "files")
+
+
+def test_prepared_data_that_was_damaged_is_refused(mnist, tmp_path):
+    data.load("mnist", data_dir=tmp_path / "files")
+    record = next(tmp_path.glob("home/official_mnist/*/*train*"))
+    write(record, record.read_bytes()[:100])
+    with pytest.raises(DataError, match="delete this folder"):
+        data.load("mnist")
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_damaged_gz_unpacks_to_the_shape_or_is_refused(draw):
+    from rgen.data import mnist
+
+    whole = bytearray(idx(np.arange(32, dtype=np.uint8).reshape(2, 4, 4)))
+    for _ in range(draw.draw(st.integers(1, 3))):
+        whole[draw.draw(st.integers(0, len(whole) - 1))] = draw.draw(st.integers(0, 255))
+    damaged = bytes(whole[: draw.draw(st.integers(0, len(whole)))])
+    inside = draw.draw(st.sampled_from((damaged, gzip.compress(damaged), gzip.compress(draw.draw(st.binary(max_size=40))))))
+    try:
+        assert mnist.unpack(inside, (4, 4)).shape[1:] == (4, 4)
+    except DataError:
+        pass
+
+
+# What is refused, in a sentence
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "digit"}, "'digit' is neither.*Did you mean digits"),
+        ({"name": "no/such/file.txt"}, "no/such/file.txt.*text file"),
+        ({"name": ""}, "neither"),
+        ({"name": "a\0b"}, "neither"),
+        ({"name": "digits", "order": "spiral"}, "'spiral'.*raster, random"),
+        ({"name": "digits", "reduce": 3}, "8 by 8.*reduced by 3.*1, 2, 4"),
+        ({"name": "digits", "reduce": 8}, "reduced by 8"),
+        ({"name": "digits", "reduce": 0}, "positive"),
+        ({"name": "digits", "reduce": -2}, "positive"),
+        ({"name": "digits", "held_out": 0.0}, "between 0 and 1"),
+        ({"name": "digits", "held_out": 0.9}, "none would be left"),
+        ({"name": "digits", "held_out": float("nan")}, "between 0 and 1"),
+        ({"name": "digits", "split_seed": -1}, "negative"),
+        ({"name": "listing", "split_seed": -1}, "negative"),
+        ({"name": "listing", "max_length": 1}, "at least 2"),
+        ({"name": "binarized-mnist", "data_dir": "."}, "leave out --data-dir"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(DataError, match=message):
+        data.load(**options)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "empty"), (b"\n\r\n\0\n", "no line"), (b"one", r"too few.*\(1\)"), (b"one\ntwo\n", r"too few.*\(2\).*at least 3")],
+)
+def test_text_files_without_enough_lines(tmp_path, content, message):
+    with pytest.raises(DataError, match=message):
+        data.load(write(tmp_path / "lines", content))
+
+
+def test_text_files_that_cannot_be_read(tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="folder"):
+        data.load(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="regular file"):
+        data.load(tmp_path / "pipe")
+    (tmp_path / "dangling").symlink_to(tmp_path / "gone")
+    with pytest.raises(DataError, match="cannot be read: No such file"):
+        data.load(tmp_path / "dangling")
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(text, "open", refuse, raising=False)
+    with pytest.raises(DataError, match="cannot be read: Permission denied"):
+        data.load(write(tmp_path / "lines", b"a\nb\nc\n"))
+
+
+def test_bad_batches_and_indices():
+    loaded = data.load("digits")
+    for size in (0, -1):
+        with pytest.raises(DataError, match="at least one"):
+            loaded.batch(0, 0, size)
+    with pytest.raises(DataError, match="negative"):
+        loaded.batch(-1, 0, 1)
+    with pytest.raises(DataError, match="train, valid, test"):
+        loaded.sequences("dev", [0])
+    for index in (-1, 180):
+        with pytest.raises(IndexError, match="0 to 179"):
+            loaded.sequences("test", [index])
+    assert loaded.sequences("test", []).x.shape == (0, 64, 2)
