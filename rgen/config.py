@@ -24,7 +24,7 @@ class TrainConfig:
     """Meta-train an initialization (or train the recurrent baseline). The run folder suffices to go on, evaluate and sample."""
 
     run: Path | None = None
-    """Folder of the run; made if it is not there. [default: runs/PRESET]"""
+    """Folder of the run; made if it is not there. """
     resume: bool = False
     """Go on from the last checkpoint in the run folder; a larger --steps than before is allowed."""
 
@@ -50,17 +50,17 @@ class TrainConfig:
     network: str = "image-heads"
     """text-mlp, text-heads, lstm-block, siren, gated, image-heads, or lstm, the recurrent baseline."""
     width: int | None = None
-    """Width of the network's layers; [default: the network's own]."""
+    """Width of the network's layers; None: the network's own."""
     widths: tuple[int, ...] | None = None
-    """Widths of the hidden layers of text-mlp and siren; [default: the network's own]."""
+    """Widths of the hidden layers of text-mlp and siren; None: the network's own."""
     depth: int | None = None
-    """Number of blocks; [default: the network's own]."""
+    """Number of blocks; None: the network's own."""
     features: int | None = None
-    """Width of the embeddings; [default: the network's own]."""
+    """Width of the embeddings; None: the network's own."""
     heads: int | None = None
-    """Heads of the first layer of text-heads and image-heads; [default: the network's own]."""
+    """Heads of the first layer of text-heads and image-heads; None: the network's own."""
     keys: int | None = None
-    """Features of a position for each head; [default: the network's own]."""
+    """Features of a position for each head; None: the network's own."""
 
     rates: str = "fixed"
     """Inner rates: fixed (one number), per-array (learned), or rank-one (learned; a factor an input times one an output)."""
@@ -122,11 +122,11 @@ class EvaluateConfig:
     split: str = "test"
     """train, valid or test."""
     count: int | None = None
-    """Score this many sequences, drawn by the seed; [default: the whole split]."""
+    """Score this many sequences, drawn by the seed; None: the whole split."""
     seed: int = 0
     """Which sequences are drawn with --count."""
     batch: int | None = None
-    """Sequences scored at once; [default: as many as fit in about 1 GB]."""
+    """Sequences scored at once; None: as many as fit in about 1 GB."""
     out: Path | None = None
     """Write the nats of every sequence to this CSV file."""
     json: Path | None = None
@@ -153,9 +153,9 @@ class SampleConfig:
     seed: int = 0
     """Seed of the draws; sample k is the same whatever the batch."""
     batch: int | None = None
-    """Sequences drawn at once; [default: as many as fit in about 1 GB]."""
+    """Sequences drawn at once; None: as many as fit in about 1 GB."""
     out: Path | None = None
-    """The PNG, or for text the file of lines; [default: RUN/samples.png, or lines on stdout]."""
+    """The PNG, or for text the file of lines; None: RUN/samples.png, or lines on stdout."""
     json: Path | None = None
     """Write nats a sample, and for text how many stand in train and in test, to this file."""
     data_dir: Path | None = None
@@ -182,9 +182,9 @@ class BenchmarkConfig:
     length: tuple[int, ...] = (128,)
     """Inner steps in a sequence; for images, pixels of the smallest square that has as many."""
     width: int | None = None
-    """Width of the networks' layers; [default: their own]."""
+    """Width of the networks' layers; None: their own."""
     depth: int | None = None
-    """Blocks of the networks; [default: their own]."""
+    """Blocks of the networks; None: their own."""
     repeats: int = 3
     """Timed runs of each, alternating with the others; the median counts."""
     json: Path | None = None
@@ -271,4 +271,6 @@ _OURS = TrainConfig(
     rates="rank-one", inner_rate=1e-2, outer_rate=5e-3, warmup=50, schedule="cosine", clip=1.0, weight_decay=1e-2, meta_batch=64
 )
 
-PRESETS: dict[str, tuple[str, TrainConfig]] = {}
+PRESETS: dict[str, tuple[str, TrainConfig]] = {
+    "digits-maml": ("MAML on the embedded 8x8 digits, with our network.", dataclasses.replace(_OURS, run=Path("runs/digits-maml"))),
+    "digits-reptile": ("b", _ORIGINAL_TEXT)}

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import io
 import os
 import re
 import struct
@@ -211,7 +212,8 @@ def test_what_the_library_itself_has_prepared_is_used(mnist, tmp_path, monkeypat
     own = mnist.OfficialMnist(data_dir=tmp_path / "elsewhere", file_format="array_record")
     own.folder = tmp_path / "files"
     own.download_and_prepare()
-    monkeypatch.setattr(mnist, "_own", lambda name: own)
+    opened = mnist._open
+    monkeypatch.setattr(mnist, "_open", lambda name: own if name == "mnist" else opened(name))
     loaded = data.load("mnist")
     np.testing.assert_array_equal(loaded.splits["test"], grey(tmp_path / "files", "t10k-images-idx3-ubyte.gz") >= 128)
     assert "order of tensorflow-datasets' own" in loaded.notes[1] and not list(tmp_path.glob("home/*"))
@@ -237,7 +239,7 @@ def test_binarized_mnist_has_its_own_three_splits(mnist, tmp_path, monkeypatch):
 
     own = Binarized(data_dir=tmp_path / "home", file_format="array_record")
     own.download_and_prepare()
-    monkeypatch.setattr(mnist, "_own", lambda name: own)
+    monkeypatch.setattr(mnist, "_open", lambda name: own)
     loaded = data.load("binarized-mnist")
     for ours, theirs in {"train": "train", "valid": "validation", "test": "test"}.items():
         np.testing.assert_array_equal(loaded.splits[ours], splits[theirs][..., 0])
@@ -259,6 +261,7 @@ def test_mnist_downloads_when_asked_and_checks_what_came(mnist, tmp_path, monkey
         return {name: files / name for name in urls}
 
     monkeypatch.setattr("tensorflow_datasets.download.DownloadManager.download", download)
+    monkeypatch.setattr(mnist.urllib.request, "urlopen", lambda request, timeout: io.BytesIO())
     whole = (files / "t10k-labels-idx1-ubyte.gz").read_bytes()
     write(files / "t10k-labels-idx1-ubyte.gz", whole[:-1])
     with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz.*SHA-256"):
@@ -266,6 +269,17 @@ def test_mnist_downloads_when_asked_and_checks_what_came(mnist, tmp_path, monkey
     write(files / "t10k-labels-idx1-ubyte.gz", whole)
     assert len(data.load("mnist", download=True).splits["test"]) == 10
     assert fetched["t10k-labels-idx1-ubyte.gz"].startswith("https://") and sorted(fetched) == sorted(mnist.SHA256)
+
+
+def test_no_network_is_said_before_anything_is_tried(mnist, tmp_path, monkeypatch):
+    def unreachable(request, timeout):
+        raise mnist.urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr(mnist.urllib.request, "urlopen", unreachable)
+    monkeypatch.setattr("tensorflow_datasets.download.DownloadManager.download", lambda *_: pytest.fail("must not be tried"))
+    with pytest.raises(DataError, match=r"cannot be reached.*no route to host"):
+        data.load("mnist", download=True)
+    assert not list(tmp_path.glob("home/*"))
 
 
 @pytest.mark.parametrize("damage", [lambda whole: whole[:-9], lambda whole: b"", lambda whole: whole[:50] + b"?" + whole[51:]])
@@ -312,10 +326,11 @@ def test_a_home_that_cannot_be_written(mnist, tmp_path, monkeypatch):
         data.load("mnist", data_dir=tmp_path / "files")
 
 
-def test_prepared_data_that_was_damaged_is_refused(mnist, tmp_path):
+@pytest.mark.parametrize("pattern", ["*train*", "dataset_info.json", "features.json"])
+def test_prepared_data_that_was_damaged_is_refused(mnist, tmp_path, pattern):
     data.load("mnist", data_dir=tmp_path / "files")
-    record = next(tmp_path.glob("home/official_mnist/*/*train*"))
-    write(record, record.read_bytes()[:100])
+    damaged = next(tmp_path.glob(f"home/official_mnist/*/{pattern}"))
+    write(damaged, damaged.read_bytes()[:100])
     with pytest.raises(DataError, match="delete this folder"):
         data.load("mnist")
 

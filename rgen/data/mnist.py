@@ -12,6 +12,8 @@ import os
 import struct
 import sys
 import tempfile
+import urllib.error
+import urllib.request
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,6 +28,7 @@ Splits = dict[str, np.ndarray]
 
 SIDE = 28
 URL = "https://storage.googleapis.com/cvdf-datasets/mnist/"
+BINARIZED_URL = "http://www.cs.toronto.edu/"
 FILES = {
     "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
     "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
@@ -72,11 +75,11 @@ def load(data_dir: str | os.PathLike[str] | None, *, download: bool) -> tuple[Sp
     Raises:
       DataError: MNIST is not there, a file of it is damaged or not the official one, or it cannot be stored.
     """
-    official = OfficialMnist(data_dir=home(), file_format="array_record")
+    official = _open("official_mnist")
     if data_dir is not None:
         official.folder = Path(data_dir)
         read_official(_paths(official.folder))  # checked even if not needed any more: a wrong folder must not pass in silence
-    elif not _there(official) and _there(own := _own("mnist")):
+    elif not _there(official) and _there(own := _open("mnist")):
         return read(own, {"train": "train", "test": "test"}), ("Images in the order of tensorflow-datasets' own mnist.",)
     elif not _there(official) and not download:
         raise DataError(
@@ -84,7 +87,7 @@ def load(data_dir: str | os.PathLike[str] | None, *, download: bool) -> tuple[Sp
             f"Or give, with --data-dir, a folder with its four official files: {', '.join(SHA256)}."
         )
     if not _there(official):
-        _prepare(official)
+        _prepare(official, url=None if official.folder else URL)
     return read(official, {"train": "train", "test": "test"}), ()
 
 
@@ -96,16 +99,18 @@ def load_binarized(data_dir: str | os.PathLike[str] | None, *, download: bool) -
     """
     if data_dir is not None:
         raise DataError("binarized-mnist cannot be made from files in a folder; leave out --data-dir.")
-    builder = _own("binarized_mnist")
+    builder = _open("binarized_mnist")
     if not _there(builder):
-        if not download:
+        if not download and not _prepared(builder):
             raise DataError(
                 f"Binarized MNIST is not in {str(home())!r} and must be downloaded: allow that with --download, which needs "
                 "TensorFlow. Or copy the folder 'binarized_mnist' there from a machine on which it has been prepared."
             )
-        if importlib.util.find_spec("tensorflow") is None:
-            raise DataError("tensorflow-datasets prepares binarized MNIST with TensorFlow only: pip install tensorflow, then try again.")
-        _prepare(builder)
+        if not _tensorflow():
+            raise DataError(
+                "Binarized MNIST is prepared, and read as TFRecord, with TensorFlow only: pip install tensorflow, then try again."
+            )
+        _prepare(builder, url=BINARIZED_URL)
     return read(builder, {"train": "train", "valid": "validation", "test": "test"}), ()
 
 
@@ -174,12 +179,12 @@ def _images(builder: tfds.core.DatasetBuilder, split: str, block: int = 4096) ->
     return images
 
 
-def _blocks(builder: tfds.core.DatasetBuilder, split: str, n: int, block: int) -> Iterator[tuple[int, list[Any]]]:
+def _blocks(builder: Any, split: str, n: int, block: int) -> Iterator[tuple[int, list[Any]]]:
     if _random_access(builder):
-        source = builder.as_data_source(split)
+        source = builder.as_data_source(split=split)
         yield from ((start, source.__getitems__(range(start, min(start + block, n)))) for start in range(0, n, block))
     else:
-        stream = iter(tfds.as_numpy(builder.as_dataset(split)))
+        stream = iter(tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False)))
         yield from ((start, [next(stream) for _ in range(start, min(start + block, n))]) for start in range(0, n, block))
 
 
@@ -188,14 +193,24 @@ def _random_access(builder: tfds.core.DatasetBuilder) -> bool:
 
 
 def _there(builder: tfds.core.DatasetBuilder) -> bool:
-    """Prepared, and in a format that can be read: TFRecord needs TensorFlow."""
-    prepared = (Path(builder.data_path) / "dataset_info.json").is_file()
-    return prepared and (_random_access(builder) or importlib.util.find_spec("tensorflow") is not None)
+    """Prepared, and in a format that can be read here: TFRecord needs TensorFlow."""
+    return _prepared(builder) and (_random_access(builder) or _tensorflow())
 
 
-def _own(name: str) -> tfds.core.DatasetBuilder:
-    """The builder of this name of tensorflow-datasets itself; if it has to prepare anything, then for reading without TensorFlow."""
-    return tfds.builder(name, data_dir=home(), file_format="array_record")
+def _prepared(builder: tfds.core.DatasetBuilder) -> bool:
+    return (Path(builder.data_path) / "dataset_info.json").is_file()
+
+
+def _tensorflow() -> bool:
+    return importlib.util.find_spec("tensorflow") is not None
+
+
+def _open(name: str) -> Any:
+    """The builder of this name, ours or tensorflow-datasets' own, whether its data is prepared or not."""
+    try:
+        return tfds.builder(name, data_dir=home())
+    except Exception as error:  # what was prepared describes itself badly
+        raise DataError(f"{str(home() / name)!r} cannot be read; delete this folder and try again. ({_line(error)})") from error
 
 
 def _paths(folder: Path) -> dict[str, Path]:
@@ -205,21 +220,33 @@ def _paths(folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in SHA256}
 
 
-def _prepare(builder: tfds.core.DatasetBuilder) -> None:
-    """Prepares a data set once; what fails leaves nothing behind, neither half a data set nor a bad download."""
+def _prepare(builder: tfds.core.DatasetBuilder, url: str | None = None) -> None:
+    """Prepares a data set once, from `url` or from files; what fails leaves neither half a data set nor a bad download."""
     print(f"Preparing {builder.name} once, in {str(builder.data_path)!r}.", file=sys.stderr)
+    if url:
+        _reach(url)
     try:
         home().mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=home()) as downloads, contextlib.redirect_stdout(sys.stderr):
-            builder.download_and_prepare(download_dir=downloads)
-    except DataError:
-        raise
+        downloads = tempfile.TemporaryDirectory(dir=home())
     except OSError as error:
-        raise DataError(
-            f"{builder.name} cannot be stored in {str(home())!r}; set TFDS_DATA_DIR to another folder. ({_line(error)})"
-        ) from error
-    except Exception as error:  # tensorflow-datasets raises many kinds
-        raise DataError(f"{builder.name} cannot be prepared in {str(home())!r}. ({_line(error)})") from error
+        raise DataError(f"{str(home())!r} cannot be written; set TFDS_DATA_DIR to another folder. ({_line(error)})") from error
+    with downloads, contextlib.redirect_stdout(sys.stderr):
+        try:
+            builder.download_and_prepare(download_dir=downloads.name, file_format="array_record")
+        except DataError:
+            raise
+        except Exception as error:  # tensorflow-datasets raises many kinds
+            raise DataError(f"{builder.name} cannot be prepared in {str(home())!r}. ({_line(error)})") from error
+
+
+def _reach(url: str) -> None:
+    """Raises DataError within seconds where there is no network; tensorflow-datasets would try again for minutes."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=20).close()
+    except urllib.error.HTTPError:
+        return  # something answers
+    except OSError as error:
+        raise DataError(f"{url} cannot be reached, so nothing can be downloaded. ({_line(error)})") from error
 
 
 def _line(error: Exception) -> str:

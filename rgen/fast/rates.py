@@ -8,6 +8,7 @@ Learned rates are stored as logarithms, so they are positive whatever the outer 
              All other arrays have one rate each.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +30,7 @@ def init_rates(kind: str, weights: dict, rate: float) -> dict:
     """
     if kind not in KINDS:
         raise ValueError(f"Unknown kind of inner rates '{kind}'; choose one of {', '.join(KINDS)}.")
-    if not (rate > 0 and jnp.isfinite(rate)):
+    if not (rate > 0 and math.isfinite(rate)):
         raise ValueError(f"The inner rate is {rate}; it must be a positive number.")
     dtype = jax.tree.leaves(weights)[0].dtype
     log = jnp.log(jnp.asarray(rate, dtype))

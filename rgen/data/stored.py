@@ -1,0 +1,46 @@
+"""A data set in one file, so that a run does not depend on where its data came from."""
+
+import dataclasses
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from rgen.data import Dataset
+from rgen.data.images import Images
+from rgen.data.text import Text
+from rgen.errors import InputError
+
+KINDS = {"text": Text, "image": Images}
+
+
+def save(data: Dataset, path: Path) -> None:
+    """Writes the splits, compressed (images with a bit a pixel), and the other fields as JSON."""
+    about = {field.name: getattr(data, field.name) for field in dataclasses.fields(data) if field.name != "splits"}
+    about = json.dumps({"kind": data.kind, "shape": data.shape, "fields": about})
+    pack = np.packbits if data.kind == "image" else np.asarray
+    splits = {name: pack(rows) for name, rows in data.splits.items()}
+    counts = {f"{name}_count": np.array(len(rows)) for name, rows in data.splits.items()}
+    np.savez_compressed(path, about=np.array(about), **splits, **counts)
+
+
+def restore(path: Path) -> Dataset:
+    """Reads what `save` wrote.
+
+    Raises:
+      InputError: the file is damaged.
+    """
+    try:
+        with np.load(path) as file:
+            about = json.loads(str(file["about"]))
+            splits = {}
+            for name in file.files:
+                if f"{name}_count" in file.files:
+                    shape = (int(file[f"{name}_count"]), *about["shape"])
+                    rows = file[name]
+                    splits[name] = (np.unpackbits(rows, count=np.prod(shape)) if about["kind"] == "image" else rows).reshape(shape)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}, the run's own copy of its data, is damaged ({error}). Train anew in another folder.") from error
+    fields = about["fields"] | {"notes": tuple(about["fields"]["notes"])}
+    return KINDS[about["kind"]](splits, **fields)

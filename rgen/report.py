@@ -1,0 +1,70 @@
+"""Pictures: sheets of images, and curves."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+INK, PALE, ACCENT = "#1b2a49", "#9fb3d1", "#d1495b"
+
+
+def sheet(groups: dict[str, np.ndarray], path: Path, columns: int = 8) -> None:
+    """Writes images side by side in captioned groups, dark on light.
+
+    Args:
+      groups: caption -> images [N, H, W] of 0 to 1.
+      columns: images a row in each group.
+    """
+    tiles = {caption: tile(images, columns) for caption, images in groups.items()}
+    widths = [t.shape[1] for t in tiles.values()]
+    height = max(t.shape[0] for t in tiles.values()) / max(widths) * 4.2
+    figure, axes = plt.subplots(1, len(tiles), figsize=(4.4 * len(tiles), height + 0.5), width_ratios=widths, squeeze=False)
+    for axis, (caption, image) in zip(axes[0], tiles.items(), strict=True):
+        axis.imshow(1 - image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axis.set_title(caption, fontsize=11, color=INK)
+        axis.set_axis_off()
+        axis.set_anchor("N")
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def tile(images: np.ndarray, columns: int) -> np.ndarray:
+    """Images [N, H, W] in rows of `columns`, with a pale line between them: [rows * (H + 1) + 1, columns * (W + 1) + 1]."""
+    n, height, width = images.shape
+    columns = min(columns, n)
+    rows = -(-n // columns)
+    out = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1), 0.25)
+    for k, image in enumerate(images):
+        i, j = divmod(k, columns)
+        out[i * (height + 1) + 1 : (i + 1) * (height + 1), j * (width + 1) + 1 : (j + 1) * (width + 1)] = image
+    return out
+
+
+def curves(metrics: Sequence[dict], path: Path) -> None:
+    """Training and validation nats a sequence against outer steps; the norm of the meta-gradient below."""
+    training = [row for row in metrics if "nats" in row]
+    validation = [row for row in metrics if "valid_nats" in row]
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 5), sharex=True, height_ratios=[3, 1])
+    top.plot([r["step"] for r in training], [r["nats"] for r in training], color=PALE, label="training")
+    top.plot([r["step"] for r in validation], [r["valid_nats"] for r in validation], "o-", color=ACCENT, ms=4, label="validation")
+    top.set_ylabel("nats a sequence")
+    top.legend(frameon=False)
+    bottom.plot([r["step"] for r in training], [r["gradient_norm"] for r in training], color=PALE)
+    bottom.set_ylabel("meta-gradient")
+    bottom.set_yscale("log")
+    bottom.set_xlabel("outer steps")
+    _finish(figure, path)
+
+
+def _finish(figure, path: Path) -> None:
+    for axis in figure.axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

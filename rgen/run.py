@@ -1,0 +1,146 @@
+"""The run folder: everything that is needed to go on, evaluate and sample.
+
+    config.json     the configuration
+    data.npz        the data set, so that a run does not depend on files elsewhere
+    metrics.jsonl   a line every --log-every steps, and one for each validation
+    checkpoints/    the newest training states
+    best/           parameters with the least validation nats so far
+    curves.png, samples.png (samples.txt for text)
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rgen import models
+from rgen import data as data_sets
+from rgen.checkpoint import Checkpoints
+from rgen.config import TrainConfig, from_json, to_json
+from rgen.data import Dataset, stored
+from rgen.errors import InputError
+from rgen.sequence import SequenceModel
+
+# What may differ when a run goes on: where things are and how often to look, and the number of steps, which may grow.
+FREE = {"run", "resume", "data_dir", "download", "log_every", "eval_every", "eval_count", "steps"}
+
+
+class Run:
+    """One run folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.config_file = folder / "config.json"
+        self.data_file = folder / "data.npz"
+        self.metrics_file = folder / "metrics.jsonl"
+
+    def exists(self) -> bool:
+        return self.config_file.exists()
+
+    def begin(self, config: TrainConfig) -> Dataset:
+        """Makes the folder, or goes on in it; loads the data set and keeps it there.
+
+        Raises:
+          InputError: the folder holds another run, or is needed for something else.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"{self.folder} is a file; --run needs a folder.")
+        if self.exists():
+            self._check(config)
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            raise InputError(f"{self.folder} is not empty and holds no run; choose another --run folder.")
+        data = stored.restore(self.data_file) if self.data_file.exists() else _load(config)
+        models.from_config(config, data)  # the sizes are checked before anything is written
+        if not self.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            stored.save(data, self.data_file)
+        self.config_file.write_text(to_json(config))
+        return data
+
+    def _check(self, config: TrainConfig) -> None:
+        if not config.resume:
+            raise InputError(f"{self.folder} already holds a run; add --resume to go on, or choose another --run folder.")
+        before, now = dataclasses.asdict(self.config()), dataclasses.asdict(config)
+        changes = [f"{key} was {before[key]} and is {now[key]}" for key in now if key not in FREE and before[key] != now[key]]
+        if changes:
+            raise InputError(f"{self.folder} holds another configuration: {'; '.join(changes)}. Use its options, or another --run folder.")
+        if config.steps < before["steps"]:
+            raise InputError(f"{self.folder} is a run of {before['steps']} steps; --steps {config.steps} would shorten it.")
+
+    def config(self) -> TrainConfig:
+        return from_json(self.config_file.read_text(), self.config_file)
+
+    def training(self) -> Checkpoints:
+        return Checkpoints(self.folder / "checkpoints")
+
+    def best(self) -> Checkpoints:
+        return Checkpoints(self.folder / "best", keep=1)
+
+    def metrics(self) -> list[dict]:
+        """The lines of metrics.jsonl; a last line cut off by a crash is left out."""
+        lines = self.metrics_file.read_text().splitlines() if self.metrics_file.exists() else []
+        return [row for line in lines if (row := _parse(line)) is not None]
+
+    def log(self, **row: Any) -> None:
+        with self.metrics_file.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drops what was logged after `step`, for a run that goes on from there."""
+        rows = [json.dumps(row) + "\n" for row in self.metrics() if row["step"] <= step]
+        self.metrics_file.write_text("".join(rows))
+
+
+class Trained(NamedTuple):
+    """What evaluation and sampling need of a run."""
+
+    run: Run
+    config: TrainConfig
+    data: Dataset
+    model: SequenceModel
+    params: Any
+    step: int
+
+
+def load(folder: Path) -> Trained:
+    """Loads the parameters of a run that had the least validation nats.
+
+    Raises:
+      InputError: there is no run in the folder, no checkpoint yet, or one that cannot be used.
+    """
+    run = Run(folder)
+    if not run.exists() or not run.data_file.exists():
+        raise InputError(f"There is no run in {folder}; make one with bin/train.py PRESET --run {folder}.")
+    config, data = run.config(), stored.restore(run.data_file)
+    model = models.from_config(config, data)
+    best = run.best()
+    if (step := best.latest()) is None:
+        raise InputError(f"The run in {folder} has no checkpoint yet; go on with bin/train.py PRESET --run {folder} --resume.")
+    return Trained(run, config, data, model, best.load(step, template(model, data)), step)
+
+
+def template(model: SequenceModel, data: Dataset) -> Any:
+    """Shapes of the model's parameters."""
+    x = data.sequences("train", [0]).x[0, 0]
+    return jax.eval_shape(lambda key: model.init(key, x), jax.random.key(0))
+
+
+def fitting_batch(model: SequenceModel, data: Dataset, budget: float = 1e9) -> int:
+    """How many sequences to score or sample at once: three copies of each one's fast weights in `budget` bytes, at most 256."""
+    size = sum(np.prod(leaf.shape, dtype=int) for leaf in jax.tree.leaves(template(model, data)))
+    return int(np.clip(budget // (3 * 4 * size), 1, 256))
+
+
+def _load(config: TrainConfig) -> Dataset:
+    names = ("data_dir", "max_length", "held_out", "split_seed", "order", "reduce", "score_padding", "download")
+    return data_sets.load(config.data, **{name: getattr(config, name) for name in names})
+
+
+def _parse(line: str) -> dict | None:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return None
