@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ NETWORKS = (*TEXT_NETWORKS, *IMAGE_NETWORKS, "lstm")
 class TrainConfig:
     """Meta-train an initialization (or train the recurrent baseline). The run folder suffices to go on, evaluate and sample."""
 
-    run: Path | None = None
-    """Folder of the run; made if it is not there. """
+    run: Path = Path("runs/run")
+    """Folder of the run; made if it is not there."""
     resume: bool = False
     """Go on from the last checkpoint in the run folder; a larger --steps than before is allowed."""
 
@@ -131,8 +131,6 @@ class EvaluateConfig:
     """Write the nats of every sequence to this CSV file."""
     json: Path | None = None
     """Write the summary to this file."""
-    data_dir: Path | None = None
-    """Where the MNIST files are now, if they have moved since training."""
 
     def __post_init__(self) -> None:
         _one_of(self, "split", SPLITS)
@@ -158,8 +156,6 @@ class SampleConfig:
     """The PNG, or for text the file of lines; None: RUN/samples.png, or lines on stdout."""
     json: Path | None = None
     """Write nats a sample, and for text how many stand in train and in test, to this file."""
-    data_dir: Path | None = None
-    """Where the MNIST files are now, if they have moved since training."""
 
     def __post_init__(self) -> None:
         _one_of(self, "split", SPLITS)
@@ -181,16 +177,12 @@ class BenchmarkConfig:
     """Sequences in an outer step."""
     length: tuple[int, ...] = (128,)
     """Inner steps in a sequence; for images, pixels of the smallest square that has as many."""
-    width: int | None = None
-    """Width of the networks' layers; None: their own."""
-    depth: int | None = None
-    """Blocks of the networks; None: their own."""
     repeats: int = 3
     """Timed runs of each, alternating with the others; the median counts."""
     json: Path | None = None
     """Write the rows to this file."""
     out: Path | None = None
-    """Write the picture to this PNG."""
+    """The picture; None: benchmark.png."""
 
     def __post_init__(self) -> None:
         for name in self.network:
@@ -265,12 +257,43 @@ def from_json(text: str, origin: Path) -> TrainConfig:
 
 # ---------------------------------------------------------------- presets
 
-_ORIGINAL_TEXT = TrainConfig(data="listing", network="text-mlp", algorithm="reptile", eval_every=250)
-_ORIGINAL_IMAGE = TrainConfig(data="mnist", network="lstm-block", algorithm="reptile", outer_rate=1e-4, beta2=0.99)
-_OURS = TrainConfig(
-    rates="rank-one", inner_rate=1e-2, outer_rate=5e-3, warmup=50, schedule="cosine", clip=1.0, weight_decay=1e-2, meta_batch=64
+# The original's settings: unixpickle/reptile-gen, text_train.py, mnist_train.py and mnist_baseline.py.
+_TEXT = TrainConfig(data="listing", network="text-mlp", inner_rate=1e-3, outer_rate=1e-3, meta_batch=50)
+_MNIST = TrainConfig(data="mnist", network="lstm-block", inner_rate=1e-3, outer_rate=1e-4, beta2=0.99, meta_batch=50)
+_LSTM = TrainConfig(network="lstm", outer_rate=1e-3, meta_batch=50)
+# Ours: heads with position keys of their own, learned rank-one inner rates, a schedule.
+_HEADS = TrainConfig(
+    rates="rank-one", inner_rate=2e-2, outer_rate=5e-3, warmup=50, schedule="cosine", beta2=0.99, clip=1.0, weight_decay=1e-2, meta_batch=32
 )
 
-PRESETS: dict[str, tuple[str, TrainConfig]] = {
-    "digits-maml": ("MAML on the embedded 8x8 digits, with our network.", dataclasses.replace(_OURS, run=Path("runs/digits-maml"))),
-    "digits-reptile": ("b", _ORIGINAL_TEXT)}
+_PRESETS: dict[str, tuple[str, TrainConfig]] = {
+    "demo": (
+        "What `make demo` trains: our network on the embedded digits, a few minutes on 2 cores.",
+        dataclasses.replace(_HEADS, network="image-heads", width=64, steps=500, log_every=25, eval_every=100),
+    ),
+    "digits-maml": ("MAML on the embedded digits, our network.", dataclasses.replace(_HEADS, network="image-heads", width=64, steps=3000)),
+    "digits-reptile": (
+        "Reptile on the embedded digits, our network.",
+        dataclasses.replace(
+            _HEADS, network="image-heads", width=64, steps=3000, algorithm="reptile", rates="fixed", outer_rate=2e-3, clip=None
+        ),
+    ),
+    "digits-lstm": ("The recurrent baseline on the embedded digits.", dataclasses.replace(_LSTM, data="digits", steps=3000)),
+    "text-maml": ("The original's text model, MAML.", dataclasses.replace(_TEXT, algorithm="maml")),
+    "text-reptile": ("The original's text model, Reptile: its own settings.", dataclasses.replace(_TEXT, algorithm="reptile")),
+    "text-heads": ("Our network on text, MAML.", dataclasses.replace(_HEADS, data="listing", network="text-heads")),
+    "text-lstm": ("The recurrent baseline on text.", dataclasses.replace(_LSTM, data="listing")),
+    "mnist-maml": ("The original's MNIST model, MAML.", dataclasses.replace(_MNIST, algorithm="maml")),
+    "mnist-reptile": ("The original's MNIST model, Reptile: its own settings.", dataclasses.replace(_MNIST, algorithm="reptile")),
+    "mnist-siren": ("The original's SIREN on MNIST, MAML.", dataclasses.replace(_MNIST, network="siren", algorithm="maml")),
+    "mnist-heads": ("Our network on MNIST, MAML.", dataclasses.replace(_HEADS, data="mnist", network="image-heads")),
+    "mnist-lstm": ("The recurrent baseline on MNIST: the original's own settings.", dataclasses.replace(_LSTM, data="mnist")),
+}
+
+PRESETS = {name: (text, dataclasses.replace(config, run=Path("runs") / name)) for name, (text, config) in _PRESETS.items()}
+
+
+def choose_preset(arguments: list[str]) -> None:
+    """Raises InputError, with the nearest names, if the first argument is no preset's name."""
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in PRESETS:
+        raise InputError(f"There is no preset '{arguments[0]}'. {nearest(arguments[0], PRESETS)}")

@@ -16,9 +16,6 @@ from rgen.progress import Progress
 from rgen.run import fitting_batch, load
 from rgen.sequence import SequenceModel, Trace
 
-SUFFIX = {"image": ".png", "text": ".txt"}
-
-
 @jax.jit
 def _keys(seed: int, index: jax.Array) -> jax.Array:
     return jax.vmap(lambda k: jax.random.fold_in(jax.random.key(seed), k))(index)
@@ -84,7 +81,7 @@ def main(config: SampleConfig) -> None:
     summary = {"count": config.count, "seed": config.seed, "step": step, "nats_per_sequence": float(nats.mean())}
     index = choose(data, config.split, min(config.count, 16), config.seed)
     if data.kind == "image":
-        path = config.out or run.folder / "samples.png"
+        path = config.out or run.samples_file(data.kind)
         real = data.splits[config.split][choose(data, config.split, config.count, config.seed)]
         write(data, drawn, path, {f"{len(real)} images of {config.split}": real})
         print(f"{config.count} samples of step {step}, {nats.mean():.2f} nats each: {path}")

@@ -61,6 +61,23 @@ def curves(metrics: Sequence[dict], path: Path) -> None:
     _finish(figure, path)
 
 
+def bars(labels: Sequence[str], kinds: Sequence[str], values: Sequence[float], unit: str, path: Path) -> None:
+    """Grouped bars on a logarithmic scale: a group for each label, a colour for each kind."""
+    groups, colours = list(dict.fromkeys(labels)), dict(zip(dict.fromkeys(kinds), (ACCENT, "#e9a15b", INK)))
+    width = 0.8 / len(colours)
+    figure, axis = plt.subplots(figsize=(max(5, 1.6 * len(groups) + 2), 4))
+    for offset, (kind, colour) in enumerate(colours.items()):
+        mine = [(groups.index(label), value) for label, k, value in zip(labels, kinds, values) if k == kind]
+        drawn = axis.bar([g + (offset + 0.5) * width - 0.4 for g, _ in mine], [v for _, v in mine], width * 0.92, color=colour, label=kind)
+        axis.bar_label(drawn, fmt="{:,.0f}", fontsize=8, padding=2)
+    axis.set_xticks(range(len(groups)), groups, fontsize=9)
+    axis.set_yscale("log")
+    axis.margins(y=0.15)
+    axis.set_ylabel(unit)
+    axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    _finish(figure, path)
+
+
 def _finish(figure, path: Path) -> None:
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)

@@ -37,6 +37,10 @@ class Run:
         self.data_file = folder / "data.npz"
         self.metrics_file = folder / "metrics.jsonl"
 
+    def samples_file(self, kind: str) -> Path:
+        """The picture of samples, or for text the file of lines."""
+        return self.folder / {"image": "samples.png", "text": "samples.txt"}[kind]
+
     def exists(self) -> bool:
         return self.config_file.exists()
 

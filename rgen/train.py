@@ -4,7 +4,6 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rgen import evaluate, generate, meta, report
+from rgen import evaluate, generate, meta, models, report
 from rgen.config import TrainConfig
 from rgen.data import Dataset
 from rgen.errors import InputError
@@ -66,13 +65,13 @@ def init_state(model: SequenceModel, data: Dataset, optimizer: optax.GradientTra
     return jax.tree.map(jnp.copy, state)  # a buffer that stands twice in a tree cannot be donated
 
 
-def train(config: TrainConfig, folder: Path) -> Run:
+def train(config: TrainConfig) -> Run:
     """Trains until `config.steps`, and leaves curves and samples in the run folder.
 
     Raises:
       InputError: the configuration, the data or the folder cannot be used, or the loss is no longer finite.
     """
-    run = Run(folder)
+    run = Run(config.run)
     goes_on = run.exists()
     data = run.begin(config)
     Trainer(config, run, data, goes_on).run_all()
@@ -83,8 +82,6 @@ class Trainer:
     """Ties the pieces of one training run together."""
 
     def __init__(self, config: TrainConfig, run: Run, data: Dataset, goes_on: bool):
-        from rgen import models
-
         self.config, self.run, self.data = config, run, data
         self.model = models.from_config(config, data)
         optimizer = make_optimizer(config)
@@ -154,10 +151,12 @@ class Trainer:
         self.run.log(step=step, valid_nats=float(nats))
         progress.say(f"step {step}: {nats:.3f} validation nats a sequence")
         shown = generate.generate(self.model, params, self.data, "valid", 16, self.config.seed, batch)
-        generate.write(self.data, shown, self.run.folder / f"samples{generate.SUFFIX[self.data.kind]}")
+        generate.write(self.data, shown, self.run.samples_file(self.data.kind))
 
 
 def main(config: TrainConfig) -> None:
     """bin/train.py."""
-    run = train(config, config.run or Path("runs") / "run")
-    print(f"Curves: {run.folder / 'curves.png'}   Samples: {run.folder / 'samples.png'}   Next: bin/evaluate.py --run {run.folder}")
+    run = train(config)
+    print(f"Curves:  {run.folder / 'curves.png'}")
+    print(f"Samples: {next(run.folder.glob('samples.*'))}")
+    print(f"Next:    bin/evaluate.py --run {run.folder}   and   bin/sample.py --run {run.folder}")

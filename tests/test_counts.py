@@ -53,7 +53,10 @@ def test_padding_counts_when_it_is_scored():
     line = np.array([[97, 0, 0, 0]], np.uint8)
     data = Text({"train": np.repeat(line, 9, axis=0), "test": line}, score_padding=True)
     a, nul = 9.5 / (36 + 128), 27.5 / (36 + 128)
-    assert reference_nats(data, "test", [0])["independent symbols"][0] == pytest.approx(-np.log(a) - 3 * np.log(nul))
+    nats = reference_nats(data, "test", [0])
+    assert nats["independent symbols"][0] == pytest.approx(-np.log(a) - 3 * np.log(nul))
+    after = [(9 + 1.5 * a) / 10.5, (9 + 1.5 * nul) / 10.5, (18 + 1.5 * nul) / 19.5, (18 + 1.5 * nul) / 19.5]  # the start is no NUL
+    assert nats["previous symbol"][0] == pytest.approx(-np.log(after).sum())
 
 
 def slow_nats(data: Images, index: list[int]) -> list[float]:

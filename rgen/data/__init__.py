@@ -13,13 +13,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from rgen.errors import InputError
 from rgen.sequence import Sequence
 
 NAMES = ("listing", "digits", "mnist", "binarized-mnist")
 SPLITS = ("train", "valid", "test")
 
 
-class DataError(ValueError):
+class DataError(InputError):
     """Data or an option about it cannot be used; the message says what was given, what is expected and what to do."""
 
 

@@ -1,0 +1,123 @@
+"""Times the meta-gradients side by side on made-up data: every row compiled first, then run in turn, each run waited for."""
+
+import dataclasses
+import datetime
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rgen import meta, models, report
+from rgen.config import BenchmarkConfig
+from rgen.networks import NETWORKS
+from rgen.progress import Progress
+from rgen.sequence import Sequence
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of the table, and one object of the JSON file."""
+
+    network: str
+    algorithm: str
+    form: str
+    meta_batch: int
+    length: int
+    seconds: float
+    inner_steps_per_second: float
+    sequences_per_second: float
+    temp_bytes: int
+    compile_seconds: float
+
+
+def made_up(network: str, meta_batch: int, length: int) -> tuple[tuple[int, ...], int, Sequence]:
+    """Random sequences for a network: (shape of the data, symbols, batch). Images are the smallest square with `length` pixels."""
+    rng = np.random.default_rng(0)
+    text = NETWORKS.get(network, ("image",))[0] == "text"
+    side = math.ceil(math.sqrt(length))
+    x = np.arange(length) if text else np.stack(np.divmod(np.arange(length), side), axis=-1)
+    symbols = 256 if text else 2
+    y = rng.integers(symbols, size=(meta_batch, length), dtype=np.int32)
+    seqs = Sequence(np.broadcast_to(x.astype(np.int32), (meta_batch, *x.shape)), y, np.ones(y.shape, np.float32))
+    return ((length,) if text else (side, side)), symbols, seqs
+
+
+def prepare(network: str, algorithm: str, form: str, meta_batch: int, length: int) -> tuple[Callable[[], Any], float, int]:
+    """Compiles one meta-gradient: (a call that runs it to the end, compile seconds, bytes of temporaries)."""
+    shape, symbols, seqs = made_up(network, meta_batch, length)
+    model = models.build(network, shape, symbols, end=None, rates="fixed", rate=1e-3)
+    params = model.init(jax.random.key(0), seqs.x[0, 0])
+    seqs = jax.device_put(seqs)
+    before = time.perf_counter()
+    gradient = jax.jit(meta.ALGORITHMS[algorithm], static_argnums=0).lower(model, params, seqs).compile()
+    seconds = time.perf_counter() - before
+    return lambda: jax.block_until_ready(gradient(params, seqs)), seconds, gradient.memory_analysis().temp_size_in_bytes
+
+
+def measure(config: BenchmarkConfig) -> list[Row]:
+    """Times all combinations. Those of one network, size and length run in turn, so that a busy machine is busy for all of them."""
+    groups = list(product(config.network, config.meta_batch, config.length))
+    rows = []
+    with Progress(len(groups), 0, "benchmark") as progress:
+        for done, (network, meta_batch, length) in enumerate(groups):
+            algorithms = ["maml"] if network == "lstm" else config.algorithm  # the recurrent baseline has no inner loop
+            cases = list(product(algorithms, config.form))
+            ready = [prepare(network, algorithm, form, meta_batch, length) for algorithm, form in cases]
+            for call, *_ in ready:
+                call()
+            times = np.array([[_time(call) for call, *_ in ready] for _ in range(config.repeats)])
+            for (algorithm, form), (_, compile_seconds, temp), seconds in zip(cases, ready, np.median(times, axis=0)):
+                steps, sequences = meta_batch * length / seconds, meta_batch / seconds
+                rows.append(
+                    Row(network, algorithm, form, meta_batch, length, float(seconds), steps, sequences, int(temp), compile_seconds)
+                )
+            progress.update(done + 1, network)
+    return rows
+
+
+def _time(call: Callable[[], Any]) -> float:
+    before = time.perf_counter()
+    call()
+    return time.perf_counter() - before
+
+
+def machine() -> str:
+    """The device, cores, versions and date, for the head of a table."""
+    device = jax.devices()[0]
+    versions = f"jax {jax.__version__}, Python {platform.python_version()}"
+    return f"{len(jax.devices())} x {device.device_kind} ({device.platform}), {os.cpu_count()} cores; {versions}; {datetime.date.today()}"
+
+
+def table(rows: list[Row]) -> str:
+    """The rows as text; `/ reptile` is the time relative to Reptile of the same network, form and size."""
+    head = f"{'network':<13}{'algorithm':<18}{'form':<8}{'B':>5}{'T':>6}{'seconds':>10}{'inner steps/s':>15}{'seq/s':>9}"
+    lines = [head + f"{'temp MB':>10}{'compile s':>11}{'/ reptile':>11}"]
+    reptile = {(r.network, r.form, r.meta_batch, r.length): r.seconds for r in rows if r.algorithm == "reptile"}
+    for r in rows:
+        ratio = r.seconds / reptile[key] if (key := (r.network, r.form, r.meta_batch, r.length)) in reptile else math.nan
+        lines.append(
+            f"{r.network:<13}{r.algorithm:<18}{r.form:<8}{r.meta_batch:>5}{r.length:>6}{r.seconds:>10.4f}{r.inner_steps_per_second:>15,.0f}"
+            f"{r.sequences_per_second:>9.2f}{r.temp_bytes / 1e6:>10.1f}{r.compile_seconds:>11.1f}{ratio:>11.2f}"
+        )
+    return "\n".join(lines)
+
+
+def main(config: BenchmarkConfig) -> None:
+    """bin/benchmark.py."""
+    rows = measure(config)
+    print(machine())
+    print(table(rows))
+    if config.json:
+        config.json.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=2) + "\n")
+    out = config.out or Path("benchmark.png")
+    labels = [f"{r.network} {r.form}\nB={r.meta_batch} T={r.length}" for r in rows]
+    report.bars(labels, [r.algorithm for r in rows], [r.inner_steps_per_second for r in rows], "inner steps per second", out)
+    print(f"Picture: {out}")
