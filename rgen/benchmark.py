@@ -76,9 +76,7 @@ def measure(config: BenchmarkConfig) -> list[Row]:
             times = np.array([[_time(call) for call, *_ in ready] for _ in range(config.repeats)])
             for (algorithm, form), (_, compile_seconds, temp), seconds in zip(cases, ready, np.median(times, axis=0)):
                 steps, sequences = meta_batch * length / seconds, meta_batch / seconds
-                rows.append(
-                    Row(network, algorithm, form, meta_batch, length, float(seconds), steps, sequences, int(temp), compile_seconds)
-                )
+                rows.append(Row(network, algorithm, form, meta_batch, length, float(seconds), steps, sequences, int(temp), compile_seconds))
             progress.update(done + 1, network)
     return rows
 

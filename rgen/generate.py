@@ -16,6 +16,7 @@ from rgen.progress import Progress
 from rgen.run import fitting_batch, load
 from rgen.sequence import SequenceModel, Trace
 
+
 @jax.jit
 def _keys(seed: int, index: jax.Array) -> jax.Array:
     return jax.vmap(lambda k: jax.random.fold_in(jax.random.key(seed), k))(index)

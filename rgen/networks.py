@@ -216,7 +216,9 @@ def build(name: str, shape: tuple[int, ...], outputs: int, **options: int | tupl
         raise ValueError(f"There is no network '{name}'. Perhaps you meant {' or '.join(near)}; all: {', '.join(NETWORKS)}.")
     kind, cls = NETWORKS[name]
     if (kind == "text") != (len(shape) == 1):
-        raise ValueError(f"The network '{name}' is for {kind} data; sequences of shape {shape} are not. Choose another network or data set.")
+        raise ValueError(
+            f"The network '{name}' is for {kind} data; sequences of shape {shape} are not. Choose another network or data set."
+        )
     return configure(cls, name, options, shape=shape, outputs=outputs)
 
 

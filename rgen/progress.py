@@ -16,7 +16,15 @@ class Progress:
     def __init__(self, total: int, start: int = 0, what: str = ""):
         self._console = Console(stderr=True)
         note, left = TextColumn("{task.fields[note]}"), TextColumn("left")
-        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), note, TimeElapsedColumn(), left, TimeRemainingColumn()]
+        columns = [
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            note,
+            TimeElapsedColumn(),
+            left,
+            TimeRemainingColumn(),
+        ]
         self._bar = Bar(*columns, console=self._console, disable=not sys.stderr.isatty())
         self._task = self._bar.add_task(what, total=total, completed=start, note="")
 

@@ -1,11 +1,11 @@
 """The run folder: everything that is needed to go on, evaluate and sample.
 
-    config.json     the configuration
-    data.npz        the data set, so that a run does not depend on files elsewhere
-    metrics.jsonl   a line every --log-every steps, and one for each validation
-    checkpoints/    the newest training states
-    best/           parameters with the least validation nats so far
-    curves.png, samples.png (samples.txt for text)
+config.json     the configuration
+data.npz        the data set, so that a run does not depend on files elsewhere
+metrics.jsonl   a line every --log-every steps, and one for each validation
+checkpoints/    the newest training states
+best/           parameters with the least validation nats so far
+curves.png, samples.png (samples.txt for text)
 """
 
 import dataclasses

@@ -65,7 +65,9 @@ def check_shapes(seqs: Sequence) -> None:
     """Raises ValueError unless x [B, T, ...], y [B, T] and weight [B, T] agree."""
     shapes = {name: value.shape for name, value in seqs._asdict().items()}
     if seqs.y.ndim != 2 or seqs.y.size == 0 or seqs.weight.shape != seqs.y.shape or seqs.x.shape[:2] != seqs.y.shape:
-        raise ValueError(f"A batch of sequences needs x [B, T, ...], y [B, T] and weight [B, T]; with at least one row and one step; got {shapes}.")
+        raise ValueError(
+            f"A batch of sequences needs x [B, T, ...], y [B, T] and weight [B, T]; with at least one row and one step; got {shapes}."
+        )
 
 
 class SequenceModel(Protocol):

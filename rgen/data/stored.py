@@ -4,6 +4,7 @@ import dataclasses
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +21,9 @@ def save(data: Dataset, path: Path) -> None:
     about = {field.name: getattr(data, field.name) for field in dataclasses.fields(data) if field.name != "splits"}
     about = json.dumps({"kind": data.kind, "shape": data.shape, "fields": about})
     pack = np.packbits if data.kind == "image" else np.asarray
-    splits = {name: pack(rows) for name, rows in data.splits.items()}
-    counts = {f"{name}_count": np.array(len(rows)) for name, rows in data.splits.items()}
-    np.savez_compressed(path, about=np.array(about), **splits, **counts)
+    arrays: dict[str, Any] = {name: pack(rows) for name, rows in data.splits.items()}
+    arrays |= {f"{name}_count": np.array(len(rows)) for name, rows in data.splits.items()}
+    np.savez_compressed(path, about=np.array(about), **arrays)
 
 
 def restore(path: Path) -> Dataset:
