@@ -59,7 +59,8 @@ def prepare(network: str, algorithm: str, form: str, meta_batch: int, length: in
     before = time.perf_counter()
     gradient = jax.jit(meta.ALGORITHMS[algorithm], static_argnums=0).lower(model, params, seqs).compile()
     seconds = time.perf_counter() - before
-    return lambda: jax.block_until_ready(gradient(params, seqs)), seconds, gradient.memory_analysis().temp_size_in_bytes
+    memory: Any = gradient.memory_analysis()
+    return lambda: jax.block_until_ready(gradient(params, seqs)), seconds, memory.temp_size_in_bytes
 
 
 def measure(config: BenchmarkConfig) -> list[Row]:

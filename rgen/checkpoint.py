@@ -15,13 +15,14 @@ class Checkpoints:
     """The newest `keep` checkpoints of one folder, numbered by outer step."""
 
     def __init__(self, folder: Path, keep: int = 2):
-        newest = ocp.training.preservation_policies.LatestN(keep)
+        newest: Any = ocp.training.preservation_policies.LatestN(keep)
         self._folder = folder
-        self._checkpointer = ocp.training.Checkpointer(folder.absolute(), preservation_policy=newest)
+        self._checkpointer = ocp.training.Checkpointer(str(folder.absolute()), preservation_policy=newest)
 
     def save(self, step: int, state: Any) -> None:
         """Saves a pytree of arrays, and returns when it is on disk."""
-        self._checkpointer.save(step, state, custom_metadata={"arrays": _describe(state)}, overwrite=True)
+        metadata: Any = {"arrays": _describe(state)}
+        self._checkpointer.save(step, state, custom_metadata=metadata, overwrite=True)
 
     def latest(self) -> int | None:
         """The newest step, or None."""
@@ -36,7 +37,8 @@ class Checkpoints:
         """
         where = f"The checkpoint of step {step} in {self._folder}"
         try:
-            saved = dict(self._checkpointer.metadata(step).custom_metadata or {})["arrays"]
+            metadata: Any = self._checkpointer.metadata(step).custom_metadata
+            saved: dict[str, dict] = metadata["arrays"]
         except Exception as error:  # Orbax raises many kinds
             raise InputError(f"{where} cannot be read ({type(error).__name__}). Remove it to go on from an older one.") from error
         for name, wanted in _leaves(like).items():

@@ -45,7 +45,7 @@ def gate(x: jax.Array) -> jax.Array:
 
 
 class LSTMBlock(nn.Module):
-    """An LSTM cell without recurrence: its state is a trainable parameter, so that SGD is what changes it. One Dense layer for all gates."""
+    """An LSTM cell without recurrence: its state is a parameter, which SGD changes. One Dense layer for all four gates."""
 
     @nn.compact
     def __call__(self, x):

@@ -91,12 +91,13 @@ class Recurrent:
         return jax.vmap(one, in_axes=(0, 0, None if given is None else 0))(x, keys, given)
 
     def _start(self, params: Any) -> tuple[jax.Array, jax.Array]:
-        state = self.network.apply({"params": params}, method="initial")
+        state: Any = self.network.apply({"params": params}, method="initial")
         return state, jnp.zeros((), jnp.int32)
 
     def _advance(self, params: Any) -> unroll.Advance:
         def advance(carry, x, observe):
-            state, logits = self.network.apply({"params": params}, carry[0], x, carry[1])
+            after: Any = self.network.apply({"params": params}, carry[0], x, carry[1])
+            state, logits = after
             y, weight = observe(logits)
             return (state, y.astype(jnp.int32)), Trace(y, weight * self.likelihood.nll(logits, y))
 

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rgen import models
 from rgen import data as data_sets
+from rgen import models
 from rgen.checkpoint import Checkpoints
 from rgen.config import TrainConfig, from_json, to_json
 from rgen.data import Dataset, stored

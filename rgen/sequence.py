@@ -3,9 +3,8 @@
 from typing import Any, NamedTuple, Protocol
 
 import jax
-import numpy as np
 
-Array = jax.Array | np.ndarray
+Array = Any  # of JAX or of numpy
 
 
 class Sequence(NamedTuple):

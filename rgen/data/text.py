@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from rgen.data import DataError, Dataset, cut, sizes
-from rgen.sequence import Sequence
+from rgen.sequence import Sequence, until_end
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -35,8 +35,7 @@ class Text(Dataset):
     def _sequences(self, split: str, rows: np.ndarray, rng: np.random.Generator | None) -> Sequence:
         y = self.splits[split][rows].astype(np.int32)
         x = np.broadcast_to(np.arange(self.length, dtype=np.int32), y.shape)
-        ended = np.cumsum(y == 0, axis=1) - (y == 0) > 0  # a NUL came before
-        weight = np.ones_like(y) if self.score_padding else ~ended
+        weight = np.ones_like(y) if self.score_padding else until_end(y, end=0)
         return Sequence(x, y, weight.astype(np.float32))
 
 
