@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from rgen import unroll
 from rgen.likelihood import Likelihood
 from rgen.networks import uniform
 from rgen.sequence import Array, Given, Sequence, Trace, check_shapes
+from rgen.unroll import Advance, Drawing, Observer, Scoring, drawn_steps, given_steps, unroll
 
 
 class LSTM(nn.Module):
@@ -79,22 +79,22 @@ class Recurrent:
     def score(self, params: Any, seqs: Sequence) -> jax.Array:
         """Returns [B, T] nats, each paid before its own output is seen, times its weight. Raises ValueError as `InnerLoop.score`."""
         check_shapes(seqs)
-        return jax.vmap(lambda seq: unroll.score(self._advance(params), self._start(params), seq)[1].nll)(seqs)
+        return self._unroll(params, Scoring(), seqs.x, given_steps(seqs)).nll
 
     def sample(self, params: Any, x: Array, keys: jax.Array, given: Given | None = None) -> Trace:
         """Draws sequences; arguments and result as in `InnerLoop.sample`."""
 
-        def one(x, key, given):
-            how = unroll.drawing(key, x.shape[0], given, self.end)
-            return unroll.sample(self._advance(params), self._start(params), x, self.likelihood, how)[1]
+        dtype = jax.tree.leaves(params)[0].dtype
+        return self._unroll(params, Drawing(self.likelihood, self.end), x, drawn_steps(x, keys, given, dtype))
 
-        return jax.vmap(one, in_axes=(0, 0, None if given is None else 0))(x, keys, given)
+    def _unroll(self, params: Any, observer: Observer, x: Array, steps: Any) -> Trace:
+        return jax.vmap(lambda x, steps: unroll(self._advance(params), self._start(params), observer, x, steps)[1])(x, steps)
 
     def _start(self, params: Any) -> tuple[jax.Array, jax.Array]:
         state: Any = self.network.apply({"params": params}, method="initial")
         return state, jnp.zeros((), jnp.int32)
 
-    def _advance(self, params: Any) -> unroll.Advance:
+    def _advance(self, params: Any) -> Advance:
         def advance(carry, x, observe):
             after: Any = self.network.apply({"params": params}, carry[0], x, carry[1])
             state, logits = after

@@ -1,38 +1,85 @@
-"""One scan over a sequence, for every model: score what is given, draw what is not."""
+"""What an unrolled sequence model does at each step, whatever the model: outputs are given and scored, or drawn."""
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from rgen.likelihood import Likelihood
-from rgen.sequence import Given, Sequence, Trace
+from rgen.sequence import Array, Given, Sequence, Trace
 
-# (state, x, observe) -> (state, Trace): predict from x, let `observe(logits)` say what the output is and what it counts, learn it.
+
+class Observer(Protocol):
+    """Says what the output of a step is, once its logits are known. Frozen and hashable."""
+
+    def __call__(self, ended: jax.Array, now: Any, logits: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(whether the sequence has ended, the step's part of the inputs, logits) -> (ended, y, weight)."""
+        ...
+
+
+class GivenStep(NamedTuple):
+    """Inputs of `Scoring`: [T] each."""
+
+    y: Array
+    weight: Array
+
+
+class DrawnStep(NamedTuple):
+    """Inputs of `Drawing`: [T] each; y counts where `known`."""
+
+    key: Array
+    y: Array
+    known: Array
+    weight: Array
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Outputs are given."""
+
+    def __call__(self, ended, now, logits):
+        return ended, now.y, now.weight.astype(logits.dtype)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Outputs are drawn where they are not known. After the output `end` all further ones are `end`, cost and teach nothing."""
+
+    likelihood: Likelihood
+    end: int | None
+
+    def __call__(self, ended, now, logits):
+        y = jnp.where(now.known, now.y, self.likelihood.sample(now.key, logits)).astype(jnp.int32)
+        weight = now.weight.astype(logits.dtype)
+        if self.end is None:
+            return ended, y, weight
+        return ended | (y == self.end), jnp.where(ended, self.end, y), jnp.where(ended, 0, weight)
+
+
+def drawn_steps(x: Array, keys: Array, given: Given | None, dtype: Any) -> DrawnStep:
+    """Inputs of `Drawing` for x [B, T, ...]: each sequence's key [B] split over its steps; without `given`, nothing is known."""
+    shape = x.shape[:2]
+    split = jax.vmap(lambda key: jax.vmap(lambda t: jax.random.fold_in(key, t))(jnp.arange(shape[1])))(keys)
+    if given is None:
+        given = Given(y=jnp.zeros(shape, jnp.int32), known=jnp.zeros(shape, bool))
+    return DrawnStep(split, given.y, given.known, jnp.ones(shape, dtype))
+
+
+def given_steps(seqs: Sequence) -> GivenStep:
+    """Inputs of `Scoring`."""
+    return GivenStep(seqs.y, seqs.weight)
+
+
+# (state, x, observe) -> (state, Trace): predict from x, ask `observe(logits)` for (y, weight), learn it.
 Observe = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 Advance = Callable[[Any, jax.Array, Observe], tuple[Any, Trace]]
 
 
-class Drawing(NamedTuple):
-    """How the outputs of ONE sequence are drawn: per-step keys [T], what is known already, the output that ends it."""
-
-    keys: jax.Array
-    given: Given
-    end: int | None
-
-
-def drawing(key: jax.Array, length: int, given: Given | None, end: int | None) -> Drawing:
-    """Splits one key over the steps; without `given`, nothing is known."""
-    keys = jax.vmap(lambda t: jax.random.fold_in(key, t))(jnp.arange(length))
-    if given is None:
-        given = Given(y=jnp.zeros(length, jnp.int32), known=jnp.zeros(length, bool))
-    return Drawing(keys, given, end)
-
-
-def score(advance: Advance, state: Any, seq: Sequence) -> tuple[Any, Trace]:
-    """Runs over one given sequence.
+def unroll(advance: Advance, state: Any, observer: Observer, x: Array, steps: Any) -> tuple[Any, Trace]:
+    """Runs a model over ONE sequence: x [T, ...], steps [T].
 
     Differentiating it costs memory for about 2 sqrt(T) states instead of T: the scan is cut into segments, and the backward pass
     computes the inside of a segment again (Chen et al. 2016, arXiv:1604.06174). For any T: the last segment is filled up with steps
@@ -41,38 +88,36 @@ def score(advance: Advance, state: Any, seq: Sequence) -> tuple[Any, Trace]:
     Returns:
       (last state, Trace of [T]).
     """
-    length = seq.y.shape[0]
+    length = x.shape[0]
     segments = math.ceil(length / math.ceil(math.sqrt(length)))
     size = math.ceil(length / segments)
-    filled = jax.tree.map(lambda a: jnp.pad(a, [(0, segments * size - length)] + [(0, 0)] * (a.ndim - 1)), seq)
-    filled = jax.tree.map(lambda a: a.reshape(segments, size, *a.shape[1:]), filled)
-
-    def step(state, now):
-        return advance(state, now.x, lambda logits: (now.y, now.weight.astype(logits.dtype)))
-
-    # prevent_cse: a scan's body is compiled on its own, so nothing can be merged with the forward pass
-    segment = jax.checkpoint(lambda state, steps: jax.lax.scan(step, state, steps), prevent_cse=False)
-    state, trace = jax.lax.scan(segment, state, filled)
-    return state, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:length], trace)
-
-
-def sample(advance: Advance, state: Any, x: jax.Array, likelihood: Likelihood, drawing: Drawing) -> tuple[Any, Trace]:
-    """Runs over the inputs x [T, ...] of one sequence and draws its outputs.
-
-    After the output `drawing.end` the sequence has ended: all further outputs are `end`, cost nothing and teach nothing.
-    """
-    keys, given, end = drawing
+    filled = jax.tree.map(lambda a: a.reshape(segments, size, *a.shape[1:]), pad_steps(x, steps, segments * size))
 
     def step(carry, now):
         state, ended = carry
-        x, y, known, key = now
+        x, now = now
+        after = ended
 
         def observe(logits):
-            chosen = jnp.where(known, y, likelihood.sample(key, logits)).astype(jnp.int32)
-            return (chosen if end is None else jnp.where(ended, end, chosen)), jnp.where(ended, 0, 1).astype(logits.dtype)
+            nonlocal after
+            after, y, weight = observer(ended, now, logits)
+            return y, weight
 
         state, trace = advance(state, x, observe)
-        return (state, ended if end is None else ended | (trace.y == end)), trace
+        return (state, after), trace
 
-    (state, _), trace = jax.lax.scan(step, (state, jnp.array(False)), (x, given.y, given.known, keys))
-    return state, trace
+    # prevent_cse: a scan's body is compiled on its own, so nothing can be merged with the forward pass
+    segment = jax.checkpoint(lambda carry, steps: jax.lax.scan(step, carry, steps), prevent_cse=False)
+    (state, _), trace = jax.lax.scan(segment, (state, jnp.array(False)), filled)
+    return state, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:length], trace)
+
+
+def pad_steps(x: Array, steps: Any, length: int) -> tuple[Array, Any]:
+    """Fills x [T, ...] and steps [T, ...] up to `length` along the first axis, with repetitions of weight 0."""
+    before = x.shape[0]
+    if before == length:
+        return x, steps
+    index = jnp.minimum(jnp.arange(length), before - 1)
+    x, steps = jax.tree.map(lambda a: jnp.asarray(a)[index], (x, steps))
+    kept = jnp.arange(length) < before
+    return x, steps._replace(weight=jnp.where(kept.reshape(-1, *[1] * (steps.weight.ndim - 1)), steps.weight, 0))

@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 import jax
 from flax import linen as nn
 
-from rgen import unroll
+from rgen.fast import engine
+from rgen.fast.plan import Choice
 from rgen.fast.rates import expand_rates, init_rates
 from rgen.likelihood import Likelihood
 from rgen.sequence import Array, Given, Sequence, Trace, check_shapes
+from rgen.unroll import Advance, Drawing, Observer, Scoring, drawn_steps, given_steps, unroll
 
 
 class Params(NamedTuple):
@@ -30,6 +32,8 @@ class InnerLoop:
       rate: the inner rate at the beginning. It enters `init` only, so another rate does not recompile anything.
       end: the output that ends a sampled sequence, if one does.
       first_order: take the inner gradients as constants when differentiating: first-order MAML.
+      form: "direct", the definition, or "dual", which computes the same numbers much faster and has first derivatives only.
+      choice: for the dual form, what is not left to its cost model.
     """
 
     network: nn.Module
@@ -38,6 +42,8 @@ class InnerLoop:
     rate: float = field(default=0.01, compare=False)
     end: int | None = None
     first_order: bool = False
+    form: str = "direct"
+    choice: Choice = Choice()
 
     def init(self, key: jax.Array, x: Array) -> Params:
         """Draws an initialization for inputs that look like `x` [...], ONE input."""
@@ -56,7 +62,10 @@ class InnerLoop:
           ValueError: x, y and weight disagree in B or T.
         Source: Finn et al. 2017, arXiv:1703.03400; unixpickle/reptile-gen.
         """
-        return self.adapt(params, seqs)[1]
+        check_shapes(seqs)
+        if self.form == "dual":
+            return engine.score(self, params, seqs)
+        return self._unroll(params, Scoring(), seqs.x, given_steps(seqs))[1].nll
 
     def adapt(self, params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
         """Learns whole sequences.
@@ -65,7 +74,7 @@ class InnerLoop:
           (fast weights after the last step, each array with a leading B; [B, T] nats as `score` gives them).
         """
         check_shapes(seqs)
-        fast, trace = jax.vmap(lambda seq: unroll.score(self._advance(params), params.init, seq))(seqs)
+        fast, trace = self._unroll(params, Scoring(), seqs.x, given_steps(seqs))
         return fast, trace.nll
 
     def sample(self, params: Params, x: Array, keys: jax.Array, given: Given | None = None) -> Trace:
@@ -79,13 +88,24 @@ class InnerLoop:
           Trace of y [B, T] (after `end`, all are `end`) and nll [B, T] (0 after `end`; nats of known outputs are in it too).
         """
 
-        def one(x, key, given):
-            how = unroll.drawing(key, x.shape[0], given, self.end)
-            return unroll.sample(self._advance(params), params.init, x, self.likelihood, how)[1]
+        dtype = jax.tree.leaves(params.init)[0].dtype
+        return self._unroll(params, Drawing(self.likelihood, self.end), x, drawn_steps(x, keys, given, dtype))[1]
 
-        return jax.vmap(one, in_axes=(0, 0, None if given is None else 0))(x, keys, given)
+    def drift(self, params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
+        """How far learning whole sequences moves the weights: (initialization minus the mean of the final weights, nats [B, T])."""
+        check_shapes(seqs)
+        if self.form == "dual":
+            return engine.drift(self, params, seqs)
+        fast, nll = self.adapt(params, seqs)
+        # the mean of differences, not the difference of means: in float32 it keeps more digits
+        return jax.tree.map(lambda init, fast: (init - fast).mean(0), params.init, fast), nll
 
-    def _advance(self, params: Params) -> unroll.Advance:
+    def _unroll(self, params: Params, observer: Observer, x: Array, steps: Any) -> tuple[Any, Trace]:
+        if self.form == "dual":
+            return engine.adapt(self, params, observer, x, steps)
+        return jax.vmap(lambda x, steps: unroll(self._advance(params), params.init, observer, x, steps))(x, steps)
+
+    def _advance(self, params: Params) -> Advance:
         """One inner step. This is the definition; everything else is bookkeeping."""
         rates = expand_rates(self.rate_kind, params.rates, params.init)
 

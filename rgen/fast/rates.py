@@ -10,12 +10,22 @@ Learned rates are stored as logarithms, so they are positive whatever the outer 
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from rgen.fast.taps import Layer, Path
+
 KINDS = ("fixed", "per-array", "rank-one")
+
+
+class Factors(NamedTuple):
+    """Rates of a layer: row [m] times column [n]; constant [] times column for the bias. For an Embed only the column counts."""
+
+    row: jax.Array
+    constant: jax.Array
+    column: jax.Array
 
 
 def init_rates(kind: str, weights: dict, rate: float) -> dict:
@@ -61,6 +71,29 @@ def expand_rates(kind: str, rates: dict, weights: dict) -> dict:
         return kernel | ({"bias": jnp.exp(factors["constant"])[..., None] * column} if "bias" in dense else {})
 
     return _map_layers(layer, lambda _, log: jnp.exp(log), weights, rates)
+
+
+def factor_rates(kind: str, rates: dict, path: Path, layer: Layer) -> Factors:
+    """The rates of one layer as row times column (and constant times column for its bias), whatever their kind.
+
+    An Embed has the same rate for all rows: its column is that rate.
+    """
+    if kind == "fixed":
+        row = constant = jax.lax.stop_gradient(rates["fixed"])
+        column = jnp.ones_like(row)
+    else:
+        for name in path:
+            rates = rates[name]
+        if "row" in rates:
+            row, column = jnp.exp(rates["row"]), jnp.exp(rates["column"])
+            constant = jnp.exp(rates["constant"]) if "constant" in rates else jnp.zeros((), row.dtype)
+        else:
+            row = jnp.exp(rates["embedding" if layer.kind == "embed" else "kernel"])
+            column, constant = jnp.ones_like(row), jnp.exp(rates["bias"]) if "bias" in rates else jnp.zeros_like(row)
+    if layer.kind == "embed":
+        row, column = column, row
+    shapes = (*layer.heads, layer.width), layer.heads, (*layer.heads, layer.outputs)
+    return Factors(*(jnp.broadcast_to(factor, shape) for factor, shape in zip((row, constant, column), shapes)))
 
 
 def is_dense(node: Any) -> bool:

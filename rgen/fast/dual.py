@@ -1,0 +1,589 @@
+"""The inner loop in dual form: the same numbers as `loop.py`, without forming the fast weights.
+
+Derivation (docs/dual_form.md has it at length). For one Dense layer with input x_t, output cotangent g_t (of the step's weighted nats),
+and the rank-one rate a b^T (rows a, columns b; the bias is the weight of a constant input with the rate c in place of a):
+
+    W_t = W_0 - sum_{s<t} (a x_s)(b g_s)^T          so      x W_t = x W_0 - b sum_{s<t} (a x . x_s + c) g_s
+                                                            W_t g = W_0 g - a sum_{s<t} (b g . g_s) x_s
+
+Let L_t be the derivative by W_t of everything paid from step t on, and w_t the cotangent of step t's nats. One step back,
+
+    L_t = L_{t+1} + w_t x_t g_t^T - H_t[V],         V = (a b^T) L_{t+1} elementwise,
+
+where H_t, the Hessian of step t's nats, is symmetric: H_t[V] is the tangent of the gradient x_t g_t^T in direction V, xd_t g_t^T +
+x_t gd_t^T. Hence the adjoint is a list of taps too, L_t = sum_{s>=t} x_s (w_s g_s - gd_s)^T - xd_s g_s^T, and the direction enters a
+layer only through x_t V = b (a x_t L) and V g_t = a (L (b g_t)): tangents of the layer's output and of its input's cotangent. The rates'
+derivatives need nothing more: by a, -sum x_t (L_{t+1} b g_t); by b, -sum g_t (a x_t L_{t+1}).
+
+Time is cut into chunks. Taps of finished chunks are constants of the scan over the current one; only the current chunk's are written.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rgen.fast.plan import Engine
+from rgen.fast.rates import Factors
+from rgen.fast.taps import Layer, Path, Slot, apply
+from rgen.unroll import GivenStep, Scoring
+
+# ---------------------------------------------------------------- one layer
+
+
+class Block(NamedTuple):
+    """Taps: inputs x [S, m] and cotangents g [S, n]; of them those count where `mask` [S] is 1."""
+
+    x: jax.Array
+    g: jax.Array
+    mask: jax.Array | None = None
+
+
+class Fold(NamedTuple):
+    """Taps summed up: sum of x_s g_s^T [m, n], and of g_s [n]."""
+
+    kernel: jax.Array
+    bias: jax.Array
+
+
+class Memory(NamedTuple):
+    """All that the weights of a layer consist of at one moment."""
+
+    kernel: jax.Array
+    bias: jax.Array | None
+    factors: Factors
+    fold: Fold | None
+    blocks: tuple[Block, ...]
+
+
+def similarity(kind: str, q: jax.Array, x: jax.Array, factors: Factors, one: float) -> jax.Array:
+    """How much a tap with input x [S, m] concerns an input q [r, m]: [r, S]."""
+    if kind == "embed":
+        return (q == x.T).astype(x.dtype)
+    return (q * factors.row) @ x.T + one * factors.constant
+
+
+def forward(kind: str, q: jax.Array, memory: Memory, one: float) -> jax.Array:
+    """q W_t, [r, m] to [r, n]; the bias is added `one` times (0 for tangents)."""
+    kernel, bias, factors, fold, blocks = memory
+    embed = kind == "embed"
+    index = q[:, 0].astype(jnp.int32) if embed else None
+    out = kernel[index] if embed else q @ kernel
+    if bias is not None:
+        out = out + one * bias
+    change: Any = 0.0
+    if fold is not None:
+        change = fold.kernel[index] if embed else (q * factors.row) @ fold.kernel + one * factors.constant * fold.bias
+    for x, g, mask in blocks:
+        k = similarity(kind, q, x, factors, one)
+        change = change + (k if mask is None else k * mask) @ g
+    return out - factors.column * change
+
+
+def backward(g: jax.Array, memory: Memory) -> jax.Array:
+    """W_t g of a Dense layer, [r, n] to [r, m]."""
+    kernel, _, factors, fold, blocks = memory
+    scaled = g * factors.column
+    change: Any = 0.0 if fold is None else scaled @ fold.kernel.T
+    for x, taps, mask in blocks:
+        k = scaled @ taps.T
+        change = change + (k if mask is None else k * mask) @ x
+    return g @ kernel.T - factors.row * change
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def record(kind: str, q: jax.Array, memory: Memory, probe: dict[str, jax.Array]) -> jax.Array:
+    """The layer in the forward run. The gradients of its probes are the tap and what `replay` needs to know."""
+    return forward(kind, q, memory, 1.0)
+
+
+def _record_forward(kind, q, memory, probe):
+    out = forward(kind, q, memory, 1.0)
+    return out, (q, memory, out)
+
+
+def _record_backward(kind, kept, g):
+    q, memory, out = kept
+    back = jnp.zeros_like(q) if kind == "embed" else backward(g, memory)
+    return back, None, {"x": q, "g": g, "out": out, "back": back}
+
+
+record.defvjp(_record_forward, _record_backward)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def known(kind: str, value: jax.Array, v: jax.Array, memory: Memory) -> jax.Array:
+    """A linear map of `v` whose value is known already, so that only its tangent is computed."""
+    return value
+
+
+@known.defjvp
+def _known_tangent(kind, primals, tangents):
+    value, _, memory = primals
+    _, v, _ = tangents
+    if kind == "backward":
+        return value, backward(v, memory)
+    return value, forward(kind, v, memory, 0.0)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def replay(kind: str, q: jax.Array, memory: Memory, probe: dict[str, jax.Array]) -> jax.Array:
+    """The layer in the reverse sweep: known values, live tangents. Probes x and g are zero; their tangents are V g_t and x_t V."""
+    return _replay_forward(kind, q, memory, probe)[0]
+
+
+def _replay_forward(kind, q, memory, probe):
+    out = probe["out"] if kind == "embed" else known(kind, probe["out"], q, memory)
+    return out + probe["g"], (q, memory, probe)
+
+
+def _replay_backward(kind, kept, g):
+    q, memory, probe = kept
+    back = jnp.zeros_like(q) if kind == "embed" else known("backward", probe["back"], g, memory) + probe["x"]
+    zeros = {name: jnp.zeros_like(probe[name]) for name in ("out", "back")}
+    return back, None, {"x": q, "g": g, **zeros}
+
+
+replay.defvjp(_replay_forward, _replay_backward)
+
+
+def over_heads(function: Any, layer: Layer) -> Any:
+    """The function for a layer's leading axes."""
+    for _ in layer.heads:
+        function = jax.vmap(function)
+    return function
+
+
+# ---------------------------------------------------------------- a sequence
+
+
+class Core(NamedTuple):
+    """What the dual form is differentiable in.
+
+    Attributes:
+      base: path -> {"kernel", "bias"} of the layers taken over ("kernel" is an Embed's table too).
+      factors: path -> their rates.
+      small: all other parameters, which are carried as ordinary fast weights.
+      small_rates: a rate for each of them.
+    """
+
+    base: dict[Path, dict[str, jax.Array]]
+    factors: dict[Path, Factors]
+    small: Any
+    small_rates: Any
+
+
+class Replay(NamedTuple):
+    """What the reverse sweep needs of a chunk besides its taps: [S, ...] each."""
+
+    out: dict[Path, jax.Array]
+    back: dict[Path, jax.Array]
+    small: Any
+    small_gradient: Any
+
+
+class Chunk(NamedTuple):
+    """A chunk after the forward run: taps by path, x [*heads, S r, m] and g [*heads, S r, n]; and what to replay it with."""
+
+    blocks: dict[Path, Block]
+    replay: Replay
+
+
+def zero_probe(layer: Layer, dtype: Any) -> dict[str, jax.Array]:
+    into, out = (*layer.heads, layer.taps, layer.width), (*layer.heads, layer.taps, layer.outputs)
+    return {"x": jnp.zeros(into, dtype), "g": jnp.zeros(out, dtype), "out": jnp.zeros(out, dtype), "back": jnp.zeros(into, dtype)}
+
+
+def memory_of(core: Core, path: Path, fold: Fold | None, blocks: tuple[Block, ...]) -> Memory:
+    base = core.base[path]
+    return Memory(base["kernel"], base.get("bias"), core.factors[path], fold, blocks)
+
+
+def empty_block(layer: Layer, steps: int, dtype: Any) -> Block:
+    size = (*layer.heads, steps * layer.taps)
+    return Block(jnp.zeros((*size, layer.width), dtype), jnp.zeros((*size, layer.outputs), dtype))
+
+
+def write(block: jax.Array, tap: jax.Array, step: jax.Array) -> jax.Array:
+    """Puts the taps [*heads, r, m] of one step of a chunk at their place in [*heads, S r, m]."""
+    return jax.lax.dynamic_update_slice_in_dim(block, tap, step * tap.shape[-2], axis=block.ndim - 2)
+
+
+def run_chunk(engine: Engine, core: Core, past: dict, small: Any, ended: Any, observer: Any, x: Any, steps: Any) -> tuple:
+    """One chunk of the inner loop. `past`: path -> (fold, blocks) of the chunks before.
+
+    Returns:
+      (Chunk, carried parameters, whether the sequence has ended, (y, nll) [S]).
+    """
+    layers = dict(engine.layers)
+    dtype = jax.tree.leaves((core.base, core.small))[0].dtype
+    probes = {path: zero_probe(layer, dtype) for path, layer in layers.items()}
+    size = x.shape[0]
+
+    def step(carry, now):
+        blocks, small, ended = carry
+        j, x, now = now
+
+        def predict(probes, small):
+            slots = {path: Slot(memory_of(core, path, past[path][0], (*past[path][1], blocks[path])), probes[path]) for path in layers}
+            return apply(engine.network, small, slots, record, x)
+
+        logits, pull = jax.vjp(predict, probes, small)
+        ended, y, weight = observer(ended, now, logits)
+        nll, cotangent = jax.value_and_grad(engine.likelihood.nll)(logits, y)
+        taps, gradient = pull(weight * cotangent)
+        blocks = {p: Block(write(b.x, taps[p]["x"], j), write(b.g, taps[p]["g"], j)) for p, b in blocks.items()}
+        replay = Replay({p: t["out"] for p, t in taps.items()}, {p: t["back"] for p, t in taps.items()}, small, gradient)
+        small = jax.tree.map(lambda w, rate, g: w - rate * g, small, core.small_rates, gradient)
+        return (blocks, small, ended), (replay, y, weight * nll)
+
+    empty = {path: empty_block(layer, size, dtype) for path, layer in layers.items()}
+    (blocks, small, ended), (replay, y, nll) = jax.lax.scan(step, (empty, small, ended), (jnp.arange(size), x, steps))
+    return Chunk(blocks, replay), small, ended, (y, nll)
+
+
+def run(engine: Engine, core: Core, observer: Any, x: Any, steps: Any) -> tuple[list[Chunk], dict, Any, Any]:
+    """The inner loop over one sequence whose length is the sum of the chunks.
+
+    Returns:
+      (chunks (stacked into one if they are folded), path -> Fold of all taps if they are folded, carried parameters, (y, nll) [T]).
+    """
+    layers, ended = dict(engine.layers), jnp.array(False)
+    if engine.fold:
+        size = engine.chunks[0]
+        x, steps = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), (x, steps))
+
+        def one(carry, now):
+            folds, small, ended = carry
+            past = {path: (folds[path], ()) for path in layers}
+            chunk, small, ended, traced = run_chunk(engine, core, past, small, ended, observer, *now)
+            folds = {path: fold_in(layers[path], folds[path], chunk.blocks[path], 1.0) for path in layers}
+            return (folds, small, ended), (chunk, traced)
+
+        start = {path: empty_fold(layer, core.base[path]["kernel"].dtype) for path, layer in layers.items()}
+        (folds, small, _), (chunks, traced) = jax.lax.scan(one, (start, core.small, ended), (x, steps))
+        return [chunks], folds, small, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), traced)
+    small, chunks, traces, first = core.small, [], [], 0
+    for size in engine.chunks:
+        past = {path: (None, tuple(chunk.blocks[path] for chunk in chunks)) for path in layers}
+        part = jax.tree.map(lambda a, first=first, size=size: a[first : first + size], (x, steps))
+        chunk, small, ended, traced = run_chunk(engine, core, past, small, ended, observer, *part)
+        chunks.append(chunk)
+        traces.append(traced)
+        first += size
+    return chunks, {}, small, jax.tree.map(lambda *parts: jnp.concatenate(parts), *traces)
+
+
+def empty_fold(layer: Layer, dtype: Any) -> Fold:
+    return Fold(jnp.zeros((*layer.heads, layer.inputs, layer.outputs), dtype), jnp.zeros((*layer.heads, layer.outputs), dtype))
+
+
+def outer(layer: Layer, x: jax.Array, g: jax.Array) -> jax.Array:
+    """Sum of x_s g_s^T over taps, [*heads, S, m] and [*heads, S, n] to [*heads, m, n]; for an Embed, x are its row numbers."""
+
+    def one(x, g):
+        if layer.kind == "embed":
+            return jnp.zeros((layer.inputs, layer.outputs), g.dtype).at[x[:, 0].astype(jnp.int32)].add(g)
+        return x.T @ g
+
+    return over_heads(one, layer)(x, g)
+
+
+def fold_in(layer: Layer, fold: Fold, block: Block, sign: float) -> Fold:
+    """Adds a chunk's taps, or takes them away again."""
+    return Fold(fold.kernel + sign * outer(layer, block.x, block.g), fold.bias + sign * block.g.sum(-2))
+
+
+# ---------------------------------------------------------------- the reverse sweep
+
+
+class Adjoint(NamedTuple):
+    """The adjoint's taps of a chunk, beside the chunk's own: L = sum of x h^T - xd g^T."""
+
+    block: Block
+    h: jax.Array
+    xd: jax.Array
+
+
+class Later(NamedTuple):
+    """L of the chunks after the current one: their taps, or their sum; and in any case its bias' part [n]."""
+
+    adjoints: tuple[Adjoint, ...]
+    fold: jax.Array | None
+    bias: jax.Array
+
+
+class Products(NamedTuple):
+    """For taps of a chunk: v = a x_t L with the bias' part [S r, n], and u = L (b g_t) [S r, m]."""
+
+    v: jax.Array
+    u: jax.Array
+
+
+class Sums(NamedTuple):
+    """What is summed up on the way back: L of the carried parameters, and the derivatives by rates."""
+
+    small: Any
+    small_rates: Any
+    factors: dict[Path, Factors]
+
+
+def later_products(layer: Layer, block: Block, later: Later, factors: Factors) -> Products:
+    """Products of a whole chunk with L of the chunks after it, as matrix products."""
+    scaled = block.g * factors.column
+    v, u = jnp.zeros_like(block.g), jnp.zeros_like(block.x)
+    if layer.kind == "embed":
+        if later.fold is not None:
+            v = later.fold[block.x[:, 0].astype(jnp.int32)]
+        for other, h, _ in later.adjoints:
+            v = v + similarity("embed", block.x, other.x, factors, 1.0) @ h
+        return Products(v, u)
+    if later.fold is not None:
+        v = (block.x * factors.row) @ later.fold + factors.constant * later.bias
+        u = scaled @ later.fold.T
+    for other, h, xd in later.adjoints:
+        v = v + similarity("dense", block.x, other.x, factors, 1.0) @ h - ((block.x * factors.row) @ xd.T) @ other.g
+        u = u + (scaled @ h.T) @ other.x - (scaled @ other.g.T) @ xd
+    return Products(v, u)
+
+
+def grams(layer: Layer, block: Block, factors: Factors) -> tuple[jax.Array, jax.Array]:
+    """Similarities of a chunk's inputs, and of its cotangents: [S r, S r] each."""
+    return similarity(layer.kind, block.x, block.x, factors, 1.0), (block.g * factors.column) @ block.g.T
+
+
+def current_products(layer: Layer, tap: Block, block: Block, h: Any, xd: Any, products: Products, gram: Any, factors: Factors) -> Products:
+    """Adds what the later steps of the same chunk contribute; steps that were not reached yet are zero in h and xd."""
+    v, u = products.v + gram[0] @ h, products.u
+    if layer.kind == "dense":
+        v = v - ((tap.x * factors.row) @ xd.T) @ block.g
+        u = u + ((tap.g * factors.column) @ h.T) @ block.x - gram[1] @ xd
+    return Products(v, u)
+
+
+def by_step(layer: Layer, taps: jax.Array) -> jax.Array:
+    """[*heads, S r, k] to [S, *heads, r, k]."""
+    taps = taps.reshape(*layer.heads, -1, layer.taps, taps.shape[-1])
+    return jnp.moveaxis(taps, len(layer.heads), 0)
+
+
+def by_tap(layer: Layer, steps: jax.Array) -> jax.Array:
+    """[S, *heads, r, k] to [*heads, S r, k]."""
+    steps = jnp.moveaxis(steps, 0, len(layer.heads))
+    return steps.reshape(*layer.heads, -1, steps.shape[-1])
+
+
+def reverse_chunk(engine: Engine, core: Core, past: dict, chunk: Chunk, later: dict, sums: Sums, x, y, weight, ct) -> tuple:
+    """One chunk of the reverse sweep: (path -> Adjoint, Sums)."""
+    layers, blocks, size = dict(engine.layers), chunk.blocks, x.shape[0]
+    products = {p: over_heads(partial(later_products, la), la)(blocks[p], later[p], core.factors[p]) for p, la in layers.items()}
+    gram = {p: over_heads(partial(grams, la), la)(blocks[p], core.factors[p]) for p, la in layers.items()}
+    split = {p: jax.tree.map(partial(by_step, la), (blocks[p], products[p], gram[p])) for p, la in layers.items()}
+
+    def step(carry, now):
+        adjoint, lam, small_rates = carry
+        j, x, y, weight, ct, taps, known = now
+        done = {p: over_heads(partial(current_products, la), la)(taps[p][0], blocks[p], *adjoint[p], *taps[p][1:], core.factors[p]) for p, la in layers.items()}
+        if engine.first_order:
+            tangent, small_tangent = jax.tree.map(jnp.zeros_like, ({p: taps[p][0] for p in layers}, lam))
+        else:
+            tangent, small_tangent = hessian_product(engine, core, past, blocks, j, x, y, weight, known, done, lam)
+        new = {p: (ct * taps[p][0].g - tangent[p].g, tangent[p].x) for p in layers}
+        adjoint = {p: (write(h, new[p][0], j), write(xd, new[p][1], j)) for p, (h, xd) in adjoint.items()}
+        small_rates = jax.tree.map(lambda total, lam, g: total - lam * g, small_rates, lam, known.small_gradient)
+        lam = jax.tree.map(lambda lam, g, t: lam + ct * g - t, lam, known.small_gradient, small_tangent)
+        return (adjoint, lam, small_rates), done
+
+    start = {p: (jnp.zeros_like(b.g), jnp.zeros_like(b.x)) for p, b in blocks.items()}
+    inputs = (jnp.arange(size), x, y, weight, ct, split, chunk.replay)
+    (adjoint, lam, small_rates), done = jax.lax.scan(step, (start, sums.small, sums.small_rates), inputs, reverse=True)
+    factors = {p: rate_gradient(la, blocks[p], adjoint[p][0], later[p].bias, done[p], core.factors[p]) for p, la in layers.items()}
+    factors = jax.tree.map(jnp.add, sums.factors, factors)
+    return {p: Adjoint(blocks[p], *adjoint[p]) for p in layers}, Sums(lam, small_rates, factors)
+
+
+def hessian_product(engine: Engine, core: Core, past: dict, blocks: dict, j, x, y, weight, known: Replay, done: dict, lam: Any) -> tuple:
+    """The tangent of step j's gradient in direction V: (path -> Block of tangents of the taps, tangent of the carried gradient)."""
+    layers = dict(engine.layers)
+    memories, probes, directions = {}, {}, {}
+    for p, layer in layers.items():
+        block, factors = blocks[p], core.factors[p]
+        before = (jnp.arange(block.x.shape[-2]) < j * layer.taps).astype(block.x.dtype)
+        mask = jnp.broadcast_to(before, block.x.shape[:-1])
+        memories[p] = memory_of(core, p, past[p][0], (*past[p][1], block._replace(mask=mask)))
+        zero = zero_probe(layer, block.x.dtype)
+        probes[p] = zero | {"out": known.out[p], "back": known.back[p]}
+        directions[p] = zero | {"g": factors.column[..., None, :] * done[p].v}
+        if layer.kind == "dense":
+            directions[p]["x"] = factors.row[..., None, :] * done[p].u
+
+    def gradient(probes, small):
+        def predict(probes, small):
+            slots = {p: Slot(memories[p], probes[p]) for p in layers}
+            return apply(engine.network, small, slots, replay, x)
+
+        logits, pull = jax.vjp(predict, probes, small)
+        taps, small_gradient = pull(weight.astype(logits.dtype) * jax.grad(engine.likelihood.nll)(logits, y))
+        return {p: Block(t["x"], t["g"]) for p, t in taps.items()}, small_gradient
+
+    direction = jax.tree.map(jnp.multiply, core.small_rates, lam)
+    return jax.jvp(gradient, (probes, known.small), (directions, direction))[1]
+
+
+def rate_gradient(layer: Layer, block: Block, h: jax.Array, bias: jax.Array, done: Products, factors: Factors) -> Factors:
+    """Derivatives by the rates that a chunk's steps contribute."""
+    v, u = by_tap(layer, done.v), by_tap(layer, done.u)
+    column = -(block.g * v).sum(-2)
+    if layer.kind == "embed":
+        return Factors(jnp.zeros_like(factors.row), jnp.zeros_like(factors.constant), column)
+    by_time = by_step(layer, h).sum(-2)
+    after = bias + jnp.flip(jnp.cumsum(jnp.flip(by_time, 0), 0), 0) - by_time
+    constant = -(by_step(layer, block.g).sum(-2) * factors.column * after).sum((0, -1))
+    return Factors(-(block.x * u).sum(-2), constant, column)
+
+
+def reverse(engine: Engine, core: Core, chunks: list[Chunk], folds: dict, x, y, weight, ct) -> tuple[Any, Sums]:
+    """The reverse sweep over one sequence.
+
+    Returns:
+      (adjoints of all chunks, first to last; or path -> (L, its bias' part) if they are folded), Sums).
+    """
+    layers = dict(engine.layers)
+    zeros = partial(jax.tree.map, jnp.zeros_like)
+    sums = Sums(zeros(core.small), zeros(core.small_rates), zeros(core.factors))
+    if engine.fold:
+        parts = jax.tree.map(lambda a: a.reshape(-1, engine.chunks[0], *a.shape[1:]), (x, y, weight, ct))
+
+        def one(carry, now):
+            folds, adjoints, sums = carry
+            chunk, parts = now
+            folds = {p: fold_in(la, folds[p], chunk.blocks[p], -1.0) for p, la in layers.items()}
+            past = {p: (folds[p], ()) for p in layers}
+            later = {p: Later((), adjoints[p].kernel, adjoints[p].bias) for p in layers}
+            new, sums = reverse_chunk(engine, core, past, chunk, later, sums, *parts)
+            adjoints = {p: fold_adjoint(la, adjoints[p], new[p]) for p, la in layers.items()}
+            return (folds, adjoints, sums), None
+
+        adjoints = {p: empty_fold(la, core.base[p]["kernel"].dtype) for p, la in layers.items()}
+        (_, adjoints, sums), _ = jax.lax.scan(one, (folds, adjoints, sums), (chunks[0], parts), reverse=True)
+        return adjoints, sums
+    adjoints: dict[Path, tuple[Adjoint, ...]] = {p: () for p in layers}
+    end = x.shape[0]
+    for i in reversed(range(len(chunks))):
+        first = end - engine.chunks[i]
+        parts = jax.tree.map(lambda a, first=first, end=end: a[first:end], (x, y, weight, ct))
+        past = {p: (None, tuple(chunk.blocks[p] for chunk in chunks[:i])) for p in layers}
+        later = {p: Later(adjoints[p], None, sum((a.h.sum(-2) for a in adjoints[p]), jnp.zeros(()))) for p in layers}
+        later = {p: la._replace(bias=jnp.broadcast_to(la.bias, (*layers[p].heads, layers[p].outputs))) for p, la in later.items()}
+        new, sums = reverse_chunk(engine, core, past, chunks[i], later, sums, *parts)
+        adjoints = {p: (new[p], *adjoints[p]) for p in layers}
+        end = first
+    return adjoints, sums
+
+
+def fold_adjoint(layer: Layer, fold: Fold, new: Adjoint) -> Fold:
+    kernel = fold.kernel + outer(layer, new.block.x, new.h)
+    if layer.kind == "dense":
+        kernel = kernel - outer(layer, new.xd, new.block.g)
+    return Fold(kernel, fold.bias + new.h.sum(-2))
+
+
+# ---------------------------------------------------------------- batches
+
+
+def contract(layer: Layer, x: jax.Array, g: jax.Array) -> jax.Array:
+    """Sum of x_s g_s^T over taps AND sequences, [B, *heads, S, m] and [B, *heads, S, n] to [*heads, m, n], as one matrix product."""
+    merge = lambda a: jnp.moveaxis(a, 0, -3).reshape(*a.shape[1:-2], -1, a.shape[-1])
+    return outer(layer, merge(x), merge(g))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def score(engine: Engine, core: Core, x: jax.Array, y: jax.Array, weight: jax.Array) -> jax.Array:
+    """Nats [B, T] of sequences whose length is the sum of the engine's chunks. Differentiable once, in `core`."""
+    return _score_forward(engine, core, x, y, weight)[0]
+
+
+def _score_forward(engine, core, x, y, weight):
+    steps = GivenStep(y, weight)
+    run_one = lambda x, steps: run(engine, core, Scoring(), x, steps)
+    chunks, folds, _, (_, nll) = jax.vmap(run_one)(x, steps)
+    return nll, (core, chunks, folds, x, y, weight)
+
+
+@jax.custom_jvp
+def _once(tree: Any) -> Any:
+    return tree
+
+
+@_once.defjvp
+def _refuse(primals, tangents):
+    raise NotImplementedError(
+        "The dual form has first derivatives only: a second derivative of the score was asked for. Use InnerLoop(form='direct')."
+    )
+
+
+def _score_backward(engine, kept, ct):
+    core, chunks, folds, x, y, weight = kept
+    core, ct = _once((core, ct))
+    layers = dict(engine.layers)
+    run_one = lambda chunks, folds, x, y, weight, ct: reverse(engine, core, chunks, folds, x, y, weight, ct)
+    adjoints, sums = jax.vmap(run_one)(chunks, folds, x, y, weight, ct)
+    base = {}
+    for p, layer in layers.items():
+        if engine.fold:
+            kernel, bias = adjoints[p].kernel.sum(0), adjoints[p].bias.sum(0)
+        else:
+            join = lambda pick, p=p: jnp.concatenate([pick(a) for a in adjoints[p]], -2)
+            h = join(lambda a: a.h)
+            kernel, bias = contract(layer, join(lambda a: a.block.x), h), h.sum((0, -2))
+            if layer.kind == "dense":
+                kernel = kernel - contract(layer, join(lambda a: a.xd), join(lambda a: a.block.g))
+        base[p] = {"kernel": kernel} | ({"bias": bias} if layer.bias else {})
+    total = jax.tree.map(lambda a: a.sum(0), sums)
+    return Core(base, total.factors, total.small, total.small_rates), None, None, None
+
+
+score.defvjp(_score_forward, _score_backward)
+
+
+def adapt(engine: Engine, core: Core, observer: Any, x: jax.Array, steps: Any) -> tuple[dict[Path, Fold], Any, tuple[jax.Array, jax.Array]]:
+    """Runs over sequences and sums up their taps.
+
+    Returns:
+      (path -> Fold of each sequence [B, ...], carried parameters [B, ...], (y, nll) [B, T]).
+    """
+
+    def one(x, steps):
+        chunks, folds, small, traced = run(engine, core, observer, x, steps)
+        if not engine.fold:
+            folds = {p: empty_fold(la, core.base[p]["kernel"].dtype) for p, la in engine.layers}
+            for chunk in chunks:
+                folds = {p: fold_in(la, folds[p], chunk.blocks[p], 1.0) for p, la in engine.layers}
+        return folds, small, traced
+
+    return jax.vmap(one)(x, steps)
+
+
+def drift(engine: Engine, core: Core, x: jax.Array, steps: Any) -> tuple[dict[Path, Fold], Any, jax.Array]:
+    """Runs over sequences and sums up their taps over all of them, without forming any sequence's sum if the taps were kept.
+
+    Returns:
+      (path -> Fold, sum of what the carried parameters lost, nll [B, T]).
+    """
+    if engine.fold:
+        folds, small, (_, nll) = adapt(engine, core, Scoring(), x, steps)
+        folds = jax.tree.map(lambda a: a.sum(0), folds)
+    else:
+        chunks, _, small, (_, nll) = jax.vmap(lambda x, steps: run(engine, core, Scoring(), x, steps))(x, steps)
+        folds = {}
+        for p, layer in engine.layers:
+            taps = jnp.concatenate([chunk.blocks[p].x for chunk in chunks], -2), jnp.concatenate([chunk.blocks[p].g for chunk in chunks], -2)
+            folds[p] = Fold(contract(layer, *taps), taps[1].sum((0, -2)))
+    return folds, jax.tree.map(lambda init, fast: (init - fast).sum(0), core.small, small), nll
+
+
+def moved(layer: Layer, fold: Fold, factors: Factors) -> dict[str, jax.Array]:
+    """How far summed taps move the parameters: W_0 - W_T [*heads, m, n], and b_0 - b_T."""
+    rates = factors.column[..., None, :] * (1.0 if layer.kind == "embed" else factors.row[..., :, None])
+    return {"kernel": rates * fold.kernel} | ({"bias": factors.constant[..., None] * factors.column * fold.bias} if layer.bias else {})

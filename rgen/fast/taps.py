@@ -1,0 +1,131 @@
+"""What the dual form sees of a network: its Dense and Embed calls, taken over by a Linen interceptor.
+
+A step of SGD on one example changes a Dense kernel by the outer product of the layer's input and its output's cotangent. That pair is
+a *tap*. A layer that is taken over finds, in its place in the parameter tree, a `Slot` instead of its parameters: everything needed to
+compute its output without ever forming its weights, and probes, whose gradients are the taps. Slots travel like parameters, so lifted
+transformations (`nn.vmap`, `nn.scan`) slice them as they would slice a kernel with leading axes.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import traverse_util
+
+Path = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One Dense or Embed layer that can be taken over.
+
+    Attributes:
+      inputs, outputs: m and n of its kernel [*heads, m, n]; for an Embed the number of rows, and their width.
+      heads: leading axes of the kernel, from a lifted layer.
+      rows: rows [*, m] that one call transforms; calls: how often it is called in one step.
+    """
+
+    kind: str
+    inputs: int
+    outputs: int
+    heads: tuple[int, ...]
+    rows: int
+    calls: int
+    bias: bool
+
+    @property
+    def taps(self) -> int:
+        """Taps a step leaves in each head."""
+        return self.rows * self.calls
+
+    @property
+    def width(self) -> int:
+        """Numbers of a tap's input: an Embed's is only its index."""
+        return 1 if self.kind == "embed" else self.inputs
+
+
+class Slot(NamedTuple):
+    """What a layer finds in place of its parameters. `memory` is for the `Affine` that computes with it; `probe` gives the taps."""
+
+    memory: Any
+    probe: dict[str, jax.Array]
+
+
+# (kind, rows [r, width], memory, probe of this call) -> outputs [r, n]
+Affine = Callable[[str, jax.Array, Any, dict[str, jax.Array]], jax.Array]
+
+
+def find_layers(network: nn.Module, weights: Any, x: jax.Array) -> dict[Path, Layer]:
+    """The layers of a network that can be taken over, by their place in the parameter tree.
+
+    Not among them: layers with a dtype, precision or dot_general of their own, an Embed that also attends, calls with differing rows.
+    """
+    calls: dict[Path, list] = {}
+    refused: set[Path] = set()
+
+    def record(call, args, kwargs, context):
+        module, path = context.module, context.module.path
+        if _is_plain(module) and context.method_name == "__call__" and not kwargs:
+            calls.setdefault(path, []).append((module, jnp.shape(args[0])))
+        elif isinstance(module, nn.Embed) and context.method_name == "attend":
+            refused.add(path)
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        jax.eval_shape(lambda weights, x: network.apply({"params": weights}, x), weights, x)
+    flat = traverse_util.flatten_dict(weights)
+    layers = {path: _describe(flat, path, seen) for path, seen in calls.items() if path not in refused}
+    return {path: layer for path, layer in layers.items() if layer is not None}
+
+
+def apply(network: nn.Module, carried: Any, slots: dict[Path, Slot], affine: Affine, x: jax.Array) -> Any:
+    """Runs the network with ordinary parameters where they are carried, and `affine` in the layers that have a slot."""
+    counts: Counter[Path] = Counter()
+
+    def take_over(call, args, kwargs, context):
+        module, path = context.module, context.module.path
+        if path not in slots or context.method_name not in ("setup", "__call__"):
+            return call(*args, **kwargs)
+        if context.method_name == "setup":
+            return None  # where an Embed asks for its table, which is not there
+        slot: Slot = module.get_variable("params", "slot")
+        kind = "embed" if isinstance(module, nn.Embed) else "dense"
+        x = jnp.asarray(args[0])
+        lead = x.shape if kind == "embed" else x.shape[:-1]
+        rows = x.reshape(-1, 1 if kind == "embed" else x.shape[-1]).astype(slot.probe["x"].dtype)
+        first = counts[path] * len(rows)
+        counts[path] += 1
+        probe = {name: value[first : first + len(rows)] for name, value in slot.probe.items()}
+        return affine(kind, rows, slot.memory, probe).reshape(*lead, -1)
+
+    flat = {**traverse_util.flatten_dict(carried), **{(*path, "slot"): slot for path, slot in slots.items()}}
+    with nn.intercept_methods(take_over):
+        return network.apply({"params": traverse_util.unflatten_dict(flat)}, x)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a module is a Dense or Embed that computes nothing but the textbook's formula."""
+    if type(module) is nn.Dense:
+        return module.dtype is None and module.precision is None and module.dot_general is None and module.dot_general_cls is None
+    return type(module) is nn.Embed and module.dtype is None
+
+
+def _describe(flat: dict, path: Path, seen: list) -> Layer | None:
+    module = seen[0][0]
+    embed = isinstance(module, nn.Embed)
+    kernel = flat.get((*path, "embedding" if embed else "kernel"))
+    shapes = {shape for _, shape in seen}
+    if kernel is None or len(shapes) != 1:
+        return None
+    shape = shapes.pop()
+    *heads, inputs, outputs = kernel.shape
+    if outputs != module.features or inputs != (module.num_embeddings if embed else shape[-1]):
+        return None  # lifted over another axis than the first
+    rows = 1
+    for size in shape if embed else shape[:-1]:
+        rows *= size
+    return Layer("embed" if embed else "dense", inputs, outputs, tuple(heads), rows, len(seen), (*path, "bias") in flat)
