@@ -53,7 +53,7 @@ def made_up(network: str, meta_batch: int, length: int) -> tuple[tuple[int, ...]
 def prepare(network: str, algorithm: str, form: str, meta_batch: int, length: int) -> tuple[Callable[[], Any], float, int]:
     """Compiles one meta-gradient: (a call that runs it to the end, compile seconds, bytes of temporaries)."""
     shape, symbols, seqs = made_up(network, meta_batch, length)
-    model = models.build(network, shape, symbols, end=None, rates="fixed", rate=1e-3)
+    model = models.build(network, shape, symbols, form=form)
     params = model.init(jax.random.key(0), seqs.x[0, 0])
     seqs = jax.device_put(seqs)
     before = time.perf_counter()
@@ -70,7 +70,7 @@ def measure(config: BenchmarkConfig) -> list[Row]:
     with Progress(len(groups), 0, "benchmark") as progress:
         for done, (network, meta_batch, length) in enumerate(groups):
             algorithms = ["maml"] if network == "lstm" else config.algorithm  # the recurrent baseline has no inner loop
-            cases = list(product(algorithms, config.form))
+            cases = list(product(algorithms, ["direct"] if network == "lstm" else config.form))
             ready = [prepare(network, algorithm, form, meta_batch, length) for algorithm, form in cases]
             for call, *_ in ready:
                 call()

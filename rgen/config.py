@@ -13,7 +13,7 @@ ALGORITHMS = ("maml", "first-order-maml", "reptile")
 RATE_KINDS = ("fixed", "per-array", "rank-one")
 SCHEDULES = ("cosine", "constant")
 SPLITS = ("train", "valid", "test")
-FORMS = ("direct",)
+FORMS = ("direct", "dual")
 IMAGE_NETWORKS = ("lstm-block", "siren", "gated", "image-heads")
 TEXT_NETWORKS = ("text-mlp", "text-heads")
 NETWORKS = (*TEXT_NETWORKS, *IMAGE_NETWORKS, "lstm")
@@ -67,6 +67,15 @@ class TrainConfig:
     inner_rate: float = 1e-3
     """The inner SGD rate, or where the learned ones start."""
 
+    form: str = "dual"
+    """Form of the inner loop: dual (fast), or direct (the definition). Both give the same numbers up to rounding."""
+    chunk: int | None = None
+    """Dual form: steps of the first chunk; None: chosen by the cost model."""
+    fold: bool | None = None
+    """Dual form: sum the taps of finished chunks up into weights; None: chosen by the cost model."""
+    micro_batch: int | None = None
+    """Dual form: sequences run at once; None: chosen by the cost model."""
+
     algorithm: str = "maml"
     """Meta-gradient: maml, first-order-maml or reptile. The recurrent baseline takes maml, which is backpropagation there."""
     steps: int = 10_000
@@ -101,6 +110,8 @@ class TrainConfig:
         _at_least(self, 2, "max_length")
         _positive(self, "inner_rate", "outer_rate", "clip", "held_out")
         _one_of(self, "algorithm", ALGORITHMS)
+        _one_of(self, "form", FORMS)
+        _at_least(self, 1, "chunk", "micro_batch")
         _one_of(self, "rates", RATE_KINDS)
         _one_of(self, "schedule", SCHEDULES)
         _one_of(self, "order", ("raster", "random"))
@@ -171,8 +182,8 @@ class BenchmarkConfig:
     """Networks, with their default sizes."""
     algorithm: tuple[str, ...] = ALGORITHMS
     """Meta-gradients: maml, first-order-maml, reptile."""
-    form: tuple[str, ...] = ("direct",)
-    """Forms of the inner loop: direct."""
+    form: tuple[str, ...] = FORMS
+    """Forms of the inner loop: direct, dual."""
     meta_batch: tuple[int, ...] = (8,)
     """Sequences in an outer step."""
     length: tuple[int, ...] = (128,)

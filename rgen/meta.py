@@ -3,15 +3,17 @@
 All sum over the T steps and average over the B sequences, as the original program does.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from rgen.fast import InnerLoop, Params
-from rgen.sequence import Sequence, SequenceModel
+from rgen.sequence import Sequence, SequenceModel, pad_rows
 
 MetaGradient = Callable[..., tuple[jax.Array, Any]]
 
@@ -21,7 +23,17 @@ def maml(model: SequenceModel, params: Any, seqs: Sequence) -> tuple[jax.Array, 
 
     Source: Finn et al. 2017, arXiv:1703.03400.
     """
-    return jax.value_and_grad(lambda params: model.score(params, seqs).sum(1).mean())(params)
+    batch, size = seqs.y.shape[0], model.micro_batch(params, seqs)
+    sum_and_grad = jax.value_and_grad(lambda params, seqs: model.score(params, seqs).sum())
+    if batch <= size:
+        total = sum_and_grad(params, seqs)
+    else:
+        # what the forward pass keeps for the backward pass is then kept for `size` sequences only
+        parts = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), pad_rows(seqs, math.ceil(batch / size) * size))
+        add = partial(jax.tree.map, jnp.add)
+        start = jax.tree.map(jnp.zeros_like, jax.eval_shape(sum_and_grad, params, jax.tree.map(lambda a: a[0], parts)))
+        total, _ = jax.lax.scan(lambda total, part: (add(total, sum_and_grad(params, part)), None), start, parts)
+    return jax.tree.map(lambda a: a / batch, total)
 
 
 def first_order_maml(loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[jax.Array, Params]:

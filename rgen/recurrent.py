@@ -10,7 +10,7 @@ from flax import linen as nn
 from rgen.likelihood import Likelihood
 from rgen.networks import uniform
 from rgen.sequence import Array, Given, Sequence, Trace, check_shapes
-from rgen.unroll import Advance, Drawing, Observer, Scoring, drawn_steps, given_steps, unroll
+from rgen.unroll import Advance, Drawing, Observer, Scoring, drawn_steps, unroll
 
 
 class LSTM(nn.Module):
@@ -79,16 +79,20 @@ class Recurrent:
     def score(self, params: Any, seqs: Sequence) -> jax.Array:
         """Returns [B, T] nats, each paid before its own output is seen, times its weight. Raises ValueError as `InnerLoop.score`."""
         check_shapes(seqs)
-        return self._unroll(params, Scoring(), seqs.x, given_steps(seqs)).nll
+        return self._unroll(params, Scoring(), seqs).nll
+
+    def micro_batch(self, params: Any, seqs: Sequence) -> int:
+        """How many sequences a gradient is best taken of at once: all."""
+        return seqs.y.shape[0]
 
     def sample(self, params: Any, x: Array, keys: jax.Array, given: Given | None = None) -> Trace:
         """Draws sequences; arguments and result as in `InnerLoop.sample`."""
 
         dtype = jax.tree.leaves(params)[0].dtype
-        return self._unroll(params, Drawing(self.likelihood, self.end), x, drawn_steps(x, keys, given, dtype))
+        return self._unroll(params, Drawing(self.likelihood, self.end), drawn_steps(x, keys, given, dtype))
 
-    def _unroll(self, params: Any, observer: Observer, x: Array, steps: Any) -> Trace:
-        return jax.vmap(lambda x, steps: unroll(self._advance(params), self._start(params), observer, x, steps)[1])(x, steps)
+    def _unroll(self, params: Any, observer: Observer, steps: Any) -> Trace:
+        return jax.vmap(lambda steps: unroll(self._advance(params), self._start(params), observer, steps)[1])(steps)
 
     def _start(self, params: Any) -> tuple[jax.Array, jax.Array]:
         state: Any = self.network.apply({"params": params}, method="initial")

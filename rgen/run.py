@@ -24,8 +24,8 @@ from rgen.data import Dataset, stored
 from rgen.errors import InputError
 from rgen.sequence import SequenceModel
 
-# What may differ when a run goes on: where things are and how often to look, and the number of steps, which may grow.
-FREE = {"run", "resume", "data_dir", "download", "log_every", "eval_every", "eval_count", "steps"}
+# What may differ when a run goes on: where things are, how often to look, how the same numbers are computed, and a larger number of steps.
+FREE = {"run", "resume", "data_dir", "download", "log_every", "eval_every", "eval_count", "steps", "form", "chunk", "fold", "micro_batch"}
 
 
 class Run:

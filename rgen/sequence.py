@@ -3,6 +3,8 @@
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 Array = Any  # of JAX or of numpy
 
@@ -69,6 +71,17 @@ def check_shapes(seqs: Sequence) -> None:
         )
 
 
+def pad_rows(steps: Any, size: int) -> Any:
+    """Fills a NamedTuple of arrays [B, ...] up to `size` rows with repetitions whose `weight` is 0, so that they count for nothing."""
+    before = steps.weight.shape[0]
+    if before == size:
+        return steps
+    index = np.minimum(np.arange(size), before - 1)
+    steps = jax.tree.map(lambda a: jnp.asarray(a)[index], steps)
+    kept = (np.arange(size) < before).reshape(-1, *[1] * (steps.weight.ndim - 1))
+    return steps._replace(weight=jnp.where(kept, steps.weight, 0))
+
+
 class SequenceModel(Protocol):
     """Anything that scores and samples sequences: the inner loop, or the recurrent baseline.
 
@@ -81,6 +94,10 @@ class SequenceModel(Protocol):
 
     def score(self, params: Any, seqs: Sequence) -> jax.Array:
         """Returns [B, T] nats, each paid before its own output is seen; differentiable in `params`."""
+        ...
+
+    def micro_batch(self, params: Any, seqs: Sequence) -> int:
+        """How many sequences a gradient is best taken of at once."""
         ...
 
     def sample(self, params: Any, x: Array, keys: jax.Array, given: Given | None = None) -> Trace:

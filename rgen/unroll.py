@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rgen.likelihood import Likelihood
-from rgen.sequence import Array, Given, Sequence, Trace
+from rgen.sequence import Array, Given, Trace, pad_rows
 
 
 class Observer(Protocol):
@@ -20,16 +20,10 @@ class Observer(Protocol):
         ...
 
 
-class GivenStep(NamedTuple):
-    """Inputs of `Scoring`: [T] each."""
-
-    y: Array
-    weight: Array
-
-
 class DrawnStep(NamedTuple):
-    """Inputs of `Drawing`: [T] each; y counts where `known`."""
+    """Inputs of `Drawing`: x [T, ...], the others [T]; y counts where `known`."""
 
+    x: Array
     key: Array
     y: Array
     known: Array
@@ -38,7 +32,7 @@ class DrawnStep(NamedTuple):
 
 @dataclass(frozen=True)
 class Scoring:
-    """Outputs are given."""
+    """Outputs are given: the steps are those of a `Sequence`."""
 
     def __call__(self, ended, now, logits):
         return ended, now.y, now.weight.astype(logits.dtype)
@@ -65,12 +59,7 @@ def drawn_steps(x: Array, keys: Array, given: Given | None, dtype: Any) -> Drawn
     split = jax.vmap(lambda key: jax.vmap(lambda t: jax.random.fold_in(key, t))(jnp.arange(shape[1])))(keys)
     if given is None:
         given = Given(y=jnp.zeros(shape, jnp.int32), known=jnp.zeros(shape, bool))
-    return DrawnStep(split, given.y, given.known, jnp.ones(shape, dtype))
-
-
-def given_steps(seqs: Sequence) -> GivenStep:
-    """Inputs of `Scoring`."""
-    return GivenStep(seqs.y, seqs.weight)
+    return DrawnStep(x, split, given.y, given.known, jnp.ones(shape, dtype))
 
 
 # (state, x, observe) -> (state, Trace): predict from x, ask `observe(logits)` for (y, weight), learn it.
@@ -78,8 +67,8 @@ Observe = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 Advance = Callable[[Any, jax.Array, Observe], tuple[Any, Trace]]
 
 
-def unroll(advance: Advance, state: Any, observer: Observer, x: Array, steps: Any) -> tuple[Any, Trace]:
-    """Runs a model over ONE sequence: x [T, ...], steps [T].
+def unroll(advance: Advance, state: Any, observer: Observer, steps: Any) -> tuple[Any, Trace]:
+    """Runs a model over ONE sequence: steps [T], a `Sequence` to score or `DrawnStep` to draw.
 
     Differentiating it costs memory for about 2 sqrt(T) states instead of T: the scan is cut into segments, and the backward pass
     computes the inside of a segment again (Chen et al. 2016, arXiv:1604.06174). For any T: the last segment is filled up with steps
@@ -88,14 +77,13 @@ def unroll(advance: Advance, state: Any, observer: Observer, x: Array, steps: An
     Returns:
       (last state, Trace of [T]).
     """
-    length = x.shape[0]
+    length = steps.weight.shape[0]
     segments = math.ceil(length / math.ceil(math.sqrt(length)))
     size = math.ceil(length / segments)
-    filled = jax.tree.map(lambda a: a.reshape(segments, size, *a.shape[1:]), pad_steps(x, steps, segments * size))
+    filled = jax.tree.map(lambda a: a.reshape(segments, size, *a.shape[1:]), pad_rows(steps, segments * size))
 
     def step(carry, now):
         state, ended = carry
-        x, now = now
         after = ended
 
         def observe(logits):
@@ -103,21 +91,10 @@ def unroll(advance: Advance, state: Any, observer: Observer, x: Array, steps: An
             after, y, weight = observer(ended, now, logits)
             return y, weight
 
-        state, trace = advance(state, x, observe)
+        state, trace = advance(state, now.x, observe)
         return (state, after), trace
 
     # prevent_cse: a scan's body is compiled on its own, so nothing can be merged with the forward pass
     segment = jax.checkpoint(lambda carry, steps: jax.lax.scan(step, carry, steps), prevent_cse=False)
     (state, _), trace = jax.lax.scan(segment, (state, jnp.array(False)), filled)
     return state, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:length], trace)
-
-
-def pad_steps(x: Array, steps: Any, length: int) -> tuple[Array, Any]:
-    """Fills x [T, ...] and steps [T, ...] up to `length` along the first axis, with repetitions of weight 0."""
-    before = x.shape[0]
-    if before == length:
-        return x, steps
-    index = jnp.minimum(jnp.arange(length), before - 1)
-    x, steps = jax.tree.map(lambda a: jnp.asarray(a)[index], (x, steps))
-    kept = jnp.arange(length) < before
-    return x, steps._replace(weight=jnp.where(kept.reshape(-1, *[1] * (steps.weight.ndim - 1)), steps.weight, 0))

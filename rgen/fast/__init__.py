@@ -1,5 +1,6 @@
 """SGD as a sequence model: the inner loop."""
 
 from rgen.fast.loop import InnerLoop, Params
+from rgen.fast.plan import COST_MODEL, Choice
 
-__all__ = ["InnerLoop", "Params"]
+__all__ = ["COST_MODEL", "Choice", "InnerLoop", "Params"]

@@ -27,7 +27,8 @@ import jax.numpy as jnp
 from rgen.fast.plan import Engine
 from rgen.fast.rates import Factors
 from rgen.fast.taps import Layer, Path, Slot, apply
-from rgen.unroll import GivenStep, Scoring
+from rgen.sequence import Sequence
+from rgen.unroll import Scoring
 
 # ---------------------------------------------------------------- one layer
 
@@ -210,7 +211,14 @@ def write(block: jax.Array, tap: jax.Array, step: jax.Array) -> jax.Array:
     return jax.lax.dynamic_update_slice_in_dim(block, tap, step * tap.shape[-2], axis=block.ndim - 2)
 
 
-def run_chunk(engine: Engine, core: Core, past: dict, small: Any, ended: Any, observer: Any, x: Any, steps: Any) -> tuple:
+def after(taps: tuple[jax.Array, jax.Array], *reads: jax.Array) -> tuple[jax.Array, ...]:
+    """The taps, made to depend on what was read. XLA then knows that its buffer is not read any more and writes into it in place;
+    without this it copies each buffer twice a step, which on CPUs is three quarters of the time."""
+    token = sum(read.ravel()[0] for read in reads)
+    return tuple(jnp.where(token != token, token, tap) for tap in taps)
+
+
+def run_chunk(engine: Engine, core: Core, past: dict, small: Any, ended: Any, observer: Any, steps: Any) -> tuple:
     """One chunk of the inner loop. `past`: path -> (fold, blocks) of the chunks before.
 
     Returns:
@@ -219,31 +227,33 @@ def run_chunk(engine: Engine, core: Core, past: dict, small: Any, ended: Any, ob
     layers = dict(engine.layers)
     dtype = jax.tree.leaves((core.base, core.small))[0].dtype
     probes = {path: zero_probe(layer, dtype) for path, layer in layers.items()}
-    size = x.shape[0]
+    size = steps.weight.shape[0]
 
     def step(carry, now):
         blocks, small, ended = carry
-        j, x, now = now
+        j, now = now
 
         def predict(probes, small):
             slots = {path: Slot(memory_of(core, path, past[path][0], (*past[path][1], blocks[path])), probes[path]) for path in layers}
-            return apply(engine.network, small, slots, record, x)
+            return apply(engine.network, small, slots, record, now.x)
 
         logits, pull = jax.vjp(predict, probes, small)
         ended, y, weight = observer(ended, now, logits)
         nll, cotangent = jax.value_and_grad(engine.likelihood.nll)(logits, y)
         taps, gradient = pull(weight * cotangent)
-        blocks = {p: Block(write(b.x, taps[p]["x"], j), write(b.g, taps[p]["g"], j)) for p, b in blocks.items()}
+        for p, t in taps.items():
+            x, g = after((t["x"], t["g"]), t["out"], t["back"], t["g"])
+            blocks[p] = Block(write(blocks[p].x, x, j), write(blocks[p].g, g, j))
         replay = Replay({p: t["out"] for p, t in taps.items()}, {p: t["back"] for p, t in taps.items()}, small, gradient)
         small = jax.tree.map(lambda w, rate, g: w - rate * g, small, core.small_rates, gradient)
         return (blocks, small, ended), (replay, y, weight * nll)
 
     empty = {path: empty_block(layer, size, dtype) for path, layer in layers.items()}
-    (blocks, small, ended), (replay, y, nll) = jax.lax.scan(step, (empty, small, ended), (jnp.arange(size), x, steps))
+    (blocks, small, ended), (replay, y, nll) = jax.lax.scan(step, (empty, small, ended), (jnp.arange(size), steps))
     return Chunk(blocks, replay), small, ended, (y, nll)
 
 
-def run(engine: Engine, core: Core, observer: Any, x: Any, steps: Any) -> tuple[list[Chunk], dict, Any, Any]:
+def run(engine: Engine, core: Core, observer: Any, steps: Any) -> tuple[list[Chunk], dict, Any, Any]:
     """The inner loop over one sequence whose length is the sum of the chunks.
 
     Returns:
@@ -252,23 +262,23 @@ def run(engine: Engine, core: Core, observer: Any, x: Any, steps: Any) -> tuple[
     layers, ended = dict(engine.layers), jnp.array(False)
     if engine.fold:
         size = engine.chunks[0]
-        x, steps = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), (x, steps))
+        steps = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), steps)
 
         def one(carry, now):
             folds, small, ended = carry
             past = {path: (folds[path], ()) for path in layers}
-            chunk, small, ended, traced = run_chunk(engine, core, past, small, ended, observer, *now)
+            chunk, small, ended, traced = run_chunk(engine, core, past, small, ended, observer, now)
             folds = {path: fold_in(layers[path], folds[path], chunk.blocks[path], 1.0) for path in layers}
             return (folds, small, ended), (chunk, traced)
 
         start = {path: empty_fold(layer, core.base[path]["kernel"].dtype) for path, layer in layers.items()}
-        (folds, small, _), (chunks, traced) = jax.lax.scan(one, (start, core.small, ended), (x, steps))
+        (folds, small, _), (chunks, traced) = jax.lax.scan(one, (start, core.small, ended), steps)
         return [chunks], folds, small, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), traced)
     small, chunks, traces, first = core.small, [], [], 0
     for size in engine.chunks:
         past = {path: (None, tuple(chunk.blocks[path] for chunk in chunks)) for path in layers}
-        part = jax.tree.map(lambda a, first=first, size=size: a[first : first + size], (x, steps))
-        chunk, small, ended, traced = run_chunk(engine, core, past, small, ended, observer, *part)
+        part = jax.tree.map(lambda a, first=first, size=size: a[first : first + size], steps)
+        chunk, small, ended, traced = run_chunk(engine, core, past, small, ended, observer, part)
         chunks.append(chunk)
         traces.append(traced)
         first += size
@@ -374,36 +384,42 @@ def by_tap(layer: Layer, steps: jax.Array) -> jax.Array:
     return steps.reshape(*layer.heads, -1, steps.shape[-1])
 
 
-def reverse_chunk(engine: Engine, core: Core, past: dict, chunk: Chunk, later: dict, sums: Sums, x, y, weight, ct) -> tuple:
+def reverse_chunk(engine: Engine, core: Core, past: dict, chunk: Chunk, later: dict, sums: Sums, steps: Sequence, ct: Any) -> tuple:
     """One chunk of the reverse sweep: (path -> Adjoint, Sums)."""
-    layers, blocks, size = dict(engine.layers), chunk.blocks, x.shape[0]
+    layers, blocks, size = dict(engine.layers), chunk.blocks, ct.shape[0]
     products = {p: over_heads(partial(later_products, la), la)(blocks[p], later[p], core.factors[p]) for p, la in layers.items()}
     gram = {p: over_heads(partial(grams, la), la)(blocks[p], core.factors[p]) for p, la in layers.items()}
     split = {p: jax.tree.map(partial(by_step, la), (blocks[p], products[p], gram[p])) for p, la in layers.items()}
 
     def step(carry, now):
         adjoint, lam, small_rates = carry
-        j, x, y, weight, ct, taps, known = now
-        done = {p: over_heads(partial(current_products, la), la)(taps[p][0], blocks[p], *adjoint[p], *taps[p][1:], core.factors[p]) for p, la in layers.items()}
+        j, now, ct, taps, known = now
+        done = {}
+        for p, la in layers.items():
+            of_heads = over_heads(partial(current_products, la), la)
+            done[p] = of_heads(taps[p][0], blocks[p], *adjoint[p], *taps[p][1:], core.factors[p])
         if engine.first_order:
             tangent, small_tangent = jax.tree.map(jnp.zeros_like, ({p: taps[p][0] for p in layers}, lam))
         else:
-            tangent, small_tangent = hessian_product(engine, core, past, blocks, j, x, y, weight, known, done, lam)
-        new = {p: (ct * taps[p][0].g - tangent[p].g, tangent[p].x) for p in layers}
-        adjoint = {p: (write(h, new[p][0], j), write(xd, new[p][1], j)) for p, (h, xd) in adjoint.items()}
+            tangent, small_tangent = hessian_product(engine, core, past, blocks, j, now, known, done, lam)
+        for p, (h, xd) in adjoint.items():
+            new_h, new_xd = after((ct * taps[p][0].g - tangent[p].g, tangent[p].x), *done[p])
+            adjoint[p] = write(h, new_h, j), write(xd, new_xd, j)
         small_rates = jax.tree.map(lambda total, lam, g: total - lam * g, small_rates, lam, known.small_gradient)
         lam = jax.tree.map(lambda lam, g, t: lam + ct * g - t, lam, known.small_gradient, small_tangent)
         return (adjoint, lam, small_rates), done
 
     start = {p: (jnp.zeros_like(b.g), jnp.zeros_like(b.x)) for p, b in blocks.items()}
-    inputs = (jnp.arange(size), x, y, weight, ct, split, chunk.replay)
+    inputs = (jnp.arange(size), steps, ct, split, chunk.replay)
     (adjoint, lam, small_rates), done = jax.lax.scan(step, (start, sums.small, sums.small_rates), inputs, reverse=True)
     factors = {p: rate_gradient(la, blocks[p], adjoint[p][0], later[p].bias, done[p], core.factors[p]) for p, la in layers.items()}
     factors = jax.tree.map(jnp.add, sums.factors, factors)
     return {p: Adjoint(blocks[p], *adjoint[p]) for p in layers}, Sums(lam, small_rates, factors)
 
 
-def hessian_product(engine: Engine, core: Core, past: dict, blocks: dict, j, x, y, weight, known: Replay, done: dict, lam: Any) -> tuple:
+def hessian_product(
+    engine: Engine, core: Core, past: dict, blocks: dict, j: Any, now: Sequence, known: Replay, done: dict, lam: Any
+) -> tuple[dict[Path, Block], Any]:
     """The tangent of step j's gradient in direction V: (path -> Block of tangents of the taps, tangent of the carried gradient)."""
     layers = dict(engine.layers)
     memories, probes, directions = {}, {}, {}
@@ -421,10 +437,10 @@ def hessian_product(engine: Engine, core: Core, past: dict, blocks: dict, j, x, 
     def gradient(probes, small):
         def predict(probes, small):
             slots = {p: Slot(memories[p], probes[p]) for p in layers}
-            return apply(engine.network, small, slots, replay, x)
+            return apply(engine.network, small, slots, replay, now.x)
 
         logits, pull = jax.vjp(predict, probes, small)
-        taps, small_gradient = pull(weight.astype(logits.dtype) * jax.grad(engine.likelihood.nll)(logits, y))
+        taps, small_gradient = pull(now.weight.astype(logits.dtype) * jax.grad(engine.likelihood.nll)(logits, now.y))
         return {p: Block(t["x"], t["g"]) for p, t in taps.items()}, small_gradient
 
     direction = jax.tree.map(jnp.multiply, core.small_rates, lam)
@@ -443,7 +459,7 @@ def rate_gradient(layer: Layer, block: Block, h: jax.Array, bias: jax.Array, don
     return Factors(-(block.x * u).sum(-2), constant, column)
 
 
-def reverse(engine: Engine, core: Core, chunks: list[Chunk], folds: dict, x, y, weight, ct) -> tuple[Any, Sums]:
+def reverse(engine: Engine, core: Core, chunks: list[Chunk], folds: dict, steps: Sequence, ct: Any) -> tuple[Any, Sums]:
     """The reverse sweep over one sequence.
 
     Returns:
@@ -453,7 +469,7 @@ def reverse(engine: Engine, core: Core, chunks: list[Chunk], folds: dict, x, y, 
     zeros = partial(jax.tree.map, jnp.zeros_like)
     sums = Sums(zeros(core.small), zeros(core.small_rates), zeros(core.factors))
     if engine.fold:
-        parts = jax.tree.map(lambda a: a.reshape(-1, engine.chunks[0], *a.shape[1:]), (x, y, weight, ct))
+        parts = jax.tree.map(lambda a: a.reshape(-1, engine.chunks[0], *a.shape[1:]), (steps, ct))
 
         def one(carry, now):
             folds, adjoints, sums = carry
@@ -469,10 +485,10 @@ def reverse(engine: Engine, core: Core, chunks: list[Chunk], folds: dict, x, y, 
         (_, adjoints, sums), _ = jax.lax.scan(one, (folds, adjoints, sums), (chunks[0], parts), reverse=True)
         return adjoints, sums
     adjoints: dict[Path, tuple[Adjoint, ...]] = {p: () for p in layers}
-    end = x.shape[0]
+    end = ct.shape[0]
     for i in reversed(range(len(chunks))):
         first = end - engine.chunks[i]
-        parts = jax.tree.map(lambda a, first=first, end=end: a[first:end], (x, y, weight, ct))
+        parts = jax.tree.map(lambda a, first=first, end=end: a[first:end], (steps, ct))
         past = {p: (None, tuple(chunk.blocks[p] for chunk in chunks[:i])) for p in layers}
         later = {p: Later(adjoints[p], None, sum((a.h.sum(-2) for a in adjoints[p]), jnp.zeros(()))) for p in layers}
         later = {p: la._replace(bias=jnp.broadcast_to(la.bias, (*layers[p].heads, layers[p].outputs))) for p, la in later.items()}
@@ -494,21 +510,19 @@ def fold_adjoint(layer: Layer, fold: Fold, new: Adjoint) -> Fold:
 
 def contract(layer: Layer, x: jax.Array, g: jax.Array) -> jax.Array:
     """Sum of x_s g_s^T over taps AND sequences, [B, *heads, S, m] and [B, *heads, S, n] to [*heads, m, n], as one matrix product."""
-    merge = lambda a: jnp.moveaxis(a, 0, -3).reshape(*a.shape[1:-2], -1, a.shape[-1])
-    return outer(layer, merge(x), merge(g))
+    x, g = (jnp.moveaxis(a, 0, -3).reshape(*a.shape[1:-2], -1, a.shape[-1]) for a in (x, g))
+    return outer(layer, x, g)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def score(engine: Engine, core: Core, x: jax.Array, y: jax.Array, weight: jax.Array) -> jax.Array:
+def score(engine: Engine, core: Core, seqs: Sequence) -> jax.Array:
     """Nats [B, T] of sequences whose length is the sum of the engine's chunks. Differentiable once, in `core`."""
-    return _score_forward(engine, core, x, y, weight)[0]
+    return _score_forward(engine, core, seqs)[0]
 
 
-def _score_forward(engine, core, x, y, weight):
-    steps = GivenStep(y, weight)
-    run_one = lambda x, steps: run(engine, core, Scoring(), x, steps)
-    chunks, folds, _, (_, nll) = jax.vmap(run_one)(x, steps)
-    return nll, (core, chunks, folds, x, y, weight)
+def _score_forward(engine, core, seqs):
+    chunks, folds, _, (_, nll) = jax.vmap(lambda seq: run(engine, core, Scoring(), seq))(seqs)
+    return nll, (core, chunks, folds, seqs)
 
 
 @jax.custom_jvp
@@ -524,62 +538,60 @@ def _refuse(primals, tangents):
 
 
 def _score_backward(engine, kept, ct):
-    core, chunks, folds, x, y, weight = kept
+    core, chunks, folds, seqs = kept
     core, ct = _once((core, ct))
     layers = dict(engine.layers)
-    run_one = lambda chunks, folds, x, y, weight, ct: reverse(engine, core, chunks, folds, x, y, weight, ct)
-    adjoints, sums = jax.vmap(run_one)(chunks, folds, x, y, weight, ct)
+    adjoints, sums = jax.vmap(partial(reverse, engine, core))(chunks, folds, seqs, ct)
     base = {}
     for p, layer in layers.items():
         if engine.fold:
             kernel, bias = adjoints[p].kernel.sum(0), adjoints[p].bias.sum(0)
         else:
-            join = lambda pick, p=p: jnp.concatenate([pick(a) for a in adjoints[p]], -2)
-            h = join(lambda a: a.h)
-            kernel, bias = contract(layer, join(lambda a: a.block.x), h), h.sum((0, -2))
+            x, g, h, xd = (jnp.concatenate(parts, -2) for parts in zip(*((a.block.x, a.block.g, a.h, a.xd) for a in adjoints[p])))
+            kernel, bias = contract(layer, x, h), h.sum((0, -2))
             if layer.kind == "dense":
-                kernel = kernel - contract(layer, join(lambda a: a.xd), join(lambda a: a.block.g))
+                kernel = kernel - contract(layer, xd, g)
         base[p] = {"kernel": kernel} | ({"bias": bias} if layer.bias else {})
     total = jax.tree.map(lambda a: a.sum(0), sums)
-    return Core(base, total.factors, total.small, total.small_rates), None, None, None
+    return Core(base, total.factors, total.small, total.small_rates), None
 
 
 score.defvjp(_score_forward, _score_backward)
 
 
-def adapt(engine: Engine, core: Core, observer: Any, x: jax.Array, steps: Any) -> tuple[dict[Path, Fold], Any, tuple[jax.Array, jax.Array]]:
+def adapt(engine: Engine, core: Core, observer: Any, steps: Any) -> tuple[dict[Path, Fold], Any, tuple[jax.Array, jax.Array]]:
     """Runs over sequences and sums up their taps.
 
     Returns:
       (path -> Fold of each sequence [B, ...], carried parameters [B, ...], (y, nll) [B, T]).
     """
 
-    def one(x, steps):
-        chunks, folds, small, traced = run(engine, core, observer, x, steps)
+    def one(steps):
+        chunks, folds, small, traced = run(engine, core, observer, steps)
         if not engine.fold:
             folds = {p: empty_fold(la, core.base[p]["kernel"].dtype) for p, la in engine.layers}
             for chunk in chunks:
                 folds = {p: fold_in(la, folds[p], chunk.blocks[p], 1.0) for p, la in engine.layers}
         return folds, small, traced
 
-    return jax.vmap(one)(x, steps)
+    return jax.vmap(one)(steps)
 
 
-def drift(engine: Engine, core: Core, x: jax.Array, steps: Any) -> tuple[dict[Path, Fold], Any, jax.Array]:
+def drift(engine: Engine, core: Core, seqs: Sequence) -> tuple[dict[Path, Fold], Any, jax.Array]:
     """Runs over sequences and sums up their taps over all of them, without forming any sequence's sum if the taps were kept.
 
     Returns:
       (path -> Fold, sum of what the carried parameters lost, nll [B, T]).
     """
     if engine.fold:
-        folds, small, (_, nll) = adapt(engine, core, Scoring(), x, steps)
+        folds, small, (_, nll) = adapt(engine, core, Scoring(), seqs)
         folds = jax.tree.map(lambda a: a.sum(0), folds)
     else:
-        chunks, _, small, (_, nll) = jax.vmap(lambda x, steps: run(engine, core, Scoring(), x, steps))(x, steps)
+        chunks, _, small, (_, nll) = jax.vmap(lambda seq: run(engine, core, Scoring(), seq))(seqs)
         folds = {}
         for p, layer in engine.layers:
-            taps = jnp.concatenate([chunk.blocks[p].x for chunk in chunks], -2), jnp.concatenate([chunk.blocks[p].g for chunk in chunks], -2)
-            folds[p] = Fold(contract(layer, *taps), taps[1].sum((0, -2)))
+            x, g = (jnp.concatenate(parts, -2) for parts in zip(*(chunk.blocks[p][:2] for chunk in chunks)))
+            folds[p] = Fold(contract(layer, x, g), g.sum((0, -2)))
     return folds, jax.tree.map(lambda init, fast: (init - fast).sum(0), core.small, small), nll
 
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from rgen.fast import dual
 from rgen.fast.plan import Engine, join_weights, plan, split_weights
 from rgen.fast.rates import expand_rates, factor_rates
-from rgen.sequence import Array, Sequence, Trace
-from rgen.unroll import GivenStep, Observer, pad_steps
+from rgen.sequence import Array, Sequence, Trace, pad_rows
+from rgen.unroll import Observer
 
 
 def prepare(loop: Any, params: Any, x: Array) -> tuple[Engine, dual.Core]:
@@ -27,50 +27,53 @@ def prepare(loop: Any, params: Any, x: Array) -> tuple[Engine, dual.Core]:
 def score(loop: Any, params: Any, seqs: Sequence) -> jax.Array:
     """Nats [B, T], differentiable once in `params`."""
     engine, core = prepare(loop, params, seqs.x)
-    nll = by_group(engine, lambda x, steps: dual.score(engine, core, x, *steps), seqs.x, _given(params, seqs))
-    return _rows(nll, seqs.y.shape[0])[:, : seqs.y.shape[1]]
+    nll = by_group(engine, lambda seqs: dual.score(engine, core, seqs), _cast(params, seqs))
+    return _rows(nll, seqs.y.shape)
 
 
-def adapt(loop: Any, params: Any, observer: Observer, x: Array, steps: Any) -> tuple[Any, Trace]:
+def adapt(loop: Any, params: Any, observer: Observer, steps: Any) -> tuple[Any, Trace]:
     """Fast weights after the last step [B, ...], and the Trace [B, T]."""
-    engine, core = prepare(loop, params, x)
-    layers = dict(engine.layers)
-    out = by_group(engine, lambda x, steps: dual.adapt(engine, core, observer, x, steps), x, steps)
-    folds, small, (y, nll) = _rows(out, x.shape[0])
+    engine, core = prepare(loop, params, steps.x)
+    layers, shape = dict(engine.layers), steps.weight.shape
+    folds, small, trace = by_group(engine, lambda steps: dual.adapt(engine, core, observer, steps), steps)
+    folds, small = _rows((folds, small), shape[:1])
     base = {}
     for path, layer in layers.items():
         change = jax.vmap(lambda fold, path=path, layer=layer: dual.moved(layer, fold, core.factors[path]))(folds[path])
         base[path] = jax.tree.map(jnp.subtract, core.base[path], change)
-    return join_weights(base, small, layers), Trace(y[:, : x.shape[1]], nll[:, : x.shape[1]])
+    return join_weights(base, small, layers), Trace(*_rows(trace, shape))
 
 
 def drift(loop: Any, params: Any, seqs: Sequence) -> tuple[Any, jax.Array]:
     """The initialization minus the mean of the final fast weights, and the nats [B, T]."""
     engine, core = prepare(loop, params, seqs.x)
-    layers, (batch, length) = dict(engine.layers), seqs.y.shape
-    folds, small, nll = by_group(engine, lambda x, steps: dual.drift(engine, core, x, steps), seqs.x, _given(params, seqs))
-    folds, small = jax.tree.map(lambda a: a.sum(0) / batch, (folds, small))
+    layers = dict(engine.layers)
+    folds, small, nll = by_group(engine, lambda seqs: dual.drift(engine, core, seqs), _cast(params, seqs))
+    folds, small = jax.tree.map(lambda a: a.sum(0) / seqs.y.shape[0], (folds, small))
     base = {path: dual.moved(layer, folds[path], core.factors[path]) for path, layer in layers.items()}
-    return join_weights(base, small, layers), _rows(nll, batch)[:, :length]
+    return join_weights(base, small, layers), _rows(nll, seqs.y.shape)
 
 
-def by_group(engine: Engine, function: Callable, x: Array, steps: Any) -> Any:
-    """Runs `function` on micro-batches of x [B, T, ...] and steps [B, T], filled up with steps and rows of weight 0.
+def by_group(engine: Engine, function: Callable, steps: Any) -> Any:
+    """Runs `function` on micro-batches of steps [B, T, ...], filled up with steps and rows of weight 0.
 
     Returns:
       What it returns, stacked over micro-batches.
     """
-    x, steps = jax.vmap(lambda x, steps: pad_steps(x, steps, sum(engine.chunks)))(x, steps)
-    size, groups = engine.micro_batch, math.ceil(x.shape[0] / engine.micro_batch)
-    x, steps = pad_steps(x, steps, groups * size)
+    steps = jax.vmap(lambda steps: pad_rows(steps, sum(engine.chunks)))(steps)
+    size, groups = engine.micro_batch, math.ceil(steps.weight.shape[0] / engine.micro_batch)
+    steps = pad_rows(steps, groups * size)
     if groups == 1:
-        return jax.tree.map(lambda a: a[None], function(x, steps))
-    return jax.lax.map(lambda part: function(*part), jax.tree.map(lambda a: a.reshape(groups, size, *a.shape[1:]), (x, steps)))
+        return jax.tree.map(lambda a: a[None], function(steps))
+    return jax.lax.map(function, jax.tree.map(lambda a: a.reshape(groups, size, *a.shape[1:]), steps))
 
 
-def _rows(stacked: Any, batch: int) -> Any:
-    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:batch], stacked)
+def _rows(stacked: Any, shape: tuple[int, ...]) -> Any:
+    """Undoes `by_group`'s stacking and filling: arrays [groups, size, ...] to the leading `shape`, (B,) or (B, T)."""
+    cut = tuple(slice(n) for n in shape)
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[cut], stacked)
 
 
-def _given(params: Any, seqs: Sequence) -> GivenStep:
-    return GivenStep(jnp.asarray(seqs.y), jnp.asarray(seqs.weight, jax.tree.leaves(params.init)[0].dtype))
+def _cast(params: Any, seqs: Sequence) -> Sequence:
+    dtype = jax.tree.leaves(params.init)[0].dtype
+    return Sequence(jnp.asarray(seqs.x), jnp.asarray(seqs.y), jnp.asarray(seqs.weight, dtype))

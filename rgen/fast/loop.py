@@ -7,11 +7,11 @@ import jax
 from flax import linen as nn
 
 from rgen.fast import engine
-from rgen.fast.plan import Choice
+from rgen.fast.plan import COST_MODEL, Choice
 from rgen.fast.rates import expand_rates, init_rates
 from rgen.likelihood import Likelihood
 from rgen.sequence import Array, Given, Sequence, Trace, check_shapes
-from rgen.unroll import Advance, Drawing, Observer, Scoring, drawn_steps, given_steps, unroll
+from rgen.unroll import Advance, Drawing, Observer, Scoring, drawn_steps, unroll
 
 
 class Params(NamedTuple):
@@ -42,8 +42,8 @@ class InnerLoop:
     rate: float = field(default=0.01, compare=False)
     end: int | None = None
     first_order: bool = False
-    form: str = "direct"
-    choice: Choice = Choice()
+    form: str = "dual"
+    choice: Choice = COST_MODEL
 
     def init(self, key: jax.Array, x: Array) -> Params:
         """Draws an initialization for inputs that look like `x` [...], ONE input."""
@@ -65,7 +65,7 @@ class InnerLoop:
         check_shapes(seqs)
         if self.form == "dual":
             return engine.score(self, params, seqs)
-        return self._unroll(params, Scoring(), seqs.x, given_steps(seqs))[1].nll
+        return self._unroll(params, Scoring(), seqs)[1].nll
 
     def adapt(self, params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
         """Learns whole sequences.
@@ -74,8 +74,12 @@ class InnerLoop:
           (fast weights after the last step, each array with a leading B; [B, T] nats as `score` gives them).
         """
         check_shapes(seqs)
-        fast, trace = self._unroll(params, Scoring(), seqs.x, given_steps(seqs))
+        fast, trace = self._unroll(params, Scoring(), seqs)
         return fast, trace.nll
+
+    def micro_batch(self, params: Params, seqs: Sequence) -> int:
+        """How many sequences a gradient is best taken of at once: what the dual form runs together."""
+        return engine.prepare(self, params, seqs.x)[0].micro_batch if self.form == "dual" else seqs.y.shape[0]
 
     def sample(self, params: Params, x: Array, keys: jax.Array, given: Given | None = None) -> Trace:
         """Draws sequences, learning each output as soon as it is drawn.
@@ -89,7 +93,7 @@ class InnerLoop:
         """
 
         dtype = jax.tree.leaves(params.init)[0].dtype
-        return self._unroll(params, Drawing(self.likelihood, self.end), x, drawn_steps(x, keys, given, dtype))[1]
+        return self._unroll(params, Drawing(self.likelihood, self.end), drawn_steps(x, keys, given, dtype))[1]
 
     def drift(self, params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
         """How far learning whole sequences moves the weights: (initialization minus the mean of the final weights, nats [B, T])."""
@@ -100,10 +104,10 @@ class InnerLoop:
         # the mean of differences, not the difference of means: in float32 it keeps more digits
         return jax.tree.map(lambda init, fast: (init - fast).mean(0), params.init, fast), nll
 
-    def _unroll(self, params: Params, observer: Observer, x: Array, steps: Any) -> tuple[Any, Trace]:
+    def _unroll(self, params: Params, observer: Observer, steps: Any) -> tuple[Any, Trace]:
         if self.form == "dual":
-            return engine.adapt(self, params, observer, x, steps)
-        return jax.vmap(lambda x, steps: unroll(self._advance(params), params.init, observer, x, steps))(x, steps)
+            return engine.adapt(self, params, observer, steps)
+        return jax.vmap(lambda steps: unroll(self._advance(params), params.init, observer, steps))(steps)
 
     def _advance(self, params: Params) -> Advance:
         """One inner step. This is the definition; everything else is bookkeeping."""

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from flax import traverse_util
 
@@ -42,6 +41,9 @@ class Choice:
     micro_batch: int | None = None
 
 
+COST_MODEL = Choice()
+
+
 def plan(network: nn.Module, likelihood: Likelihood, weights: Any, x: jax.Array, choice: Choice, first_order: bool) -> Engine:
     """Chooses, from T, B and the widths, what costs least.
 
@@ -60,8 +62,9 @@ def plan(network: nn.Module, likelihood: Likelihood, weights: Any, x: jax.Array,
     chunk = choice.chunk or default_chunk(length)
     taps = {path: min(length * _width(layer), _folded(layer, chunk)) for path, layer in found.items()}
     layers = {path: layer for path, layer in found.items() if taps[path] < 6 * layer.inputs * layer.outputs}
-    grown, folded = (sum(cost(layer) for layer in layers.values()) for cost in (lambda la: length * _width(la), lambda la: _folded(la, chunk)))
-    fold = choice.fold if choice.fold is not None else folded < grown
+    grown = sum(length * _width(layer) for layer in layers.values())
+    folded = sum(_folded(layer, chunk) for layer in layers.values())
+    fold = folded < grown if choice.fold is None else choice.fold
     micro = choice.micro_batch or default_micro_batch(batch)
     chunks = equal_chunks(length, chunk) if fold else growing_chunks(length, chunk)
     return Engine(network, likelihood, tuple(sorted(layers.items())), chunks, fold, min(micro, batch), first_order)

@@ -1,0 +1,431 @@
+"""Whole programs on tiny data: what users and other programs rely on, and what becomes of bad input."""
+
+import ast
+import csv
+import dataclasses
+import json
+import math
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import tyro
+from PIL import Image
+
+from rgen import config, evaluate, generate, models, train
+from rgen.checkpoint import Checkpoints
+from rgen.config import PRESETS, BenchmarkConfig, EvaluateConfig, SampleConfig, TrainConfig
+from rgen.data.images import Images
+from rgen.data.text import Text
+from rgen.errors import InputError
+from rgen.fast import InnerLoop
+from rgen.recurrent import Recurrent
+from rgen.run import Run, load
+
+ROOT = Path(__file__).parents[1]
+SUMMARY = {"nats_per_sequence", "standard_error", "nats_per_symbol", "bits_per_symbol", "sequences"}
+ROW = {
+    *("network", "algorithm", "form", "meta_batch", "length", "seconds", "inner_steps_per_second", "sequences_per_second"),
+    *("temp_bytes", "compile_seconds"),
+}
+TINY = TrainConfig(  # digits of 4 by 4 pixels
+    network="siren",
+    widths=(6, 4),
+    reduce=2,
+    rates="per-array",
+    inner_rate=0.05,
+    warmup=1,
+    clip=1.0,
+    weight_decay=0.01,
+    steps=4,
+    meta_batch=2,
+    log_every=1,
+    eval_every=2,
+    eval_count=4,
+)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """The folder of a run of TINY, never stopped. Read only."""
+    return train.train(dataclasses.replace(TINY, run=tmp_path_factory.mktemp("trained") / "run")).folder
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """A copy of it that may be damaged."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def words(line: str) -> list[str]:
+    return line.split()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def rows(folder: Path) -> list[dict]:
+    """metrics.jsonl without the clock."""
+    return [{key: value for key, value in row.items() if key != "steps_per_second"} for row in Run(folder).metrics()]
+
+
+def last_state(folder: Path) -> train.State:
+    run = Run(folder)
+    data = load(folder).data
+    begun = train.init_state(models.from_config(run.config(), data), data, train.make_optimizer(run.config()), seed=0)
+    latest = run.training().latest()
+    assert latest is not None
+    return run.training().load(latest, begun)
+
+
+# ---------------------------------------------------------------- names that other programs call
+
+
+def test_the_options_of_the_scripts(tmp_path):
+    out, file = tmp_path / "out", tmp_path / "file.json"
+    shared = {"run": tmp_path, "split": "valid", "count": 3, "seed": 5, "out": out, "json": file}
+    arguments = ["--run", tmp_path, "--split", "valid", "--count", 3, "--seed", 5, "--out", out, "--json", file]
+    arguments = [str(argument) for argument in arguments]
+    assert tyro.cli(EvaluateConfig, args=arguments) == EvaluateConfig(**shared)
+    assert tyro.cli(SampleConfig, args=arguments) == SampleConfig(**shared)
+
+    arguments = words("--network siren text-mlp --algorithm maml reptile --form direct --meta-batch 1 2 --length 4 9 --json")
+    expected = BenchmarkConfig(("siren", "text-mlp"), ("maml", "reptile"), ("direct",), (1, 2), (4, 9), json=file)
+    assert tyro.cli(BenchmarkConfig, args=[*arguments, str(file)]) == expected
+
+    arguments = ["digits-maml", "--run", str(out), "--steps", "7", "--seed", "5", "--resume"]
+    expected = dataclasses.replace(PRESETS["digits-maml"][1], run=out, steps=7, seed=5, resume=True)
+    assert tyro.extras.overridable_config_cli(PRESETS, args=arguments) == expected
+
+
+def test_every_option_has_a_sentence_of_help():
+    tree = ast.parse(Path(config.__file__).read_text())
+    for node in [node for node in tree.body if isinstance(node, ast.ClassDef)]:
+        assert ast.get_docstring(node)
+        for field, after in zip(node.body, node.body[1:]):
+            if isinstance(field, ast.AnnAssign):
+                sentence = isinstance(after, ast.Expr) and ast.literal_eval(after.value)
+                assert sentence and sentence.endswith("."), f"{node.name}: {ast.unparse(field)}"
+
+
+SHAPES = {"listing": (Text, (128,)), "digits": (Images, (8, 8)), "mnist": (Images, (28, 28))}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_can_be_built(name):
+    preset = PRESETS[name][1]
+    kind, shape = SHAPES[preset.data]
+    model = models.from_config(preset, kind({"train": np.zeros((1, *shape), np.uint8)}))
+    assert isinstance(model, Recurrent if preset.network == "lstm" else InnerLoop) and model.network.shape == shape
+
+
+def test_the_presets_of_the_issue_are_there():
+    assert {f"{data}-{how}" for data in ("digits", "text", "mnist") for how in ("maml", "reptile")} <= PRESETS.keys()
+    assert {"mnist-lstm", "digits-lstm"} <= PRESETS.keys()
+
+
+def test_help_does_not_wait_for_jax():
+    script = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as end:
+    slow = {"jax", "flax", "sklearn", "matplotlib", "tensorflow_datasets"} & set(sys.modules)
+    print("ended with", end.code, sorted(slow))
+"""
+    for name in ("train", "evaluate", "sample", "benchmark"):
+        command = [sys.executable, "-c", script, str(ROOT / "bin" / f"{name}.py"), "--help"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert said.endswith("ended with 0 []\n")
+        assert ("text-reptile" if name == "train" else "--json") in said
+
+
+# ---------------------------------------------------------------- as users run them
+
+
+def script(name: str, *arguments: Any, cwd: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / "bin" / f"{name}.py", *arguments]
+    return subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True, cwd=cwd)
+
+
+def test_a_text_run_as_users_make_it(tmp_path):
+    """Its folder is all that is needed: the file of lines is deleted after training."""
+    lines = tmp_path / "lines.txt"
+    lines.write_bytes(b"".join(b"%d plus %d\n" % (i, i % 7) for i in range(40)))
+    sizes = words("--features 6 --widths 6 --max-length 8 --meta-batch 2 --steps 3 --eval-count 2")
+    said = script("train", "text-maml", "--run", "run", "--data", lines, *sizes, cwd=tmp_path)
+    assert "run/curves.png" in said.stdout and "step 3: " in said.stderr and "40" not in said.stdout
+    assert "Lines cut to 7 bytes, since they were longer: 40 of 40." in said.stderr
+    lines.unlink()
+
+    said = script("evaluate", "--run", "run", "--split", "valid", "--json", "nats.json", "--out", "nats.csv", cwd=tmp_path)
+    summary = json.loads((tmp_path / "nats.json").read_text())
+    assert summary.keys() == SUMMARY and summary["sequences"] == 2
+    assert "independent symbols" in said.stdout and f"{summary['nats_per_sequence']:.3f}" in said.stdout
+    with (tmp_path / "nats.csv").open() as file:
+        table = list(csv.DictReader(file))
+    nats, symbols = (np.array([float(row[key]) for row in table]) for key in ("nats", "symbols"))
+    assert summary["nats_per_sequence"] == pytest.approx(nats.mean())
+    assert summary["standard_error"] == pytest.approx(abs(nats[0] - nats[1]) / 2)
+    assert summary["nats_per_symbol"] == pytest.approx(nats.sum() / symbols.sum())
+    assert summary["bits_per_symbol"] == pytest.approx(summary["nats_per_symbol"] / math.log(2))
+    assert (symbols == 8).all()  # each line was cut to 7 bytes and a NUL
+
+    script("sample", "--run", "run", "--count", 5, "--seed", 3, "--out", "lines.out", "--json", "lines.json", cwd=tmp_path)
+    counted = json.loads((tmp_path / "lines.json").read_text())
+    assert counted["count"] == len(counted["nats"]) == sum(counted[key] for key in ("in_train", "in_valid", "in_test", "new")) == 5
+    assert counted["nats_per_sequence"] == pytest.approx(np.mean(counted["nats"]))
+    assert (tmp_path / "lines.out").read_bytes().endswith(b"\n")
+
+
+def test_the_benchmark_as_users_run_it(tmp_path):
+    arguments = words("--network siren --algorithm maml reptile --meta-batch 1 2 --length 3 --repeats 1 --json rows.json --out bars.png")
+    said = script("benchmark", *arguments, cwd=tmp_path)
+    table = json.loads((tmp_path / "rows.json").read_text())
+    assert [(row["algorithm"], row["meta_batch"]) for row in table] == [("maml", 1), ("reptile", 1), ("maml", 2), ("reptile", 2)]
+    for row in table:
+        assert row.keys() == ROW
+        assert row["inner_steps_per_second"] == pytest.approx(3 * row["sequences_per_second"])
+        assert row["sequences_per_second"] == pytest.approx(row["meta_batch"] / row["seconds"])
+    assert len([line for line in said.stdout.splitlines() if line.startswith("siren ")]) == 4
+    assert Image.open(tmp_path / "bars.png").size[0] > 100
+
+
+# ---------------------------------------------------------------- training
+
+
+def test_what_a_run_leaves(trained):
+    logged = rows(trained)
+    assert [row["step"] for row in logged if "nats" in row] == [1, 2, 3, 4]
+    assert [row["step"] for row in logged if "valid_nats" in row] == [2, 4]
+    assert all(row["gradient_norm"] > 0 for row in logged if "nats" in row)
+    assert Image.open(trained / "curves.png").size[0] > 100 and Image.open(trained / "samples.png").size[0] > 100
+    assert Run(trained).config() == dataclasses.replace(TINY, run=trained)
+
+
+def test_stopped_and_resumed_is_never_stopped_bit_for_bit(trained, tmp_path):
+    short = dataclasses.replace(TINY, run=tmp_path / "run", steps=2)
+    train.train(short)
+    train.train(dataclasses.replace(short, steps=4, resume=True))
+    same(last_state(tmp_path / "run"), last_state(trained))
+    assert rows(tmp_path / "run") == rows(trained)
+
+
+def same(ours: Any, theirs: Any) -> None:
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(theirs)):
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+
+
+def test_a_loss_that_is_not_finite_stops_and_the_last_good_checkpoint_stays(trained, copied, monkeypatch):
+    """Goes on from a checkpoint that is not the newest, as after a crash."""
+    batch, spoil = Images.batch, {2: np.nan}  # the third step
+    monkeypatch.setattr(Images, "batch", lambda data, seed, step, size: _scaled(batch(data, seed, step, size), spoil.get(step, 1)))
+    shutil.rmtree(copied / "checkpoints" / "4")
+    again = dataclasses.replace(TINY, run=copied, resume=True)
+    with pytest.raises(InputError, match=r"Step 3 is not finite .* checkpoint, of step 2, is kept .* Try a smaller --inner-rate"):
+        train.train(again)
+    assert Run(copied).training().latest() == 2
+    assert rows(copied) == [row for row in rows(trained) if row["step"] <= 2]
+    spoil.clear()
+    train.train(again)
+    same(last_state(copied), last_state(trained))
+    assert rows(copied) == rows(trained)
+
+
+def _scaled(seqs: Any, by: float) -> Any:
+    return seqs._replace(weight=seqs.weight * np.float32(by))
+
+
+def test_the_learned_rates_and_the_weights_both_move(trained):
+    run = Run(trained)
+    data = load(trained).data
+    begun = train.init_state(models.from_config(TINY, data), data, train.make_optimizer(TINY), seed=0).params
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), begun, last_state(trained).params)
+    assert all(change > 0 for change in jax.tree.leaves(moved))
+    assert run.best().latest() in (2, 4)
+
+
+# ---------------------------------------------------------------- evaluating and sampling
+
+
+def test_a_sample_is_the_same_whatever_the_batch(trained):
+    _, _, data, model, params, _ = load(trained)
+    images, nats = generate.generate(model, params, data, "test", 5, seed=1, batch=5)
+    for batch in (2, 7):  # the last batch of 2 is not full; 7 is more than there are
+        again, nats_again = generate.generate(model, params, data, "test", 5, seed=1, batch=batch)
+        np.testing.assert_array_equal(again, images)
+        np.testing.assert_allclose(nats_again, nats, rtol=1e-5)
+    assert len({image.tobytes() for image in images}) > 1
+    others, _ = generate.generate(model, params, data, "test", 5, seed=2, batch=5)
+    assert (others != images).any()
+
+
+def test_the_nats_of_a_split_do_not_depend_on_the_batch(trained):
+    _, _, data, model, params, _ = load(trained)
+    index = np.arange(5)
+    whole = evaluate.score_all(model, params, data, "test", index, batch=5)
+    np.testing.assert_allclose(evaluate.score_all(model, params, data, "test", index, batch=2), whole, rtol=1e-5)
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def refused(monkeypatch, capfd, name: str, *arguments: Any) -> str:
+    """Runs a script as if typed; it must end with 2 and say one thing on stderr. Returns that, without tyro's frame."""
+    monkeypatch.setattr(sys, "argv", [f"bin/{name}.py", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / "bin" / f"{name}.py"), run_name="__main__")
+    said = capfd.readouterr().err
+    assert end.value.code == 2 and "Traceback" not in said
+    return re.sub(r"[\s│╭╮╰╯─]+", " ", said)
+
+
+DIGITS = ("digits-maml", "--run", "run")
+BAD_TRAINING = {
+    "preset": (["digits-mamI"], "no preset 'digits-mamI'. Perhaps you meant digits-maml"),
+    "network": ([*DIGITS, "--network", "sirn"], "--network is 'sirn'. Perhaps you meant siren"),
+    "data set": ([*DIGITS, "--data", "digit"], "'digit' is neither a data set"),
+    "missing file": (["text-maml", "--run", "run", "--data", "no.txt"], "'no.txt' is neither a data set"),
+    "empty file": (["text-maml", "--run", "run", "--data", "empty.txt"], "'empty.txt' is empty"),
+    "folder for a file": (["text-maml", "--run", "run", "--data", "full"], "'full' is a folder"),
+    "truncated gz": (["mnist-maml", "--run", "run", "--data-dir", "gz"], "gz"),
+    "inner rate": ([*DIGITS, "--inner-rate", "-1"], "--inner-rate is -1.0; it must be a positive number"),
+    "outer rate": ([*DIGITS, "--outer-rate", "0"], "--outer-rate is 0.0; it must be a positive number"),
+    "outer rate nan": ([*DIGITS, "--outer-rate", "nan"], "--outer-rate is nan; it must be a positive number"),
+    "steps": ([*DIGITS, "--steps", "0"], "--steps is 0; it must be at least 1"),
+    "meta-batch": ([*DIGITS, "--meta-batch", "-2"], "--meta-batch is -2; it must be at least 1"),
+    "seed": ([*DIGITS, "--seed", "-1"], "--seed is -1; it must be at least 0"),
+    "reduce": ([*DIGITS, "--reduce", "3"], "cannot be reduced by 3"),
+    "held out": ([*DIGITS, "--held-out", "0.9"], "held-out fraction"),
+    "beta2": ([*DIGITS, "--beta2", "1"], "--beta2 is 1.0; it must lie between 0 and 1"),
+    "lstm by reptile": ([*DIGITS, "--network", "lstm", "--algorithm", "reptile"], "recurrent baseline has no inner loop"),
+    "reptile of rates": ([*DIGITS, "--algorithm", "reptile"], "Reptile has no gradient for inner rates"),
+    "width zero": ([*DIGITS, "--width", "0"], "width is 0; sizes must be at least 1"),
+    "heads": ([*DIGITS, "--heads", "7"], "64 is not divisible by 7"),
+    "no such size": ([*DIGITS, "--features", "3"], "'image-heads' has no option 'features'"),
+    "network of text": ([*DIGITS, "--network", "text-heads"], "'text-heads' is for text data"),
+    "run is a file": (["digits-maml", "--run", "empty.txt"], "empty.txt is a file; --run needs a folder"),
+    "run is full": (["digits-maml", "--run", "full"], "full is not empty and holds no run"),
+    "unknown option": ([*DIGITS, "--stepz", "3"], "--stepz"),
+    "not a number": ([*DIGITS, "--steps", "many"], "many"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TRAINING)
+def test_bad_input_to_training_is_a_sentence_and_writes_nothing(case, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    Path("empty.txt").touch()
+    for file in ("full/notes", *(f"gz/{part}-ubyte.gz" for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3"))):
+        Path(file).parent.mkdir(exist_ok=True)
+        Path(file).write_bytes(b"\x1f\x8b\x08 cut off")
+    before, (arguments, sentence) = contents(tmp_path), BAD_TRAINING[case]
+    assert sentence in refused(monkeypatch, capfd, "train", *arguments)
+    assert contents(tmp_path) == before and not Path("run").exists()
+
+
+TINY_OPTIONS = words(
+    "--network siren --width None --widths 6 4 --reduce 2 --rates per-array --inner-rate 0.05 --warmup 1 --clip 1 --weight-decay 0.01 "
+    "--outer-rate 0.001 --schedule constant --beta2 0.999 --steps 4 --meta-batch 2"
+)
+BAD_RESUMING = {
+    "not asked for": ([], "already holds a run; add --resume to go on"),
+    "another seed": (["--resume", "--seed", "1"], "holds another configuration: seed was 0 and is 1"),
+    "other sizes": (["--resume", "--widths", "5"], "holds another configuration: widths was (6, 4) and is (5,)"),
+    "fewer steps": (["--resume", "--steps", "3"], "is a run of 4 steps; --steps 3 would shorten it"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_RESUMING)
+def test_a_run_is_not_overwritten(case, copied, monkeypatch, capfd):
+    before, (arguments, sentence) = contents(copied), BAD_RESUMING[case]
+    assert sentence in refused(monkeypatch, capfd, "train", "digits-maml", "--run", copied, *TINY_OPTIONS, *arguments)
+    assert contents(copied) == before
+
+
+BAD_USE = {
+    "no run": ("evaluate", ["--run", "nowhere"], "There is no run in nowhere"),
+    "no run to draw from": ("sample", ["--run", "nowhere"], "There is no run in nowhere"),
+    "split": ("evaluate", ["--split", "tests"], "--split is 'tests'. Perhaps you meant test"),
+    "too many": ("evaluate", ["--count", "100000"], "--count is 100000, and the test split has 180 sequences"),
+    "none to score": ("evaluate", ["--count", "0"], "--count is 0; it must be at least 1"),
+    "none to draw": ("sample", ["--count", "0"], "--count is 0; it must be at least 1"),
+    "batch": ("sample", ["--batch", "0"], "--batch is 0; it must be at least 1"),
+    "no folder for the summary": (
+        "evaluate",
+        ["--count", "2", "--json", "nowhere/file.json"],
+        "nowhere/file.json: No such file or directory",
+    ),
+    "benchmark network": ("benchmark", ["--network", "siren", "gate"], "no network 'gate'. Perhaps you meant gated"),
+    "benchmark algorithm": ("benchmark", ["--algorithm", "reptil"], "no algorithm 'reptil'. Perhaps you meant reptile"),
+    "benchmark form": ("benchmark", ["--form", "indirect"], "no form 'indirect'. Perhaps you meant direct"),
+    "benchmark length": ("benchmark", ["--length", "4", "0"], "--length is 0; it must be at least 1"),
+    "benchmark meta-batch": ("benchmark", ["--meta-batch", "-1"], "--meta-batch is -1; it must be at least 1"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_USE)
+def test_bad_input_to_the_other_scripts_is_a_sentence(case, trained, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    name, arguments, sentence = BAD_USE[case]
+    run = [] if name == "benchmark" or "--run" in arguments else ["--run", trained]
+    assert sentence in refused(monkeypatch, capfd, name, *run, *arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _spoil_arrays(folder: Path) -> None:
+    """Flips bits in the middle of every file of arrays."""
+    for path in folder.rglob("d/*"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        path.write_bytes(content)
+
+
+DAMAGE = {
+    "configuration": (lambda run: _cut(run / "config.json"), "config.json is not the configuration of a run"),
+    "option of another version": (
+        lambda run: (run / "config.json").write_text('{"colour": 1}'),
+        "has options that this version of rgen does not know: colour",
+    ),
+    "data": (lambda run: _cut(run / "data.npz"), "data.npz, the run's own copy of its data, is damaged"),
+    "checkpoint cut": (lambda run: [_cut(path) for path in (run / "best").rglob("*") if path.is_file()], "checkpoint of step"),
+    "checkpoint spoiled": (lambda run: _spoil_arrays(run / "best"), "damaged"),
+    "no checkpoint": (lambda run: shutil.rmtree(run / "best"), "has no checkpoint yet"),
+    "checkpoint of another network": (lambda run: _other_network(run / "best"), "does not fit the network"),
+}
+
+
+def _other_network(folder: Path) -> None:
+    shutil.rmtree(folder)
+    Checkpoints(folder).save(4, {"init": {"logits": np.zeros(3)}})
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_damaged_run_is_named_and_left_alone(case, copied, monkeypatch, capfd):
+    damage, sentence = DAMAGE[case]
+    damage(copied)
+    before = contents(copied)
+    assert sentence in refused(monkeypatch, capfd, "evaluate", "--run", copied)
+    assert contents(copied) == before
+
+
+@pytest.mark.parametrize("damage", [_spoil_arrays, _other_network])
+def test_a_run_does_not_go_on_from_a_damaged_checkpoint(damage, copied, monkeypatch, capfd):
+    damage(copied / "checkpoints")
+    before = contents(copied)
+    said = refused(monkeypatch, capfd, "train", "digits-maml", "--run", copied, *TINY_OPTIONS, "--steps", "5", "--resume")
+    assert "checkpoint of step 4" in said
+    assert contents(copied) == before
