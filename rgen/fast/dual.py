@@ -372,9 +372,9 @@ def current_products(layer: Layer, tap: Block, block: Block, h: Any, xd: Any, pr
     return Products(v, u)
 
 
-def by_step(layer: Layer, taps: jax.Array) -> jax.Array:
-    """[*heads, S r, k] to [S, *heads, r, k]."""
-    taps = taps.reshape(*layer.heads, -1, layer.taps, taps.shape[-1])
+def by_step(layer: Layer, count: int, taps: jax.Array) -> jax.Array:
+    """[*heads, S r, k] to [count, *heads, S r / count, k]: by steps, or by parts."""
+    taps = taps.reshape(*layer.heads, count, -1, taps.shape[-1])
     return jnp.moveaxis(taps, len(layer.heads), 0)
 
 
@@ -385,36 +385,77 @@ def by_tap(layer: Layer, steps: jax.Array) -> jax.Array:
 
 
 def reverse_chunk(engine: Engine, core: Core, past: dict, chunk: Chunk, later: dict, sums: Sums, steps: Sequence, ct: Any) -> tuple:
-    """One chunk of the reverse sweep: (path -> Adjoint, Sums)."""
-    layers, blocks, size = dict(engine.layers), chunk.blocks, ct.shape[0]
-    products = {p: over_heads(partial(later_products, la), la)(blocks[p], later[p], core.factors[p]) for p, la in layers.items()}
-    gram = {p: over_heads(partial(grams, la), la)(blocks[p], core.factors[p]) for p, la in layers.items()}
-    split = {p: jax.tree.map(partial(by_step, la), (blocks[p], products[p], gram[p])) for p, la in layers.items()}
+    """One chunk of the reverse sweep: (path -> Adjoint, Sums).
+
+    It is cut into parts. What the parts after the current one contribute is in the chunk's adjoint, which is zero where the sweep has
+    not been, and enters like that of later chunks.
+    """
+    layers, blocks, parts = dict(engine.layers), chunk.blocks, ct.shape[0] // engine.part
+    inputs = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), (jnp.arange(ct.shape[0]), steps, ct, chunk.replay))
+    taps = {p: jax.tree.map(partial(by_step, la, parts), blocks[p]) for p, la in layers.items()}
+
+    def part(carry, now):
+        adjoint, sums = carry
+        number, inputs, taps = now
+        following = {}
+        for p, (h, xd) in adjoint.items():
+            adjoints, fold, bias = later[p]
+            following[p] = Later((*adjoints, Adjoint(blocks[p], h, xd)), fold, bias + h.sum(-2))
+        new, sums = reverse_part(engine, core, past, blocks, taps, following, sums, *inputs)
+        adjoint = {p: tuple(write(a, n, number) for a, n in zip(adjoint[p], new[p])) for p in layers}
+        return (adjoint, sums), None
+
+    start = {p: (jnp.zeros_like(b.g), jnp.zeros_like(b.x)) for p, b in blocks.items()}
+    (adjoint, sums), _ = jax.lax.scan(part, (start, sums), (jnp.arange(parts), inputs, taps), reverse=True)
+    return {p: Adjoint(blocks[p], *adjoint[p]) for p in layers}, sums
+
+
+def reverse_part(
+    engine: Engine,
+    core: Core,
+    past: dict,
+    blocks: dict,
+    own: dict,
+    later: dict,
+    sums: Sums,
+    j: Any,
+    steps: Sequence,
+    ct: Any,
+    known: Replay,
+) -> tuple[dict[Path, tuple[jax.Array, jax.Array]], Sums]:
+    """One part of a chunk: (path -> (h, xd) of its taps, Sums).
+
+    Args:
+      blocks: the chunk's taps; own: the part's; j: the part's steps, counted in the chunk.
+    """
+    layers, size = dict(engine.layers), ct.shape[0]
+    products = {p: over_heads(partial(later_products, la), la)(own[p], later[p], core.factors[p]) for p, la in layers.items()}
+    gram = {p: over_heads(partial(grams, la), la)(own[p], core.factors[p]) for p, la in layers.items()}
+    split = {p: jax.tree.map(partial(by_step, la, size), (own[p], products[p], gram[p])) for p, la in layers.items()}
 
     def step(carry, now):
         adjoint, lam, small_rates = carry
-        j, now, ct, taps, known = now
+        i, j, now, ct, taps, known = now
         done = {}
         for p, la in layers.items():
             of_heads = over_heads(partial(current_products, la), la)
-            done[p] = of_heads(taps[p][0], blocks[p], *adjoint[p], *taps[p][1:], core.factors[p])
+            done[p] = of_heads(taps[p][0], own[p], *adjoint[p], *taps[p][1:], core.factors[p])
         if engine.first_order:
             tangent, small_tangent = jax.tree.map(jnp.zeros_like, ({p: taps[p][0] for p in layers}, lam))
         else:
             tangent, small_tangent = hessian_product(engine, core, past, blocks, j, now, known, done, lam)
         for p, (h, xd) in adjoint.items():
             new_h, new_xd = after((ct * taps[p][0].g - tangent[p].g, tangent[p].x), *done[p])
-            adjoint[p] = write(h, new_h, j), write(xd, new_xd, j)
+            adjoint[p] = write(h, new_h, i), write(xd, new_xd, i)
         small_rates = jax.tree.map(lambda total, lam, g: total - lam * g, small_rates, lam, known.small_gradient)
         lam = jax.tree.map(lambda lam, g, t: lam + ct * g - t, lam, known.small_gradient, small_tangent)
         return (adjoint, lam, small_rates), done
 
-    start = {p: (jnp.zeros_like(b.g), jnp.zeros_like(b.x)) for p, b in blocks.items()}
-    inputs = (jnp.arange(size), steps, ct, split, chunk.replay)
+    start = {p: (jnp.zeros_like(b.g), jnp.zeros_like(b.x)) for p, b in own.items()}
+    inputs = (jnp.arange(size), j, steps, ct, split, known)
     (adjoint, lam, small_rates), done = jax.lax.scan(step, (start, sums.small, sums.small_rates), inputs, reverse=True)
-    factors = {p: rate_gradient(la, blocks[p], adjoint[p][0], later[p].bias, done[p], core.factors[p]) for p, la in layers.items()}
-    factors = jax.tree.map(jnp.add, sums.factors, factors)
-    return {p: Adjoint(blocks[p], *adjoint[p]) for p in layers}, Sums(lam, small_rates, factors)
+    factors = {p: rate_gradient(la, own[p], adjoint[p][0], later[p].bias, done[p], core.factors[p]) for p, la in layers.items()}
+    return adjoint, Sums(lam, small_rates, jax.tree.map(jnp.add, sums.factors, factors))
 
 
 def hessian_product(
@@ -449,13 +490,13 @@ def hessian_product(
 
 def rate_gradient(layer: Layer, block: Block, h: jax.Array, bias: jax.Array, done: Products, factors: Factors) -> Factors:
     """Derivatives by the rates that a chunk's steps contribute."""
-    v, u = by_tap(layer, done.v), by_tap(layer, done.u)
+    count, v, u = len(done.v), by_tap(layer, done.v), by_tap(layer, done.u)
     column = -(block.g * v).sum(-2)
     if layer.kind == "embed":
         return Factors(jnp.zeros_like(factors.row), jnp.zeros_like(factors.constant), column)
-    by_time = by_step(layer, h).sum(-2)
+    by_time = by_step(layer, count, h).sum(-2)
     after = bias + jnp.flip(jnp.cumsum(jnp.flip(by_time, 0), 0), 0) - by_time
-    constant = -(by_step(layer, block.g).sum(-2) * factors.column * after).sum((0, -1))
+    constant = -(by_step(layer, count, block.g).sum(-2) * factors.column * after).sum((0, -1))
     return Factors(-(block.x * u).sum(-2), constant, column)
 
 

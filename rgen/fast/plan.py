@@ -19,6 +19,7 @@ class Engine:
     Attributes:
       layers: those taken over, by path.
       chunks: lengths of the chunks; all the same if they are folded.
+      part: the reverse sweep cuts chunks into parts of this length.
       fold: whether the taps of finished chunks are summed up into weights for each sequence.
       micro_batch: how many sequences are run at once.
     """
@@ -27,6 +28,7 @@ class Engine:
     likelihood: Likelihood
     layers: tuple[tuple[Path, Layer], ...]
     chunks: tuple[int, ...]
+    part: int
     fold: bool
     micro_batch: int
     first_order: bool
@@ -59,7 +61,7 @@ def plan(network: nn.Module, likelihood: Likelihood, weights: Any, x: jax.Array,
     """
     batch, length = x.shape[:2]
     found = find_layers(network, weights, jax.ShapeDtypeStruct(x.shape[2:], x.dtype))
-    chunk = choice.chunk or default_chunk(length)
+    chunk = min(choice.chunk or default_chunk(length), length)
     taps = {path: min(length * _width(layer), _folded(layer, chunk)) for path, layer in found.items()}
     layers = {path: layer for path, layer in found.items() if taps[path] < 6 * layer.inputs * layer.outputs}
     grown = sum(length * _width(layer) for layer in layers.values())
@@ -67,11 +69,12 @@ def plan(network: nn.Module, likelihood: Likelihood, weights: Any, x: jax.Array,
     fold = folded < grown if choice.fold is None else choice.fold
     micro = choice.micro_batch or default_micro_batch(batch)
     chunks = equal_chunks(length, chunk) if fold else growing_chunks(length, chunk)
-    return Engine(network, likelihood, tuple(sorted(layers.items())), chunks, fold, min(micro, batch), first_order)
+    return Engine(network, likelihood, tuple(sorted(layers.items())), chunks, chunks[0], fold, min(micro, batch), first_order)
 
 
 def default_chunk(length: int) -> int:
-    return max(1, min(16, math.ceil(length / 4)))
+    """About 16 steps, so that the chunks fill the length as exactly as they can."""
+    return math.ceil(length / math.ceil(length / 16))
 
 
 def default_micro_batch(batch: int) -> int:
@@ -80,15 +83,16 @@ def default_micro_batch(batch: int) -> int:
 
 def growing_chunks(length: int, first: int) -> tuple[int, ...]:
     """Chunks of 1, 1, 2, 4, ... times `first`: few to compile, and not much of the last one is read in vain."""
+    parts = math.ceil(length / first)
     chunks: list[int] = []
-    while (done := sum(chunks)) < length:
-        chunks.append(min(max(first, done), length - done))
-    return tuple(chunks)
+    while (done := sum(chunks)) < parts:
+        chunks.append(min(max(1, done), parts - done))
+    return tuple(first * chunk for chunk in chunks)
 
 
 def equal_chunks(length: int, size: int) -> tuple[int, ...]:
     """Chunks of one size; together they may be longer than `length`."""
-    return (min(size, length),) * math.ceil(length / size)
+    return (size,) * math.ceil(length / size)
 
 
 def _width(layer: Layer) -> int:
