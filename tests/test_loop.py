@@ -355,7 +355,7 @@ def test_a_loop_built_again_is_equal_whatever_its_rate(name):
 
 def test_memory_of_maml_grows_with_the_square_root_of_the_length():
     """In the direct form, four times the length costs about twice the memory, also where the length is a prime."""
-    loop = InnerLoop(networks.build("text-mlp", (128,), 4, features=64, widths=(64, 64)), Categorical())
+    loop = InnerLoop(networks.build("text-mlp", (128,), 4, features=64, widths=(64, 64)), Categorical(), form="direct")
     params = loop.init(jax.random.key(0), np.int32(0))
 
     def temporaries(length):

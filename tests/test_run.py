@@ -97,8 +97,8 @@ def test_the_options_of_the_scripts(tmp_path):
     assert tyro.cli(EvaluateConfig, args=arguments) == EvaluateConfig(**shared)
     assert tyro.cli(SampleConfig, args=arguments) == SampleConfig(**shared)
 
-    arguments = words("--network siren text-mlp --algorithm maml reptile --form direct --meta-batch 1 2 --length 4 9 --json")
-    expected = BenchmarkConfig(("siren", "text-mlp"), ("maml", "reptile"), ("direct",), (1, 2), (4, 9), json=file)
+    arguments = words("--network siren text-mlp --algorithm maml reptile --form direct dual --meta-batch 1 2 --length 4 9 --json")
+    expected = BenchmarkConfig(("siren", "text-mlp"), ("maml", "reptile"), ("direct", "dual"), (1, 2), (4, 9), json=file)
     assert tyro.cli(BenchmarkConfig, args=[*arguments, str(file)]) == expected
 
     arguments = ["digits-maml", "--run", str(out), "--steps", "7", "--seed", "5", "--resume"]
@@ -188,7 +188,9 @@ def test_a_text_run_as_users_make_it(tmp_path):
 
 
 def test_the_benchmark_as_users_run_it(tmp_path):
-    arguments = words("--network siren --algorithm maml reptile --meta-batch 1 2 --length 3 --repeats 1 --json rows.json --out bars.png")
+    arguments = words(
+        "--network siren --algorithm maml reptile --form direct --meta-batch 1 2 --length 3 --repeats 1 --json rows.json --out bars.png"
+    )
     said = script("benchmark", *arguments, cwd=tmp_path)
     table = json.loads((tmp_path / "rows.json").read_text())
     assert [(row["algorithm"], row["meta_batch"]) for row in table] == [("maml", 1), ("reptile", 1), ("maml", 2), ("reptile", 2)]

@@ -94,7 +94,7 @@ def backward(g: jax.Array, memory: Memory) -> jax.Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def record(kind: str, q: jax.Array, memory: Memory, probe: dict[str, jax.Array]) -> jax.Array:
+def record(kind: str, q: jax.Array, memory: Memory, probe: dict[str, jax.Array]) -> Any:
     """The layer in the forward run. The gradients of its probes are the tap and what `replay` needs to know."""
     return forward(kind, q, memory, 1.0)
 
@@ -129,7 +129,7 @@ def _known_tangent(kind, primals, tangents):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def replay(kind: str, q: jax.Array, memory: Memory, probe: dict[str, jax.Array]) -> jax.Array:
+def replay(kind: str, q: jax.Array, memory: Memory, probe: dict[str, jax.Array]) -> Any:
     """The layer in the reverse sweep: known values, live tangents. Probes x and g are zero; their tangents are V g_t and x_t V."""
     return _replay_forward(kind, q, memory, probe)[0]
 
@@ -522,9 +522,9 @@ def reverse(engine: Engine, core: Core, chunks: list[Chunk], folds: dict, steps:
             adjoints = {p: fold_adjoint(la, adjoints[p], new[p]) for p, la in layers.items()}
             return (folds, adjoints, sums), None
 
-        adjoints = {p: empty_fold(la, core.base[p]["kernel"].dtype) for p, la in layers.items()}
-        (_, adjoints, sums), _ = jax.lax.scan(one, (folds, adjoints, sums), (chunks[0], parts), reverse=True)
-        return adjoints, sums
+        start = {p: empty_fold(la, core.base[p]["kernel"].dtype) for p, la in layers.items()}
+        (_, folded, sums), _ = jax.lax.scan(one, (folds, start, sums), (chunks[0], parts), reverse=True)
+        return folded, sums
     adjoints: dict[Path, tuple[Adjoint, ...]] = {p: () for p in layers}
     end = ct.shape[0]
     for i in reversed(range(len(chunks))):

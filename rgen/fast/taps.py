@@ -56,10 +56,10 @@ class Slot(NamedTuple):
 
 
 # (kind, rows [r, width], memory, probe of this call) -> outputs [r, n]
-Affine = Callable[[str, jax.Array, Any, dict[str, jax.Array]], jax.Array]
+Affine = Callable[[str, jax.Array, Any, dict[str, jax.Array]], Any]
 
 
-def find_layers(network: nn.Module, weights: Any, x: jax.Array) -> dict[Path, Layer]:
+def find_layers(network: nn.Module, weights: Any, x: jax.Array | jax.ShapeDtypeStruct) -> dict[Path, Layer]:
     """The layers of a network that can be taken over, by their place in the parameter tree.
 
     Not among them: layers with a dtype, precision or dot_general of their own, an Embed that also attends, calls with differing rows.
