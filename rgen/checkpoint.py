@@ -1,6 +1,7 @@
 """Checkpoints: Orbax writes them, a checksum of our own vouches for them."""
 
 import hashlib
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from rgen.errors import InputError
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what we say ourselves
 
 
 class Checkpoints:
@@ -28,6 +31,11 @@ class Checkpoints:
         """The newest step, or None."""
         newest = self._checkpointer.latest
         return None if newest is None else newest.step
+
+    def forget_after(self, step: int) -> None:
+        """Removes checkpoints of later steps than `step`."""
+        for later in [c.step for c in self._checkpointer.checkpoints if c.step > step]:
+            self._checkpointer.delete(later)
 
     def load(self, step: int, like: Any) -> Any:
         """Loads a checkpoint shaped `like` a pytree of arrays or shapes.

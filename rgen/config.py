@@ -106,7 +106,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "steps", "meta_batch", "reduce", "log_every", "eval_every")
-        _at_least(self, 0, "seed", "split_seed", "warmup", "eval_count", "weight_decay")
+        _at_least(self, 0, "warmup", "eval_count", "weight_decay")
+        _seed(self, "seed", "split_seed")
         _at_least(self, 2, "max_length")
         _positive(self, "inner_rate", "outer_rate", "clip", "held_out")
         _one_of(self, "algorithm", ALGORITHMS)
@@ -146,7 +147,7 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         _one_of(self, "split", SPLITS)
         _at_least(self, 1, "count", "batch")
-        _at_least(self, 0, "seed")
+        _seed(self, "seed")
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ class SampleConfig:
     def __post_init__(self) -> None:
         _one_of(self, "split", SPLITS)
         _at_least(self, 1, "count", "batch")
-        _at_least(self, 0, "seed")
+        _seed(self, "seed")
 
 
 @dataclass(frozen=True)
@@ -224,6 +225,12 @@ def _at_least(config: Any, least: int, *options: str) -> None:
         value = getattr(config, option)
         if value is not None and not (value >= least and math.isfinite(value)):
             raise InputError(f"{_flag(option)} is {value}; it must be at least {least}.")
+
+
+def _seed(config: Any, *options: str) -> None:
+    for option in options:
+        if not 0 <= getattr(config, option) < 2**31:
+            raise InputError(f"{_flag(option)} is {getattr(config, option)}; seeds lie between 0 and {2**31 - 1}.")
 
 
 def _positive(config: Any, *options: str) -> None:

@@ -18,8 +18,8 @@ from rgen.sequence import SequenceModel, Trace
 
 
 @jax.jit
-def _keys(seed: int, index: jax.Array) -> jax.Array:
-    return jax.vmap(lambda k: jax.random.fold_in(jax.random.key(seed), k))(index)
+def _keys(key: jax.Array, index: jax.Array) -> jax.Array:
+    return jax.vmap(lambda k: jax.random.fold_in(key, k))(index)
 
 
 _sample = jax.jit(lambda model, params, x, keys: model.sample(params, x, keys), static_argnums=0)
@@ -48,7 +48,7 @@ def generate(
     for first in range(0, count, batch):
         index = np.arange(first, first + batch)  # the last batch draws a few too many, so that nothing is compiled again
         x = data.sequences(split, index % size).x
-        trace: Trace = _sample(model, params, x, _keys(seed, index))
+        trace: Trace = _sample(model, params, x, _keys(jax.random.key(seed), index))
         decoded.extend(data.decode(x, np.asarray(trace.y)))
         nats.append(np.asarray(trace.nll).sum(1))
         if progress:
@@ -63,7 +63,12 @@ def write(data: Dataset, drawn: tuple[Any, np.ndarray], path: Path, beside: dict
     if data.kind == "image":
         report.sheet({f"{len(samples)} samples": samples, **(beside or {})}, path)
     else:
-        path.write_bytes(b"".join(line + b"\n" for line in samples))
+        path.write_bytes(_as_text(samples))
+
+
+def _as_text(lines: list[bytes]) -> bytes:
+    """One line each; a line break that was drawn is written as a question mark."""
+    return b"".join(line.replace(b"\n", b"?").replace(b"\r", b"?") + b"\n" for line in lines)
 
 
 def novelty(data: Dataset, lines: list[bytes]) -> list[str]:
@@ -92,7 +97,7 @@ def main(config: SampleConfig) -> None:
         if config.out:
             write(data, drawn, config.out)
         else:
-            sys.stdout.buffer.write(b"".join(line + b"\n" for line in samples))
+            sys.stdout.buffer.write(_as_text(samples))
             sys.stdout.flush()
         _tell(data, config, summary, index)
     if config.json:

@@ -5,7 +5,6 @@ initializations. `text-heads` and `image-heads` are ours.
 """
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,6 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+
+from rgen.errors import InputError, nearest
 
 # ---------------------------------------------------------------- layers
 
@@ -209,14 +210,13 @@ def build(name: str, shape: tuple[int, ...], outputs: int, **options: int | tupl
       outputs: how many logits: symbols of a line, 1 for a bit.
       **options: those of OPTIONS that the network has; None means its default.
     Raises:
-      ValueError: an unknown name, the wrong kind of data, an option the network does not have, a size that cannot be.
+      InputError: an unknown name, the wrong kind of data, an option the network does not have, a size that cannot be.
     """
     if name not in NETWORKS:
-        near = difflib.get_close_matches(name, NETWORKS, n=3, cutoff=0.3) or list(NETWORKS)
-        raise ValueError(f"There is no network '{name}'. Perhaps you meant {' or '.join(near)}; all: {', '.join(NETWORKS)}.")
+        raise InputError(f"There is no network '{name}'. {nearest(name, NETWORKS)}")
     kind, cls = NETWORKS[name]
     if (kind == "text") != (len(shape) == 1):
-        raise ValueError(
+        raise InputError(
             f"The network '{name}' is for {kind} data; sequences of shape {shape} are not. Choose another network or data set."
         )
     return configure(cls, name, options, shape=shape, outputs=outputs)
@@ -228,10 +228,10 @@ def configure(cls: Any, name: str, options: Mapping[str, Any], **fixed: Any) -> 
     has = [field.name for field in dataclasses.fields(cls) if field.name in OPTIONS]
     for option, value in options.items():
         if option not in has:
-            raise ValueError(f"The network '{name}' has no option '{option}'; it has {', '.join(has)}.")
+            raise InputError(f"The network '{name}' has no option '{option}'; it has {', '.join(has)}. Give --{option} None.")
         if not value or min(value if isinstance(value, tuple) else (value,)) < 1:
-            raise ValueError(f"The network's {option} is {value}; sizes must be at least 1.")
+            raise InputError(f"The network's {option} is {value}; sizes must be at least 1.")
     network = cls(**fixed, **options)
     if "heads" in has and network.width % network.heads:
-        raise ValueError(f"The network '{name}' needs a width divisible by its heads; {network.width} is not divisible by {network.heads}.")
+        raise InputError(f"The network '{name}' needs a width divisible by its heads; {network.width} is not divisible by {network.heads}.")
     return network

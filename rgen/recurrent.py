@@ -17,7 +17,7 @@ class LSTM(nn.Module):
     """LSTM cells for one step: (state, x, previous output) to (state, logits).
 
     The input is the embedded position (row and column for images) beside the embedded previous output; the initial state is trained.
-    With shape (28, 28) and its defaults this is the original program's baseline.
+    With shape (28, 28) and its defaults this is the original program's baseline, but for PyTorch's second bias in each gate.
 
     Attributes:
       shape: (T,) for lines, inputs []; (rows, columns) for images, inputs [2].

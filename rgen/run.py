@@ -58,11 +58,16 @@ class Run:
             raise InputError(f"{self.folder} is not empty and holds no run; choose another --run folder.")
         data = stored.restore(self.data_file) if self.data_file.exists() else _load(config)
         models.from_config(config, data)  # the sizes are checked before anything is written
-        if not self.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.data_file.exists():
             stored.save(data, self.data_file)
-        self.config_file.write_text(to_json(config))
+        if not self.exists():
+            self.record(config)
         return data
+
+    def record(self, config: TrainConfig) -> None:
+        """Writes the configuration down; of a run that goes on, only once its checkpoint has been loaded."""
+        self.config_file.write_text(to_json(config))
 
     def _check(self, config: TrainConfig) -> None:
         if not config.resume:

@@ -53,7 +53,7 @@ def make_step(model: SequenceModel, algorithm: str, optimizer: optax.GradientTra
         nats, gradient = meta.ALGORITHMS[algorithm](model, state.params, seqs)
         update, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, update)
-        return State(state.step + 1, params, optimizer_state), nats, optax.global_norm(gradient)
+        return State(state.step + 1, params, optimizer_state), nats, optax.tree.norm(gradient)
 
     return step
 
@@ -91,7 +91,9 @@ class Trainer:
         if goes_on and (latest := self.checkpoints.latest()) is not None:
             self.state = self.checkpoints.load(latest, self.state)
         self.start = int(self.state.step)
+        run.record(config)
         run.forget_after(self.start)
+        self.best.forget_after(self.start)
         self.window: list[tuple[jax.Array, jax.Array]] = []
 
     def run_all(self) -> None:
@@ -144,8 +146,8 @@ class Trainer:
         params, batch = self.state.params, fitting_batch(self.model, self.data)
         index = evaluate.choose(self.data, "valid", self.config.eval_count or None, seed=0)
         nats = evaluate.score_all(self.model, params, self.data, "valid", index, batch).sum(1).mean()
-        best = min((row["valid_nats"] for row in self.run.metrics() if "valid_nats" in row), default=np.inf)
-        if nats < best or self.best.latest() is None:
+        before = [row["valid_nats"] for row in self.run.metrics() if np.isfinite(row.get("valid_nats", np.nan))]
+        if nats < min(before, default=np.inf) or self.best.latest() is None:
             self.best.save(step, params)
         self.checkpoints.save(step, self.state)
         self.run.log(step=step, valid_nats=float(nats))

@@ -14,7 +14,7 @@ MAY = {
     "errors": set(),
     "sequence": set(),
     "likelihood": set(),
-    "networks": set(),
+    "networks": {"errors"},
     "progress": set(),
     "report": {"sequence"},
     "checkpoint": {"errors"},

@@ -531,8 +531,8 @@ def reverse(engine: Engine, core: Core, chunks: list[Chunk], folds: dict, steps:
         first = end - engine.chunks[i]
         parts = jax.tree.map(lambda a, first=first, end=end: a[first:end], (steps, ct))
         past = {p: (None, tuple(chunk.blocks[p] for chunk in chunks[:i])) for p in layers}
-        later = {p: Later(adjoints[p], None, sum((a.h.sum(-2) for a in adjoints[p]), jnp.zeros(()))) for p in layers}
-        later = {p: la._replace(bias=jnp.broadcast_to(la.bias, (*layers[p].heads, layers[p].outputs))) for p, la in later.items()}
+        none = {p: jnp.zeros((*la.heads, la.outputs), core.base[p]["kernel"].dtype) for p, la in layers.items()}
+        later = {p: Later(adjoints[p], None, sum((a.h.sum(-2) for a in adjoints[p]), none[p])) for p in layers}
         new, sums = reverse_chunk(engine, core, past, chunks[i], later, sums, *parts)
         adjoints = {p: (new[p], *adjoints[p]) for p in layers}
         end = first

@@ -41,6 +41,8 @@ class Choice:
     chunk: int | None = None
     fold: bool | None = None
     micro_batch: int | None = None
+    every_layer: bool = False
+    """Take over every layer that can be, also where carrying its weights costs less."""
 
 
 COST_MODEL = Choice()
@@ -63,7 +65,7 @@ def plan(network: nn.Module, likelihood: Likelihood, weights: Any, x: jax.Array,
     found = find_layers(network, weights, jax.ShapeDtypeStruct(x.shape[2:], x.dtype))
     chunk = min(choice.chunk or default_chunk(length), length)
     taps = {path: min(length * _width(layer), _folded(layer, chunk)) for path, layer in found.items()}
-    layers = {path: layer for path, layer in found.items() if taps[path] < 6 * layer.inputs * layer.outputs}
+    layers = {path: layer for path, layer in found.items() if choice.every_layer or taps[path] < 6 * layer.inputs * layer.outputs}
     grown = sum(length * _width(layer) for layer in layers.values())
     folded = sum(_folded(layer, chunk) for layer in layers.values())
     fold = folded < grown if choice.fold is None else choice.fold

@@ -1,0 +1,164 @@
+"""The dual form gives the direct form's numbers: whatever the network, the rates, the chunks, the micro-batch and the weights."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import problems
+import pytest
+from flax import linen as nn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from problems import NAMES, adapt, first_order_maml, make, maml, reptile, sample, score
+from test_loop import close
+
+from rgen.fast import Choice, InnerLoop, Params
+from rgen.fast.plan import growing_chunks, plan
+from rgen.likelihood import Bernoulli, Categorical
+from rgen.sequence import Sequence
+
+CHOICES = {
+    "growing": Choice(chunk=2, fold=False, every_layer=True),
+    "folded": Choice(chunk=3, fold=True, every_layer=True),
+}
+
+
+FOLDED = ("text-mlp per-array", "lstm-block", "image-heads")
+
+
+def dual(loop: InnerLoop, choice: Choice) -> InnerLoop:
+    return dataclasses.replace(loop, form="dual", choice=choice)
+
+
+def agree(loop: InnerLoop, params: Params, seqs: Sequence, choice: Choice, rtol: float = 1e-10) -> None:
+    """Nats and meta-gradients of both forms are the same."""
+    other = dual(loop, choice)
+    for function in (maml, first_order_maml, reptile):
+        close(function(other, params, seqs), function(loop, params, seqs), rtol)
+
+
+@pytest.mark.parametrize(("name", "choice"), [*((name, "growing") for name in NAMES), *((name, "folded") for name in FOLDED)])
+def test_every_network(name, choice):
+    """With all layers taken over that can be; test_loop.py has what the cost model chooses."""
+    loop, params, seqs = make(name, "direct")
+    agree(loop, params, seqs, CHOICES[choice])
+    other = dual(loop, CHOICES[choice])
+    close(adapt(other, params, seqs), adapt(loop, params, seqs))
+    keys = jax.random.split(jax.random.key(1), 2)
+    close(sample(other, params, seqs.x, keys), sample(loop, params, seqs.x, keys))
+
+
+@settings(max_examples=4, deadline=None, derandomize=True)
+@given(
+    length=st.integers(1, 9),
+    batch=st.integers(1, 5),
+    chunk=st.integers(1, 10),
+    micro=st.integers(1, 5),
+    fold=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_every_length_batch_chunk_and_micro_batch(length, batch, chunk, micro, fold, seed):
+    loop, params, _ = make("text-mlp per-array", "direct")
+    rng = np.random.default_rng(seed)
+    x = np.broadcast_to(rng.integers(7, size=length), (batch, length))  # positions may come twice
+    y, weight = rng.integers(3, size=x.shape), rng.choice([0.0, 1.0, 0.5], x.shape)
+    agree(loop, params, Sequence(x, y, weight), Choice(chunk, fold, micro, every_layer=True))
+
+
+def test_a_cotangent_for_each_step_and_sequence():
+    loop, params, seqs = make("gated", "direct")
+    ct = np.random.default_rng(0).standard_normal(seqs.y.shape)
+    gradients = [
+        jax.grad(lambda params, form=form: (ct * form.score(params, seqs)).sum())(params) for form in (loop, dual(loop, CHOICES["growing"]))
+    ]
+    close(gradients[1], gradients[0])
+
+
+def test_float32():
+    loop, params, seqs = make("text-heads", "direct")
+    params = jax.tree.map(lambda a: a.astype(jnp.float32), params)
+    agree(loop, params, seqs._replace(weight=seqs.weight.astype(np.float32)), CHOICES["growing"], rtol=1e-4)
+
+
+class Twice(nn.Module):
+    """Calls one Dense layer twice, and another on two rows at once; has a convolution, which is carried."""
+
+    @nn.compact
+    def __call__(self, x):
+        h = nn.Embed(6, 4)(x)
+        shared = nn.Dense(4, name="shared")
+        h = jnp.tanh(shared(jnp.tanh(shared(h))))
+        h = nn.Dense(3, use_bias=False, name="rows")(h.reshape(2, 2)).reshape(-1)
+        h = nn.Conv(2, (3,), name="convolution")(h[:, None]).reshape(-1)
+        return nn.Dense(3)(jnp.sin(h))
+
+
+class NoDense(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        table = self.param("table", nn.initializers.normal(1.0), (6, 3))
+        return table[x] + self.param("bias", nn.initializers.normal(1.0), (3,))
+
+
+class Tied(nn.Module):
+    """Uses its embedding both ways, so that it cannot be taken over."""
+
+    @nn.compact
+    def __call__(self, x):
+        embed = nn.Embed(6, 3)
+        return embed.attend(jnp.tanh(nn.Dense(3)(embed(x))))[:3]
+
+
+@pytest.mark.parametrize(
+    ("network", "taken"), [(Twice(), ["Dense_0", "Embed_0", "rows", "shared"]), (NoDense(), []), (Tied(), ["Dense_0"])]
+)
+def test_networks_of_ones_own(network, taken):
+    rng = np.random.default_rng(2)
+    x = np.array([[0, 1, 2, 1, 4, 5, 0], [5, 4, 3, 3, 1, 0, 2]])
+    seqs = Sequence(x, rng.integers(3, size=x.shape), np.ones(x.shape))
+    loop = InnerLoop(network, Categorical(), "rank-one", 0.2, form="direct")
+    params = problems.disturbed(loop.init(jax.random.key(0), x[0, 0]), rng)
+    engine = plan(network, loop.likelihood, params.init, x, CHOICES["growing"], False)
+    assert ["/".join(path) for path, _ in engine.layers] == taken
+    agree(loop, params, seqs, CHOICES["growing"])
+
+
+def test_heads_are_one_batched_layer():
+    loop, params, seqs = make("image-heads", "direct")
+    layers = dict(plan(loop.network, Bernoulli(), params.init, seqs.x, CHOICES["growing"], False).layers)
+    assert layers["heads", "memory"].heads == (2,)
+
+
+def test_a_second_derivative_is_refused():
+    loop, params, seqs = make("siren", "dual")
+    loop = dual(loop, CHOICES["growing"])
+
+    def total(init):
+        return loop.score(params._replace(init=init), seqs).sum()
+
+    with pytest.raises(NotImplementedError, match="first derivatives only"):
+        jax.grad(lambda init: sum((g**2).sum() for g in jax.tree.leaves(jax.grad(total)(init))))(params.init)
+
+
+def test_vmap_over_rates():
+    loop, params, seqs = make("siren", "direct")
+    rates = jnp.array([0.05, 0.2])
+    values = [
+        jax.vmap(lambda r, f=form: f.score(params._replace(rates={"fixed": r}), seqs))(rates)
+        for form in (loop, dual(loop, CHOICES["growing"]))
+    ]
+    close(values[1], values[0])
+
+
+@given(length=st.integers(1, 400), first=st.integers(1, 40))
+def test_growing_chunks_cover_the_length(length, first):
+    chunks = growing_chunks(length, first)
+    assert length <= sum(chunks) < length + first
+    assert all(chunk % first == 0 for chunk in chunks)
+    assert len(chunks) <= 2 + np.log2(max(1, length / first)) + 1
+
+
+def test_score_composes_with_jit_and_keeps_shapes():
+    loop, params, seqs = make("lstm-block", "dual")
+    assert score(loop, params, seqs).shape == seqs.y.shape
