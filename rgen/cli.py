@@ -1,5 +1,6 @@
 """What the scripts in bin/ share: parse, call one function, and turn what a user can mend into a sentence and exit code 2."""
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -11,15 +12,23 @@ def main(parse: Callable[[], Any], module: str, function: str) -> None:
     """Parses the command line, then imports `module` (and with it JAX) and calls its `function` with the configuration."""
     try:
         config = parse()
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache_folder())
         import importlib
 
         getattr(importlib.import_module(module), function)(config)
     except InputError as error:
         _fail(str(error))
+    except BrokenPipeError:
+        sys.exit(1)
     except OSError as error:
         _fail(f"{error.filename or 'A file'}: {error.strerror or error}.")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def cache_folder() -> str:
+    """Where JAX keeps what it compiled, so that the next start is quick."""
+    return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "rgen", "jax")
 
 
 def _fail(sentence: str) -> None:

@@ -80,7 +80,8 @@ def default_chunk(length: int) -> int:
 
 
 def default_micro_batch(batch: int) -> int:
-    return min(batch, 25)
+    """At most 25 sequences, and few rows to fill up the last micro-batch with."""
+    return math.ceil(batch / math.ceil(batch / 25))
 
 
 def growing_chunks(length: int, first: int) -> tuple[int, ...]:
