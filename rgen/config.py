@@ -287,7 +287,7 @@ _HEADS = TrainConfig(
 _PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "demo": (
         "What `make demo` trains: our network on the embedded digits, a few minutes on 2 cores.",
-        dataclasses.replace(_HEADS, network="image-heads", width=64, steps=700, log_every=50, eval_every=350),
+        dataclasses.replace(_HEADS, network="image-heads", width=64, steps=600, log_every=50, eval_every=300),
     ),
     "digits-maml": ("MAML on the embedded digits, our network.", dataclasses.replace(_HEADS, network="image-heads", width=64, steps=3000)),
     "digits-reptile": (
