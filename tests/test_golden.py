@@ -12,9 +12,10 @@ import jax
 import numpy as np
 import pytest
 from flax import traverse_util
+from problems import jit
 
 from rgen import meta, networks
-from rgen.fast import InnerLoop, Params
+from rgen.fast import Choice, InnerLoop, Params
 from rgen.likelihood import Bernoulli, Categorical
 from rgen.sequence import Sequence
 
@@ -114,8 +115,9 @@ def _errors(prefix: str, ours: dict, theirs: dict) -> dict[str, float]:
     return {f"{prefix}/{name}": _relative(ours[name], theirs[name]) for name in theirs}
 
 
+@pytest.mark.parametrize("form", ["direct", "dual"])
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
-def test_every_array_of_the_original(file):
+def test_every_array_of_the_original(file, form):
     data = dict(np.load(file))
     convert = CONVERT[file.stem]
     theirs = {group: convert(_group(data, group)) for group in ("param", "reptile", "maml", "final")}
@@ -127,17 +129,17 @@ def test_every_array_of_the_original(file):
     name = file.stem.replace("_", "-")
     network = networks.build(name, outputs=outputs, **_options(name, theirs["param"], x))
 
-    loop = InnerLoop(network, likelihood)
+    loop = InnerLoop(network, likelihood, form=form, choice=Choice(every_layer=True))
     params = Params(theirs["param"], {"fixed": data["inner_lr"]})
     seqs = Sequence(x, y.astype(np.int32), np.ones(y.shape))
-    logits = jax.jit(jax.vmap(jax.vmap(lambda x: network.apply({"params": params.init}, x))))(x)
-    fast, nll = jax.jit(InnerLoop.adapt, static_argnums=0)(loop, params, seqs)
-    _, maml = jax.jit(meta.maml, static_argnums=0)(loop, params, seqs)
-    _, reptile = jax.jit(meta.reptile, static_argnums=0)(loop, params, seqs)
+    logits = jit(jax.vmap(jax.vmap(lambda x: network.apply({"params": params.init}, x))))(x)
+    fast, nll = jit(InnerLoop.adapt, static_argnums=0)(loop, params, seqs)
+    _, maml = jit(meta.maml, static_argnums=0)(loop, params, seqs)
+    _, reptile = jit(meta.reptile, static_argnums=0)(loop, params, seqs)
 
     errors = {"logits0": _relative(logits, data["logits0"]), "losses": _relative(nll.mean(0), data["losses"])}
     errors |= _errors("final", fast, theirs["final"])
     errors |= _errors("maml", maml.init, theirs["maml"])
     errors |= _errors("reptile", reptile.init, theirs["reptile"])
-    print(f"\n{file.stem}: largest relative error {max(errors.values()):.1e} of {len(errors)} arrays")
+    print(f"\n{file.stem}, {form} form: largest relative error {max(errors.values()):.1e} of {len(errors)} arrays")
     assert {k: v for k, v in errors.items() if not v < 1e-9} == {}
