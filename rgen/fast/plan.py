@@ -48,7 +48,7 @@ class Choice:
 COST_MODEL = Choice()
 
 
-def plan(network: nn.Module, likelihood: Likelihood, weights: Any, x: jax.Array, choice: Choice, first_order: bool) -> Engine:
+def plan(network: nn.Module, likelihood: Likelihood, weights: Any, x: Any, choice: Choice, first_order: bool) -> Engine:
     """Chooses, from T, B and the widths, what costs least.
 
     Costs are counted in numbers read and written at a step of one sequence, which is what bounds a step: its products are matrix
