@@ -580,7 +580,7 @@ def _refuse(primals, tangents):
 
 def _score_backward(engine, kept, ct):
     core, chunks, folds, seqs = kept
-    core, ct = _once((core, ct))
+    core, ct = _once((core, ct.astype(jax.tree.leaves((core.base, core.small))[0].dtype)))
     layers = dict(engine.layers)
     adjoints, sums = jax.vmap(partial(reverse, engine, core))(chunks, folds, seqs, ct)
     base = {}
