@@ -307,7 +307,7 @@ BAD_TRAINING = {
     "outer rate nan": ([*DIGITS, "--outer-rate", "nan"], "--outer-rate is nan; it must be a positive number"),
     "steps": ([*DIGITS, "--steps", "0"], "--steps is 0; it must be at least 1"),
     "meta-batch": ([*DIGITS, "--meta-batch", "-2"], "--meta-batch is -2; it must be at least 1"),
-    "seed": ([*DIGITS, "--seed", "-1"], "--seed is -1; it must be at least 0"),
+    "seed": ([*DIGITS, "--seed", "-1"], "--seed is -1; seeds lie between 0 and"),
     "reduce": ([*DIGITS, "--reduce", "3"], "cannot be reduced by 3"),
     "held out": ([*DIGITS, "--held-out", "0.9"], "held-out fraction"),
     "beta2": ([*DIGITS, "--beta2", "1"], "--beta2 is 1.0; it must lie between 0 and 1"),
