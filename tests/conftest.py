@@ -4,8 +4,11 @@ from pathlib import Path
 
 import jax
 import pytest
+from hypothesis import settings
 
 jax.config.update("jax_enable_x64", True)
+settings.register_profile("unhurried", deadline=None)  # tests are never timed
+settings.load_profile("unhurried")
 MAPS = Path("/proc/self/maps")
 
 
