@@ -45,6 +45,10 @@ class InnerLoop:
     form: str = "dual"
     choice: Choice = COST_MODEL
 
+    def __post_init__(self) -> None:
+        if self.form not in ("direct", "dual"):
+            raise ValueError(f"The form of the inner loop is '{self.form}'; it must be 'direct' or 'dual'.")
+
     def init(self, key: jax.Array, x: Array) -> Params:
         """Draws an initialization for inputs that look like `x` [...], ONE input."""
         weights = jax.jit(self.network.init)(key, x)["params"]
@@ -57,7 +61,8 @@ class InnerLoop:
           seqs: x [B, T, ...], y [B, T], weight [B, T].
         Returns:
           [B, T] nats, each paid before its own update and multiplied by its weight: with weights of 0 and 1, a row's sum is the exact
-          nats of the sequence. Differentiable in the initialization and the learned rates; memory grows with sqrt(T).
+          nats of the sequence. Differentiable in the initialization and the learned rates; in the
+          direct form memory grows with sqrt(T).
         Raises:
           ValueError: x, y and weight disagree in B or T.
         Source: Finn et al. 2017, arXiv:1703.03400; unixpickle/reptile-gen.
