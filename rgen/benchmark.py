@@ -17,6 +17,7 @@ import numpy as np
 
 from rgen import meta, models, report
 from rgen.config import BenchmarkConfig
+from rgen.devices import place
 from rgen.networks import NETWORKS
 from rgen.progress import Progress
 from rgen.sequence import Sequence
@@ -55,7 +56,7 @@ def prepare(network: str, algorithm: str, form: str, meta_batch: int, length: in
     shape, symbols, seqs = made_up(network, meta_batch, length)
     model = models.build(network, shape, symbols, form=form)
     params = model.init(jax.random.key(0), seqs.x[0, 0])
-    seqs = jax.device_put(seqs)
+    params, seqs = place(params, seqs)
     before = time.perf_counter()
     gradient = jax.jit(meta.ALGORITHMS[algorithm], static_argnums=0).lower(model, params, seqs).compile()
     seconds = time.perf_counter() - before

@@ -13,6 +13,8 @@ def main(parse: Callable[[], Any], module: str, function: str) -> None:
     try:
         config = parse()
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache_folder())
+        # XLA runs small products on one core: with a device for each core, every core has sequences of its own
+        os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores()))
         import importlib
 
         getattr(importlib.import_module(module), function)(config)
@@ -29,6 +31,11 @@ def main(parse: Callable[[], Any], module: str, function: str) -> None:
 def cache_folder() -> str:
     """Where JAX keeps what it compiled, so that the next start is quick."""
     return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "rgen", "jax")
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _fail(sentence: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from rgen import counts
 from rgen.config import EvaluateConfig
 from rgen.data import Dataset
+from rgen.devices import place
 from rgen.errors import InputError
 from rgen.progress import Progress
 from rgen.run import fitting_batch, load
@@ -37,7 +38,8 @@ def score_all(
     for first in range(0, len(index), batch):
         part = index[first : first + batch]
         filled = np.resize(part, batch)
-        rows.append(np.asarray(_score(model, params, data.sequences(split, filled)))[: len(part)])
+        params, seqs = place(params, data.sequences(split, filled))
+        rows.append(np.asarray(_score(model, params, seqs))[: len(part)])
         if progress:
             progress.update(first + len(part), f"{np.mean([r.sum() for r in np.concatenate(rows)]):.3f} nats")
     return np.concatenate(rows)

@@ -11,6 +11,7 @@ import numpy as np
 from rgen import report
 from rgen.config import SampleConfig
 from rgen.data import Dataset
+from rgen.devices import place
 from rgen.evaluate import choose
 from rgen.progress import Progress
 from rgen.run import fitting_batch, load
@@ -48,7 +49,8 @@ def generate(
     for first in range(0, count, batch):
         index = np.arange(first, first + batch)  # the last batch draws a few too many, so that nothing is compiled again
         x = data.sequences(split, index % size).x
-        trace: Trace = _sample(model, params, x, _keys(jax.random.key(seed), index))
+        params, (places, keys) = place(params, (x, _keys(jax.random.key(seed), index)))
+        trace: Trace = _sample(model, params, places, keys)
         decoded.extend(data.decode(x, np.asarray(trace.y)))
         nats.append(np.asarray(trace.nll).sum(1))
         if progress:

@@ -3,7 +3,6 @@
 All sum over the T steps and average over the B sequences, as the original program does.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from rgen.fast import InnerLoop, Params
-from rgen.sequence import Sequence, SequenceModel, pad_rows
+from rgen.sequence import Sequence, SequenceModel, group_rows
 
 MetaGradient = Callable[..., tuple[jax.Array, Any]]
 
@@ -29,9 +28,10 @@ def maml(model: SequenceModel, params: Any, seqs: Sequence) -> tuple[jax.Array, 
         total = sum_and_grad(params, seqs)
     else:
         # what the forward pass keeps for the backward pass is then kept for `size` sequences only
-        parts = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), pad_rows(seqs, math.ceil(batch / size) * size))
+        parts = group_rows(seqs, size)
         add = partial(jax.tree.map, jnp.add)
-        start = jax.tree.map(jnp.zeros_like, jax.eval_shape(sum_and_grad, params, jax.tree.map(lambda a: a[0], parts)))
+        dtype = jax.tree.leaves(params)[0].dtype
+        start = jnp.zeros((), dtype), jax.tree.map(jnp.zeros_like, params)
         total, _ = jax.lax.scan(lambda total, part: (add(total, sum_and_grad(params, part)), None), start, parts)
     return jax.tree.map(lambda a: a / batch, total)
 

@@ -1,5 +1,6 @@
 """What a model reads and what it gives back."""
 
+import math
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -80,6 +81,41 @@ def pad_rows(steps: Any, size: int) -> Any:
     steps = jax.tree.map(lambda a: jnp.asarray(a)[index], steps)
     kept = (np.arange(size) < before).reshape(-1, *[1] * (steps.weight.ndim - 1))
     return steps._replace(weight=jnp.where(kept, steps.weight, 0))
+
+
+def group_rows(steps: Any, size: int) -> Any:
+    """Cuts a NamedTuple of arrays [B, ...] into groups, [groups, size, ...], filled up as `pad_rows` does.
+
+    A batch that is spread over devices stays where it is: every group takes the same number of rows from each device's share.
+    """
+    batch = steps.weight.shape[0]
+    shards, groups = _shards(batch, size), math.ceil(batch / size)
+    if groups == 1 and batch == size:
+        return jax.tree.map(lambda a: a[None], steps)
+    shares = jax.tree.map(lambda a: a.reshape(shards, -1, *a.shape[1:]), steps)
+    shares = jax.vmap(lambda share: pad_rows(share, groups * size // shards))(shares)
+    return jax.tree.map(lambda a: a.reshape(shards, groups, -1, *a.shape[2:]).swapaxes(0, 1).reshape(groups, size, *a.shape[2:]), shares)
+
+
+def ungroup_rows(groups: Any, batch: int) -> Any:
+    """The way back from `group_rows`: arrays [groups, size, ...] to [batch, ...]."""
+
+    def rows(a):
+        shards = _shards(batch, a.shape[1])
+        shares = a.reshape(a.shape[0], shards, -1, *a.shape[2:]).swapaxes(0, 1).reshape(shards, -1, *a.shape[2:])
+        return shares[:, : batch // shards].reshape(batch, *a.shape[2:])
+
+    return jax.tree.map(rows, groups)
+
+
+def _shards(batch: int, size: int) -> int:
+    shards = shards_of(batch)
+    return shards if size % shards == 0 else 1
+
+
+def shards_of(batch: int) -> int:
+    """Over how many devices a batch is spread: as many as there are, or the most that divide it."""
+    return max(n for n in range(1, min(batch, jax.device_count()) + 1) if batch % n == 0)
 
 
 class SequenceModel(Protocol):

@@ -14,6 +14,7 @@ import optax
 from rgen import evaluate, generate, meta, models, report
 from rgen.config import TrainConfig
 from rgen.data import Dataset
+from rgen.devices import place
 from rgen.errors import InputError
 from rgen.fast import Params
 from rgen.progress import Progress
@@ -105,7 +106,7 @@ class Trainer:
             before = time.perf_counter()
             for step in range(self.start, self.config.steps):
                 batch = self.data.batch(self.config.seed, step, self.config.meta_batch)
-                self.state, *measured = self.step_function(self.state, batch)
+                self.state, *measured = self.step_function(*place(self.state, batch))
                 self.window.append(tuple(measured))
                 done = step + 1
                 if len(self.window) > 1:  # a step late, so that the device never waits for us

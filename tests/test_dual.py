@@ -10,16 +10,16 @@ import pytest
 from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import NAMES, adapt, first_order_maml, make, maml, reptile, sample, score
+from problems import NAMES, adapt, first_order_maml, jit, make, maml, reptile, sample, score
 from test_loop import close
 
 from rgen.fast import Choice, InnerLoop, Params
-from rgen.fast.plan import growing_chunks, plan
+from rgen.fast.plan import even, plan
 from rgen.likelihood import Bernoulli, Categorical
 from rgen.sequence import Sequence
 
 CHOICES = {
-    "growing": Choice(chunk=2, fold=False, every_layer=True),
+    "kept": Choice(chunk=3, fold=False, every_layer=True),
     "folded": Choice(chunk=3, fold=True, every_layer=True),
 }
 
@@ -39,7 +39,7 @@ def agree(loop: InnerLoop, params: Params, seqs: Sequence, choice: Choice, rtol:
 
 
 @pytest.mark.parametrize(
-    ("name", "choice"), [*((name, "growing") for name in NAMES), *(pytest.param(name, "folded", marks=pytest.mark.slow) for name in FOLDED)]
+    ("name", "choice"), [*((name, "kept") for name in NAMES), *(pytest.param(name, "folded", marks=pytest.mark.slow) for name in FOLDED)]
 )
 def test_every_network(name, choice):
     """With all layers taken over that can be; test_loop.py has what the cost model chooses."""
@@ -71,16 +71,14 @@ def test_every_length_batch_chunk_and_micro_batch(length, batch, chunk, micro, f
 def test_a_cotangent_for_each_step_and_sequence():
     loop, params, seqs = make("gated", "direct")
     ct = np.random.default_rng(0).standard_normal(seqs.y.shape)
-    gradients = [
-        jax.grad(lambda params, form=form: (ct * form.score(params, seqs)).sum())(params) for form in (loop, dual(loop, CHOICES["growing"]))
-    ]
-    close(gradients[1], gradients[0])
+    gradient = jit(jax.grad(lambda params, form: (ct * form.score(params, seqs)).sum()), static_argnums=1)
+    close(gradient(params, dual(loop, CHOICES["kept"])), gradient(params, loop))
 
 
 def test_float32():
     loop, params, seqs = make("text-heads", "direct")
     params = jax.tree.map(lambda a: a.astype(jnp.float32), params)
-    agree(loop, params, seqs._replace(weight=seqs.weight.astype(np.float32)), CHOICES["growing"], rtol=1e-4)
+    agree(loop, params, seqs._replace(weight=seqs.weight.astype(np.float32)), CHOICES["kept"], rtol=1e-4)
 
 
 class Twice(nn.Module):
@@ -121,20 +119,20 @@ def test_networks_of_ones_own(network, taken):
     seqs = Sequence(x, rng.integers(3, size=x.shape), np.ones(x.shape))
     loop = InnerLoop(network, Categorical(), "rank-one", 0.2, form="direct")
     params = problems.disturbed(loop.init(jax.random.key(0), x[0, 0]), rng)
-    engine = plan(network, loop.likelihood, params.init, x, CHOICES["growing"], False)
+    engine = plan(network, loop.likelihood, params.init, x, CHOICES["kept"], False)
     assert ["/".join(path) for path, _ in engine.layers] == taken
-    agree(loop, params, seqs, CHOICES["growing"])
+    agree(loop, params, seqs, CHOICES["kept"])
 
 
 def test_heads_are_one_batched_layer():
     loop, params, seqs = make("image-heads", "direct")
-    layers = dict(plan(loop.network, Bernoulli(), params.init, seqs.x, CHOICES["growing"], False).layers)
+    layers = dict(plan(loop.network, Bernoulli(), params.init, seqs.x, CHOICES["kept"], False).layers)
     assert layers["heads", "memory"].heads == (2,)
 
 
 def test_a_second_derivative_is_refused():
     loop, params, seqs = make("siren", "dual")
-    loop = dual(loop, CHOICES["growing"])
+    loop = dual(loop, CHOICES["kept"])
 
     def total(init):
         return loop.score(params._replace(init=init), seqs).sum()
@@ -148,17 +146,29 @@ def test_vmap_over_rates():
     rates = jnp.array([0.05, 0.2])
     values = [
         jax.vmap(lambda r, f=form: f.score(params._replace(rates={"fixed": r}), seqs))(rates)
-        for form in (loop, dual(loop, CHOICES["growing"]))
+        for form in (loop, dual(loop, CHOICES["kept"]))
     ]
     close(values[1], values[0])
 
 
-@given(length=st.integers(1, 400), first=st.integers(1, 40))
-def test_growing_chunks_cover_the_length(length, first):
-    chunks = growing_chunks(length, first)
-    assert length <= sum(chunks) < length + first
-    assert all(chunk % first == 0 for chunk in chunks)
-    assert len(chunks) <= 2 + np.log2(max(1, length / first)) + 1
+@given(length=st.integers(1, 400), chunk=st.one_of(st.none(), st.integers(1, 500)), fold=st.booleans())
+def test_chunks_cover_the_length(length, chunk, fold):
+    loop, params, _ = make("siren", "direct")
+    x = np.zeros((3, length, 2))
+    engine = plan(loop.network, loop.likelihood, params.init, x, Choice(chunk, fold, every_layer=True), False)
+    assert engine.chunk % engine.part == 0
+    assert length <= engine.length < length + engine.chunk
+    assert engine.part <= 16
+    if chunk is None:
+        assert engine.length < length + engine.length // engine.part + engine.chunks  # at most a step in vain for each
+        assert fold or engine.chunks <= 4
+
+
+@given(length=st.integers(1, 1000), size=st.integers(1, 40))
+def test_even_pieces_waste_less_than_one_step_each(length, size):
+    piece = even(length, size)
+    assert piece <= size
+    assert length <= piece * -(-length // piece) < length + -(-length // size)
 
 
 def test_score_composes_with_jit_and_keeps_shapes():

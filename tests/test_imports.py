@@ -14,6 +14,7 @@ MAY = {
     "errors": set(),
     "sequence": set(),
     "likelihood": set(),
+    "devices": {"sequence"},
     "networks": {"errors"},
     "progress": set(),
     "report": {"sequence"},

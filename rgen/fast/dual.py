@@ -41,20 +41,12 @@ class Block(NamedTuple):
     mask: jax.Array | None = None
 
 
-class Fold(NamedTuple):
-    """Taps summed up: sum of x_s g_s^T [m, n], and of g_s [n]."""
-
-    kernel: jax.Array
-    bias: jax.Array
-
-
 class Memory(NamedTuple):
-    """All that the weights of a layer consist of at one moment."""
+    """All that the weights of a layer consist of at one moment: those at some earlier moment, and the taps since then."""
 
     kernel: jax.Array
     bias: jax.Array | None
     factors: Factors
-    fold: Fold | None
     blocks: tuple[Block, ...]
 
 
@@ -67,15 +59,11 @@ def similarity(kind: str, q: jax.Array, x: jax.Array, factors: Factors, one: flo
 
 def forward(kind: str, q: jax.Array, memory: Memory, one: float) -> jax.Array:
     """q W_t, [r, m] to [r, n]; the bias is added `one` times (0 for tangents)."""
-    kernel, bias, factors, fold, blocks = memory
-    embed = kind == "embed"
-    index = q[:, 0].astype(jnp.int32) if embed else None
-    out = kernel[index] if embed else q @ kernel
+    kernel, bias, factors, blocks = memory
+    out = kernel[q[:, 0].astype(jnp.int32)] if kind == "embed" else q @ kernel
     if bias is not None:
         out = out + one * bias
     change: Any = 0.0
-    if fold is not None:
-        change = fold.kernel[index] if embed else (q * factors.row) @ fold.kernel + one * factors.constant * fold.bias
     for x, g, mask in blocks:
         k = similarity(kind, q, x, factors, one)
         change = change + (k if mask is None else k * mask) @ g
@@ -84,9 +72,9 @@ def forward(kind: str, q: jax.Array, memory: Memory, one: float) -> jax.Array:
 
 def backward(g: jax.Array, memory: Memory) -> jax.Array:
     """W_t g of a Dense layer, [r, n] to [r, m]."""
-    kernel, _, factors, fold, blocks = memory
+    kernel, _, factors, blocks = memory
     scaled = g * factors.column
-    change: Any = 0.0 if fold is None else scaled @ fold.kernel.T
+    change: Any = 0.0
     for x, taps, mask in blocks:
         k = scaled @ taps.T
         change = change + (k if mask is None else k * mask) @ x
@@ -196,9 +184,15 @@ def zero_probe(layer: Layer, dtype: Any) -> dict[str, jax.Array]:
     return {"x": jnp.zeros(into, dtype), "g": jnp.zeros(out, dtype), "out": jnp.zeros(out, dtype), "back": jnp.zeros(into, dtype)}
 
 
-def memory_of(core: Core, path: Path, fold: Fold | None, blocks: tuple[Block, ...]) -> Memory:
-    base = core.base[path]
-    return Memory(base["kernel"], base.get("bias"), core.factors[path], fold, blocks)
+class Past(NamedTuple):
+    """What a layer has learned before the current chunk: weights {"kernel", "bias"}, and the taps since they were formed."""
+
+    weights: dict[str, jax.Array]
+    blocks: tuple[Block, ...]
+
+
+def memory_of(past: Past, factors: Factors, block: Block) -> Memory:
+    return Memory(past.weights["kernel"], past.weights.get("bias"), factors, (*past.blocks, block))
 
 
 def empty_block(layer: Layer, steps: int, dtype: Any) -> Block:
@@ -219,7 +213,7 @@ def after(taps: tuple[jax.Array, jax.Array], *reads: jax.Array) -> tuple[jax.Arr
 
 
 def run_chunk(engine: Engine, core: Core, past: dict, small: Any, ended: Any, observer: Any, steps: Any) -> tuple:
-    """One chunk of the inner loop. `past`: path -> (fold, blocks) of the chunks before.
+    """One chunk of the inner loop. `past`: path -> Past of the chunks before.
 
     Returns:
       (Chunk, carried parameters, whether the sequence has ended, (y, nll) [S]).
@@ -234,7 +228,7 @@ def run_chunk(engine: Engine, core: Core, past: dict, small: Any, ended: Any, ob
         j, now = now
 
         def predict(probes, small):
-            slots = {path: Slot(memory_of(core, path, past[path][0], (*past[path][1], blocks[path])), probes[path]) for path in layers}
+            slots = {path: Slot(memory_of(past[path], core.factors[path], blocks[path]), probes[path]) for path in layers}
             return apply(engine.network, small, slots, record, now.x)
 
         logits, pull = jax.vjp(predict, probes, small)
@@ -253,40 +247,46 @@ def run_chunk(engine: Engine, core: Core, past: dict, small: Any, ended: Any, ob
     return Chunk(blocks, replay), small, ended, (y, nll)
 
 
-def run(engine: Engine, core: Core, observer: Any, steps: Any) -> tuple[list[Chunk], dict, Any, Any]:
+def run(engine: Engine, core: Core, observer: Any, steps: Any) -> tuple[list[Chunk], dict | None, Any, Any]:
     """The inner loop over one sequence whose length is the sum of the chunks.
 
     Returns:
-      (chunks (stacked into one if they are folded), path -> Fold of all taps if they are folded, carried parameters, (y, nll) [T]).
+      (chunks (stacked into one if they are folded), path -> last weights if they are folded, carried parameters, (y, nll) [T]).
     """
     layers, ended = dict(engine.layers), jnp.array(False)
     if engine.fold:
-        size = engine.chunks[0]
-        steps = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), steps)
 
         def one(carry, now):
-            folds, small, ended = carry
-            past = {path: (folds[path], ()) for path in layers}
+            weights, small, ended = carry
+            past = {p: Past(weights[p], ()) for p in layers}
             chunk, small, ended, traced = run_chunk(engine, core, past, small, ended, observer, now)
-            folds = {path: fold_in(layers[path], folds[path], chunk.blocks[path], 1.0) for path in layers}
-            return (folds, small, ended), (chunk, traced)
+            weights = {p: learn(la, weights[p], chunk.blocks[p], core.factors[p]) for p, la in layers.items()}
+            return (weights, small, ended), (chunk, traced)
 
-        start = {path: empty_fold(layer, core.base[path]["kernel"].dtype) for path, layer in layers.items()}
-        (folds, small, _), (chunks, traced) = jax.lax.scan(one, (start, core.small, ended), steps)
-        return [chunks], folds, small, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), traced)
-    small, chunks, traces, first = core.small, [], [], 0
-    for size in engine.chunks:
-        past = {path: (None, tuple(chunk.blocks[path] for chunk in chunks)) for path in layers}
-        part = jax.tree.map(lambda a, first=first, size=size: a[first : first + size], steps)
-        chunk, small, ended, traced = run_chunk(engine, core, past, small, ended, observer, part)
+        (weights, small, _), (chunks, traced) = jax.lax.scan(one, (core.base, core.small, ended), by_chunk(engine, steps))
+        return [chunks], weights, small, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), traced)
+    small, chunks, traces = core.small, [], []
+    for i in range(engine.chunks):
+        past = {p: Past(core.base[p], join([chunk.blocks[p] for chunk in chunks])) for p in layers}
+        chunk, small, ended, traced = run_chunk(engine, core, past, small, ended, observer, piece(engine, steps, i))
         chunks.append(chunk)
         traces.append(traced)
-        first += size
-    return chunks, {}, small, jax.tree.map(lambda *parts: jnp.concatenate(parts), *traces)
+    return chunks, None, small, jax.tree.map(lambda *parts: jnp.concatenate(parts), *traces)
 
 
-def empty_fold(layer: Layer, dtype: Any) -> Fold:
-    return Fold(jnp.zeros((*layer.heads, layer.inputs, layer.outputs), dtype), jnp.zeros((*layer.heads, layer.outputs), dtype))
+def by_chunk(engine: Engine, steps: Any) -> Any:
+    """Arrays [T, ...] as [chunks, T / chunks, ...]."""
+    return jax.tree.map(lambda a: a.reshape(engine.chunks, engine.chunk, *a.shape[1:]), steps)
+
+
+def piece(engine: Engine, steps: Any, i: int) -> Any:
+    """The steps of chunk i."""
+    return jax.tree.map(lambda a: a[i * engine.chunk : (i + 1) * engine.chunk], steps)
+
+
+def join(blocks: Any) -> tuple:
+    """Taps of successive chunks as those of one, if there are any: few large products cost less than many small ones."""
+    return (jax.tree.map(lambda *parts: jnp.concatenate(parts, -2), *blocks),) if blocks else ()
 
 
 def outer(layer: Layer, x: jax.Array, g: jax.Array) -> jax.Array:
@@ -300,9 +300,16 @@ def outer(layer: Layer, x: jax.Array, g: jax.Array) -> jax.Array:
     return over_heads(one, layer)(x, g)
 
 
-def fold_in(layer: Layer, fold: Fold, block: Block, sign: float) -> Fold:
-    """Adds a chunk's taps, or takes them away again."""
-    return Fold(fold.kernel + sign * outer(layer, block.x, block.g), fold.bias + sign * block.g.sum(-2))
+def moved(layer: Layer, kernel: jax.Array, bias: jax.Array, factors: Factors) -> dict[str, jax.Array]:
+    """How far taps move the parameters, from the sums of x_s g_s^T [*heads, m, n] and of g_s [*heads, n]."""
+    rates = factors.column[..., None, :] * (1.0 if layer.kind == "embed" else factors.row[..., :, None])
+    return {"kernel": rates * kernel} | ({"bias": factors.constant[..., None] * factors.column * bias} if layer.bias else {})
+
+
+def learn(layer: Layer, weights: dict, block: Block, factors: Factors, sign: float = -1.0) -> dict[str, jax.Array]:
+    """Weights after the steps of some taps; with sign 1, those before."""
+    change = moved(layer, outer(layer, block.x, block.g), block.g.sum(-2), factors)
+    return {name: weights[name] + sign * change[name] for name in weights}
 
 
 # ---------------------------------------------------------------- the reverse sweep
@@ -468,7 +475,7 @@ def hessian_product(
         block, factors = blocks[p], core.factors[p]
         before = (jnp.arange(block.x.shape[-2]) < j * layer.taps).astype(block.x.dtype)
         mask = jnp.broadcast_to(before, block.x.shape[:-1])
-        memories[p] = memory_of(core, p, past[p][0], (*past[p][1], block._replace(mask=mask)))
+        memories[p] = memory_of(past[p], factors, block._replace(mask=mask))
         zero = zero_probe(layer, block.x.dtype)
         probes[p] = zero | {"out": known.out[p], "back": known.back[p]}
         directions[p] = zero | {"g": factors.column[..., None, :] * done[p].v}
@@ -500,50 +507,58 @@ def rate_gradient(layer: Layer, block: Block, h: jax.Array, bias: jax.Array, don
     return Factors(-(block.x * u).sum(-2), constant, column)
 
 
-def reverse(engine: Engine, core: Core, chunks: list[Chunk], folds: dict, steps: Sequence, ct: Any) -> tuple[Any, Sums]:
+def reverse(engine: Engine, core: Core, chunks: list[Chunk], weights: dict | None, steps: Sequence, ct: Any) -> tuple[Any, Sums]:
     """The reverse sweep over one sequence.
 
     Returns:
       (adjoints of all chunks, first to last; or path -> (L, its bias' part) if they are folded), Sums).
     """
-    layers = dict(engine.layers)
     zeros = partial(jax.tree.map, jnp.zeros_like)
     sums = Sums(zeros(core.small), zeros(core.small_rates), zeros(core.factors))
     if engine.fold:
-        parts = jax.tree.map(lambda a: a.reshape(-1, engine.chunks[0], *a.shape[1:]), (steps, ct))
+        return _reverse_folded(engine, core, chunks[0], weights, (steps, ct), sums)
+    return _reverse_kept(engine, core, chunks, (steps, ct), sums)
 
-        def one(carry, now):
-            folds, adjoints, sums = carry
-            chunk, parts = now
-            folds = {p: fold_in(la, folds[p], chunk.blocks[p], -1.0) for p, la in layers.items()}
-            past = {p: (folds[p], ()) for p in layers}
-            later = {p: Later((), adjoints[p].kernel, adjoints[p].bias) for p in layers}
-            new, sums = reverse_chunk(engine, core, past, chunk, later, sums, *parts)
-            adjoints = {p: fold_adjoint(la, adjoints[p], new[p]) for p, la in layers.items()}
-            return (folds, adjoints, sums), None
 
-        start = {p: empty_fold(la, core.base[p]["kernel"].dtype) for p, la in layers.items()}
-        (_, folded, sums), _ = jax.lax.scan(one, (folds, start, sums), (chunks[0], parts), reverse=True)
-        return folded, sums
+def _reverse_folded(engine: Engine, core: Core, chunks: Chunk, weights: Any, steps: Any, sums: Sums) -> tuple[dict, Sums]:
+    """Takes chunk by chunk out of the last weights again, and folds their adjoints into L."""
+    layers = dict(engine.layers)
+
+    def one(carry, now):
+        weights, later, sums = carry
+        chunk, steps = now
+        weights = {p: learn(la, weights[p], chunk.blocks[p], core.factors[p], 1.0) for p, la in layers.items()}
+        past = {p: Past(weights[p], ()) for p in layers}
+        new, sums = reverse_chunk(engine, core, past, chunk, {p: Later((), later[p][0], later[p][1]) for p in layers}, sums, *steps)
+        return (weights, {p: fold_adjoint(la, *later[p], new[p]) for p, la in layers.items()}, sums), None
+
+    start = {p: (jnp.zeros_like(core.base[p]["kernel"]), zero_bias(la, core.base[p]["kernel"].dtype)) for p, la in layers.items()}
+    (_, folded, sums), _ = jax.lax.scan(one, (weights, start, sums), (chunks, by_chunk(engine, steps)), reverse=True)
+    return folded, sums
+
+
+def _reverse_kept(engine: Engine, core: Core, chunks: list[Chunk], steps: Any, sums: Sums) -> tuple[dict, Sums]:
+    layers = dict(engine.layers)
     adjoints: dict[Path, tuple[Adjoint, ...]] = {p: () for p in layers}
-    end = ct.shape[0]
-    for i in reversed(range(len(chunks))):
-        first = end - engine.chunks[i]
-        parts = jax.tree.map(lambda a, first=first, end=end: a[first:end], (steps, ct))
-        past = {p: (None, tuple(chunk.blocks[p] for chunk in chunks[:i])) for p in layers}
-        none = {p: jnp.zeros((*la.heads, la.outputs), core.base[p]["kernel"].dtype) for p, la in layers.items()}
-        later = {p: Later(adjoints[p], None, sum((a.h.sum(-2) for a in adjoints[p]), none[p])) for p in layers}
-        new, sums = reverse_chunk(engine, core, past, chunks[i], later, sums, *parts)
+    for i in reversed(range(engine.chunks)):
+        past = {p: Past(core.base[p], join([chunk.blocks[p] for chunk in chunks[:i]])) for p in layers}
+        none = {p: zero_bias(la, core.base[p]["kernel"].dtype) for p, la in layers.items()}
+        later = {p: Later(join(adjoints[p]), None, sum((a.h.sum(-2) for a in adjoints[p]), none[p])) for p in layers}
+        new, sums = reverse_chunk(engine, core, past, chunks[i], later, sums, *piece(engine, steps, i))
         adjoints = {p: (new[p], *adjoints[p]) for p in layers}
-        end = first
     return adjoints, sums
 
 
-def fold_adjoint(layer: Layer, fold: Fold, new: Adjoint) -> Fold:
-    kernel = fold.kernel + outer(layer, new.block.x, new.h)
+def zero_bias(layer: Layer, dtype: Any) -> jax.Array:
+    return jnp.zeros((*layer.heads, layer.outputs), dtype)
+
+
+def fold_adjoint(layer: Layer, kernel: jax.Array, bias: jax.Array, new: Adjoint) -> tuple[jax.Array, jax.Array]:
+    """L of a chunk and all later ones, and its bias' part."""
+    kernel = kernel + outer(layer, new.block.x, new.h)
     if layer.kind == "dense":
         kernel = kernel - outer(layer, new.xd, new.block.g)
-    return Fold(kernel, fold.bias + new.h.sum(-2))
+    return kernel, bias + new.h.sum(-2)
 
 
 # ---------------------------------------------------------------- batches
@@ -562,8 +577,8 @@ def score(engine: Engine, core: Core, seqs: Sequence) -> jax.Array:
 
 
 def _score_forward(engine, core, seqs):
-    chunks, folds, _, (_, nll) = jax.vmap(lambda seq: run(engine, core, Scoring(), seq))(seqs)
-    return nll, (core, chunks, folds, seqs)
+    chunks, weights, _, (_, nll) = jax.vmap(lambda seq: run(engine, core, Scoring(), seq))(seqs)
+    return nll, (core, chunks, weights, seqs)
 
 
 @jax.custom_jvp
@@ -579,14 +594,14 @@ def _refuse(primals, tangents):
 
 
 def _score_backward(engine, kept, ct):
-    core, chunks, folds, seqs = kept
+    core, chunks, weights, seqs = kept
     core, ct = _once((core, ct.astype(jax.tree.leaves((core.base, core.small))[0].dtype)))
     layers = dict(engine.layers)
-    adjoints, sums = jax.vmap(partial(reverse, engine, core))(chunks, folds, seqs, ct)
+    adjoints, sums = jax.vmap(partial(reverse, engine, core))(chunks, weights, seqs, ct)
     base = {}
     for p, layer in layers.items():
         if engine.fold:
-            kernel, bias = adjoints[p].kernel.sum(0), adjoints[p].bias.sum(0)
+            kernel, bias = (a.sum(0) for a in adjoints[p])
         else:
             x, g, h, xd = (jnp.concatenate(parts, -2) for parts in zip(*((a.block.x, a.block.g, a.h, a.xd) for a in adjoints[p])))
             kernel, bias = contract(layer, x, h), h.sum((0, -2))
@@ -600,43 +615,34 @@ def _score_backward(engine, kept, ct):
 score.defvjp(_score_forward, _score_backward)
 
 
-def adapt(engine: Engine, core: Core, observer: Any, steps: Any) -> tuple[dict[Path, Fold], Any, tuple[jax.Array, jax.Array]]:
-    """Runs over sequences and sums up their taps.
+def adapt(engine: Engine, core: Core, observer: Any, steps: Any) -> tuple[dict, Any, tuple[jax.Array, jax.Array]]:
+    """Runs over sequences.
 
     Returns:
-      (path -> Fold of each sequence [B, ...], carried parameters [B, ...], (y, nll) [B, T]).
+      (path -> last weights of each sequence [B, ...], carried parameters [B, ...], (y, nll) [B, T]).
     """
 
     def one(steps):
-        chunks, folds, small, traced = run(engine, core, observer, steps)
-        if not engine.fold:
-            folds = {p: empty_fold(la, core.base[p]["kernel"].dtype) for p, la in engine.layers}
-            for chunk in chunks:
-                folds = {p: fold_in(la, folds[p], chunk.blocks[p], 1.0) for p, la in engine.layers}
-        return folds, small, traced
+        chunks, weights, small, traced = run(engine, core, observer, steps)
+        if weights is None:
+            weights = {p: learn(la, core.base[p], join([c.blocks[p] for c in chunks])[0], core.factors[p]) for p, la in engine.layers}
+        return weights, small, traced
 
     return jax.vmap(one)(steps)
 
 
-def drift(engine: Engine, core: Core, seqs: Sequence) -> tuple[dict[Path, Fold], Any, jax.Array]:
-    """Runs over sequences and sums up their taps over all of them, without forming any sequence's sum if the taps were kept.
+def drift(engine: Engine, core: Core, seqs: Sequence) -> tuple[dict, Any, jax.Array]:
+    """Runs over sequences and sums up how far they move the weights, without forming any sequence's last weights.
 
     Returns:
-      (path -> Fold, sum of what the carried parameters lost, nll [B, T]).
+      (path -> sum of what the weights lost, sum of what the carried parameters lost, nll [B, T]).
     """
-    if engine.fold:
-        folds, small, (_, nll) = adapt(engine, core, Scoring(), seqs)
-        folds = jax.tree.map(lambda a: a.sum(0), folds)
-    else:
-        chunks, _, small, (_, nll) = jax.vmap(lambda seq: run(engine, core, Scoring(), seq))(seqs)
-        folds = {}
-        for p, layer in engine.layers:
-            x, g = (jnp.concatenate(parts, -2) for parts in zip(*(chunk.blocks[p][:2] for chunk in chunks)))
-            folds[p] = Fold(contract(layer, x, g), g.sum((0, -2)))
-    return folds, jax.tree.map(lambda init, fast: (init - fast).sum(0), core.small, small), nll
-
-
-def moved(layer: Layer, fold: Fold, factors: Factors) -> dict[str, jax.Array]:
-    """How far summed taps move the parameters: W_0 - W_T [*heads, m, n], and b_0 - b_T."""
-    rates = factors.column[..., None, :] * (1.0 if layer.kind == "embed" else factors.row[..., :, None])
-    return {"kernel": rates * fold.kernel} | ({"bias": factors.constant[..., None] * factors.column * fold.bias} if layer.bias else {})
+    chunks, _, small, (_, nll) = jax.vmap(lambda seq: run(engine, core, Scoring(), seq))(seqs)
+    lost = {}
+    for p, layer in engine.layers:
+        blocks = [chunk.blocks[p] for chunk in chunks]
+        if engine.fold:  # [B, chunks, ...]: sequences as good as any
+            blocks = [jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), block) for block in blocks]
+        ((x, g, _),) = join(blocks)
+        lost[p] = moved(layer, contract(layer, x, g), g.sum((0, -2)), core.factors[p])
+    return lost, jax.tree.map(lambda init, fast: (init - fast).sum(0), core.small, small), nll

@@ -1,6 +1,5 @@
 """The dual form for whole batches: plans it, parts the parameters, runs micro-batches, and puts the results together again."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 from rgen.fast import dual
 from rgen.fast.plan import Engine, join_weights, plan, split_weights
 from rgen.fast.rates import expand_rates, factor_rates
-from rgen.sequence import Array, Sequence, Trace, pad_rows
+from rgen.sequence import Array, Sequence, Trace, group_rows, pad_rows, ungroup_rows
 from rgen.unroll import Observer
 
 
@@ -28,30 +27,24 @@ def score(loop: Any, params: Any, seqs: Sequence) -> jax.Array:
     """Nats [B, T], differentiable once in `params`."""
     engine, core = prepare(loop, params, seqs.x)
     nll = by_group(engine, lambda seqs: dual.score(engine, core, seqs), _cast(params, seqs))
-    return _rows(nll, seqs.y.shape)
+    return _outputs(nll, *seqs.y.shape)
 
 
 def adapt(loop: Any, params: Any, observer: Observer, steps: Any) -> tuple[Any, Trace]:
     """Fast weights after the last step [B, ...], and the Trace [B, T]."""
     engine, core = prepare(loop, params, steps.x)
-    layers, shape = dict(engine.layers), steps.weight.shape
-    folds, small, trace = by_group(engine, lambda steps: dual.adapt(engine, core, observer, steps), steps)
-    folds, small = _rows((folds, small), shape[:1])
-    base = {}
-    for path, layer in layers.items():
-        change = jax.vmap(lambda fold, path=path, layer=layer: dual.moved(layer, fold, core.factors[path]))(folds[path])
-        base[path] = jax.tree.map(jnp.subtract, core.base[path], change)
-    return join_weights(base, small, layers), Trace(*_rows(trace, shape))
+    batch, length = steps.weight.shape
+    base, small, (y, nll) = by_group(engine, lambda steps: dual.adapt(engine, core, observer, steps), steps)
+    fast = join_weights(ungroup_rows(base, batch), ungroup_rows(small, batch), dict(engine.layers))
+    return fast, Trace(_outputs(y, batch, length), _outputs(nll, batch, length))
 
 
 def drift(loop: Any, params: Any, seqs: Sequence) -> tuple[Any, jax.Array]:
     """The initialization minus the mean of the final fast weights, and the nats [B, T]."""
     engine, core = prepare(loop, params, seqs.x)
-    layers = dict(engine.layers)
-    folds, small, nll = by_group(engine, lambda seqs: dual.drift(engine, core, seqs), _cast(params, seqs))
-    folds, small = jax.tree.map(lambda a: a.sum(0) / seqs.y.shape[0], (folds, small))
-    base = {path: dual.moved(layer, folds[path], core.factors[path]) for path, layer in layers.items()}
-    return join_weights(base, small, layers), _rows(nll, seqs.y.shape)
+    base, small, nll = by_group(engine, lambda seqs: dual.drift(engine, core, seqs), _cast(params, seqs))
+    base, small = jax.tree.map(lambda a: a.sum(0) / seqs.y.shape[0], (base, small))
+    return join_weights(base, small, dict(engine.layers)), _outputs(nll, *seqs.y.shape)
 
 
 def by_group(engine: Engine, function: Callable, steps: Any) -> Any:
@@ -60,18 +53,15 @@ def by_group(engine: Engine, function: Callable, steps: Any) -> Any:
     Returns:
       What it returns, stacked over micro-batches.
     """
-    steps = jax.vmap(lambda steps: pad_rows(steps, sum(engine.chunks)))(steps)
-    size, groups = engine.micro_batch, math.ceil(steps.weight.shape[0] / engine.micro_batch)
-    steps = pad_rows(steps, groups * size)
-    if groups == 1:
-        return jax.tree.map(lambda a: a[None], function(steps))
-    return jax.lax.map(function, jax.tree.map(lambda a: a.reshape(groups, size, *a.shape[1:]), steps))
+    groups = group_rows(jax.vmap(lambda steps: pad_rows(steps, engine.length))(steps), engine.micro_batch)
+    if groups.weight.shape[0] == 1:
+        return jax.tree.map(lambda a: a[None], function(jax.tree.map(lambda a: a[0], groups)))
+    return jax.lax.map(function, groups)
 
 
-def _rows(stacked: Any, shape: tuple[int, ...]) -> Any:
-    """Undoes `by_group`'s stacking and filling: arrays [groups, size, ...] to the leading `shape`, (B,) or (B, T)."""
-    cut = tuple(slice(n) for n in shape)
-    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[cut], stacked)
+def _outputs(groups: jax.Array, batch: int, length: int) -> jax.Array:
+    """[groups, size, steps] to [batch, length]: undoes `by_group`'s stacking and filling."""
+    return ungroup_rows(groups, batch)[:, :length]
 
 
 def _cast(params: Any, seqs: Sequence) -> Sequence:

@@ -1,6 +1,7 @@
 """How the dual form is run: which layers are taken over, in which chunks, how many sequences at once."""
 
 import math
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from flax import traverse_util
 
 from rgen.fast.taps import Layer, Path, find_layers
 from rgen.likelihood import Likelihood
+from rgen.sequence import shards_of
 
 
 @dataclass(frozen=True)
@@ -18,20 +20,25 @@ class Engine:
 
     Attributes:
       layers: those taken over, by path.
-      chunks: lengths of the chunks; all the same if they are folded.
-      part: the reverse sweep cuts chunks into parts of this length.
-      fold: whether the taps of finished chunks are summed up into weights for each sequence.
+      chunk, chunks: steps of a chunk, and how many chunks there are; together they may be longer than the sequences.
+      part: the reverse sweep cuts chunks into parts of this length, which divides theirs.
+      fold: whether the taps of finished chunks are folded into weights for each sequence.
       micro_batch: how many sequences are run at once.
     """
 
     network: nn.Module
     likelihood: Likelihood
     layers: tuple[tuple[Path, Layer], ...]
-    chunks: tuple[int, ...]
+    chunk: int
+    chunks: int
     part: int
     fold: bool
     micro_batch: int
     first_order: bool
+
+    @property
+    def length(self) -> int:
+        return self.chunk * self.chunks
 
 
 @dataclass(frozen=True)
@@ -46,64 +53,85 @@ class Choice:
 
 
 COST_MODEL = Choice()
+STEPS = 16
+"""About how many steps a folded chunk has, and a part of the reverse sweep: fewer fold too often, more read too much in vain."""
+KEPT = 4
+"""At most so many chunks when taps are kept. Each is compiled by itself; K chunks read 1 + 1/K times the taps that had to be read."""
+LEAST = 32
+"""Kept chunks have at least so many steps: below, what is saved in reading is less than what more and smaller products cost."""
 
 
 def plan(network: nn.Module, likelihood: Likelihood, weights: Any, x: Any, choice: Choice, first_order: bool) -> Engine:
-    """Chooses, from T, B and the widths, what costs least.
+    """Chooses, from T, B, the widths and the device, what costs least.
 
     Costs are counted in numbers read and written at a step of one sequence, which is what bounds a step: its products are matrix
     times vector. Of a layer with kernel [m, n]:
 
-      carried as an ordinary fast weight    6 m n            read forward and backward, written, and kept for the reverse sweep
-      taps of all steps                     T (m + n)        x and g of the T / 2 steps before, each read forward and backward
-      taps of a chunk, the rest folded      2 m n + C (m + n)
+      carried as an ordinary fast weight    6 m n                           read forward and backward, written, kept for the reverse sweep
+      taps kept                             (1 + 1 / KEPT) T (m + n)        x and g of the T / 2 steps before, each read twice
+      taps of a chunk of C, then folded     2 m n + 3 m n / C + C (m + n)   weights read twice, and formed once a chunk
 
     Args:
       x: [B, T, ...] inputs, or their shapes.
     """
     batch, length = x.shape[:2]
     found = find_layers(network, weights, jax.ShapeDtypeStruct(x.shape[2:], x.dtype))
-    chunk = min(choice.chunk or default_chunk(length), length)
-    taps = {path: min(length * _width(layer), _folded(layer, chunk)) for path, layer in found.items()}
-    layers = {path: layer for path, layer in found.items() if choice.every_layer or taps[path] < 6 * layer.inputs * layer.outputs}
-    grown = sum(length * _width(layer) for layer in layers.values())
-    folded = sum(_folded(layer, chunk) for layer in layers.values())
-    fold = folded < grown if choice.fold is None else choice.fold
-    micro = choice.micro_batch or default_micro_batch(batch)
-    chunks = equal_chunks(length, chunk) if fold else growing_chunks(length, chunk)
-    return Engine(network, likelihood, tuple(sorted(layers.items())), chunks, chunks[0], fold, min(micro, batch), first_order)
+    folded_chunk = min(choice.chunk or even(length, STEPS), length)
+    kept = {path: (1 + 1 / KEPT) * length * _width(layer) for path, layer in found.items()}
+    folded = {path: _size(la) * (2 + 3 / folded_chunk) + folded_chunk * _width(la) for path, la in found.items()}
+    best = {path: min(kept[path] if choice.fold is not True else math.inf, folded[path]) for path in found}
+    layers = {path: layer for path, layer in found.items() if choice.every_layer or best[path] < 6 * _size(layer)}
+    fold = sum(folded[p] for p in layers) < sum(kept[p] for p in layers) if choice.fold is None else choice.fold
+    chunk = folded_chunk if fold else min(choice.chunk or max(LEAST, math.ceil(length / KEPT)), length)
+    part = even(chunk, STEPS)
+    chunk = part * math.ceil(chunk / part)
+    state = sum(_size(la) if fold else length * _width(la) for la in layers.values())
+    micro = min(choice.micro_batch or default_micro_batch(batch, state), batch)
+    return Engine(network, likelihood, tuple(sorted(layers.items())), chunk, math.ceil(length / chunk), part, fold, micro, first_order)
 
 
-def default_chunk(length: int) -> int:
-    """About 16 steps, so that the chunks fill the length as exactly as they can."""
-    return math.ceil(length / math.ceil(length / 16))
+def even(length: int, size: int) -> int:
+    """About `size`, so that pieces of it fill the length as exactly as they can."""
+    return math.ceil(length / math.ceil(length / size))
 
 
-def default_micro_batch(batch: int) -> int:
-    """At most 25 sequences, and few rows to fill up the last micro-batch with."""
-    return math.ceil(batch / math.ceil(batch / 25))
+def default_micro_batch(batch: int, state: int) -> int:
+    """How many sequences are run at once if each has `state` numbers that are read at every step.
+
+    The reverse sweep needs about four times the taps. On a CPU as many for each device as keep these near the cache (8 times the second
+    level, of which each core has its own), but not fewer than 4, which share the reading of the initialization. On accelerators as
+    many as half the memory holds. Of the numbers near that one, one that divides the sequences of a device is taken.
+    """
+    devices = shards_of(batch)
+    share = batch // devices
+    most = max(1, int(_room() / (4 * 4 * max(1, state))))
+    if jax.default_backend() == "cpu":
+        most = max(4, most)
+    if most >= share:
+        return batch
+    exact = [size for size in range(math.ceil(most / 2), 2 * most) if share % size == 0]
+    return devices * (min(exact, key=lambda size: abs(size - most)) if exact else even(share, most))
 
 
-def growing_chunks(length: int, first: int) -> tuple[int, ...]:
-    """Chunks of 1, 1, 2, 4, ... times `first`: few to compile, and not much of the last one is read in vain."""
-    parts = math.ceil(length / first)
-    chunks: list[int] = []
-    while (done := sum(chunks)) < parts:
-        chunks.append(min(max(1, done), parts - done))
-    return tuple(first * chunk for chunk in chunks)
-
-
-def equal_chunks(length: int, size: int) -> tuple[int, ...]:
-    """Chunks of one size; together they may be longer than `length`."""
-    return (size,) * math.ceil(length / size)
+def _room() -> float:
+    """Bytes that what is read at every step may take on one device."""
+    if jax.default_backend() == "cpu":
+        try:
+            return 8 * (os.sysconf("SC_LEVEL2_CACHE_SIZE") or 2**20)
+        except (AttributeError, OSError, ValueError):  # not every system tells
+            return 8 * 2**20
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats.get("bytes_limit", 2**34) / 2
 
 
 def _width(layer: Layer) -> int:
+    """Numbers of the taps of one step."""
     return layer.taps * math.prod(layer.heads) * (layer.width + layer.outputs)
 
 
-def _folded(layer: Layer, chunk: int) -> int:
-    return math.prod(layer.heads) * 2 * layer.inputs * layer.outputs + chunk * _width(layer)
+def _size(layer: Layer) -> int:
+    """Numbers of a kernel."""
+    return math.prod(layer.heads) * layer.inputs * layer.outputs
 
 
 def split_weights(weights: Any, layers: dict[Path, Layer]) -> tuple[dict[Path, dict[str, jax.Array]], Any]:
