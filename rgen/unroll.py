@@ -13,7 +13,14 @@ from rgen.sequence import Array, Given, Trace, pad_rows
 
 
 class Observer(Protocol):
-    """Says what the output of a step is, once its logits are known. Frozen and hashable."""
+    """Says what the output of a step is, once its logits are known. Frozen and hashable.
+
+    Attributes:
+      end: the output that ends a sequence; None if they all go on to the last step.
+    """
+
+    @property
+    def end(self) -> int | None: ...
 
     def __call__(self, ended: jax.Array, now: Any, logits: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """(whether the sequence has ended, the step's part of the inputs, logits) -> (ended, y, weight)."""
@@ -33,6 +40,8 @@ class DrawnStep(NamedTuple):
 @dataclass(frozen=True)
 class Scoring:
     """Outputs are given: the steps are those of a `Sequence`."""
+
+    end: None = None
 
     def __call__(self, ended, now, logits):
         return ended, now.y, now.weight.astype(logits.dtype)

@@ -247,6 +247,24 @@ def run_chunk(engine: Engine, core: Core, past: dict, small: Any, ended: Any, ob
     return Chunk(blocks, replay), small, ended, (y, nll)
 
 
+GROUP = "micro-batch"
+
+
+def run_unless_ended(engine: Engine, core: Core, past: dict, small: Any, ended: Any, observer: Any, steps: Any) -> tuple:
+    """`run_chunk`, but a chunk that finds all sequences of the micro-batch ended costs nothing."""
+    if observer.end is None:
+        return run_chunk(engine, core, past, small, ended, observer, steps)
+
+    def go(small, ended):
+        return run_chunk(engine, core, past, small, ended, observer, steps)
+
+    def skip(small, ended):
+        chunk, _, _, (y, nll) = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(go, small, ended))
+        return chunk, small, ended, (jnp.full_like(y, observer.end), nll)
+
+    return jax.lax.cond(jax.lax.pmin(ended.astype(jnp.int32), GROUP) == 1, skip, go, small, ended)
+
+
 def run(engine: Engine, core: Core, observer: Any, steps: Any) -> tuple[list[Chunk], dict | None, Any, Any]:
     """The inner loop over one sequence whose length is the sum of the chunks.
 
@@ -259,7 +277,7 @@ def run(engine: Engine, core: Core, observer: Any, steps: Any) -> tuple[list[Chu
         def one(carry, now):
             weights, small, ended = carry
             past = {p: Past(weights[p], ()) for p in layers}
-            chunk, small, ended, traced = run_chunk(engine, core, past, small, ended, observer, now)
+            chunk, small, ended, traced = run_unless_ended(engine, core, past, small, ended, observer, now)
             weights = {p: learn(la, weights[p], chunk.blocks[p], core.factors[p]) for p, la in layers.items()}
             return (weights, small, ended), (chunk, traced)
 
@@ -268,7 +286,7 @@ def run(engine: Engine, core: Core, observer: Any, steps: Any) -> tuple[list[Chu
     small, chunks, traces = core.small, [], []
     for i in range(engine.chunks):
         past = {p: Past(core.base[p], join([chunk.blocks[p] for chunk in chunks])) for p in layers}
-        chunk, small, ended, traced = run_chunk(engine, core, past, small, ended, observer, piece(engine, steps, i))
+        chunk, small, ended, traced = run_unless_ended(engine, core, past, small, ended, observer, piece(engine, steps, i))
         chunks.append(chunk)
         traces.append(traced)
     return chunks, None, small, jax.tree.map(lambda *parts: jnp.concatenate(parts), *traces)
@@ -327,7 +345,7 @@ class Later(NamedTuple):
     """L of the chunks after the current one: their taps, or their sum; and in any case its bias' part [n]."""
 
     adjoints: tuple[Adjoint, ...]
-    fold: jax.Array | None
+    fold: Any
     bias: jax.Array
 
 
@@ -511,7 +529,7 @@ def reverse(engine: Engine, core: Core, chunks: list[Chunk], weights: dict | Non
     """The reverse sweep over one sequence.
 
     Returns:
-      (adjoints of all chunks, first to last; or path -> (L, its bias' part) if they are folded), Sums).
+      (path -> adjoints of all chunks, first to last; or, if they are folded, the `Later` of what would come before; Sums).
     """
     zeros = partial(jax.tree.map, jnp.zeros_like)
     sums = Sums(zeros(core.small), zeros(core.small_rates), zeros(core.factors))
@@ -529,10 +547,11 @@ def _reverse_folded(engine: Engine, core: Core, chunks: Chunk, weights: Any, ste
         chunk, steps = now
         weights = {p: learn(la, weights[p], chunk.blocks[p], core.factors[p], 1.0) for p, la in layers.items()}
         past = {p: Past(weights[p], ()) for p in layers}
-        new, sums = reverse_chunk(engine, core, past, chunk, {p: Later((), later[p][0], later[p][1]) for p in layers}, sums, *steps)
-        return (weights, {p: fold_adjoint(la, *later[p], new[p]) for p, la in layers.items()}, sums), None
+        new, sums = reverse_chunk(engine, core, past, chunk, later, sums, *steps)
+        return (weights, {p: fold_adjoint(la, later[p], new[p]) for p, la in layers.items()}, sums), None
 
-    start = {p: (jnp.zeros_like(core.base[p]["kernel"]), zero_bias(la, core.base[p]["kernel"].dtype)) for p, la in layers.items()}
+    kernels = {p: core.base[p]["kernel"] for p in layers}
+    start = {p: Later((), jnp.zeros_like(kernels[p]), zero_bias(la, kernels[p].dtype)) for p, la in layers.items()}
     (_, folded, sums), _ = jax.lax.scan(one, (weights, start, sums), (chunks, by_chunk(engine, steps)), reverse=True)
     return folded, sums
 
@@ -553,12 +572,12 @@ def zero_bias(layer: Layer, dtype: Any) -> jax.Array:
     return jnp.zeros((*layer.heads, layer.outputs), dtype)
 
 
-def fold_adjoint(layer: Layer, kernel: jax.Array, bias: jax.Array, new: Adjoint) -> tuple[jax.Array, jax.Array]:
-    """L of a chunk and all later ones, and its bias' part."""
-    kernel = kernel + outer(layer, new.block.x, new.h)
+def fold_adjoint(layer: Layer, later: Later, new: Adjoint) -> Later:
+    """L of a chunk and all later ones."""
+    kernel = later.fold + outer(layer, new.block.x, new.h)
     if layer.kind == "dense":
         kernel = kernel - outer(layer, new.xd, new.block.g)
-    return kernel, bias + new.h.sum(-2)
+    return Later((), kernel, later.bias + new.h.sum(-2))
 
 
 # ---------------------------------------------------------------- batches
@@ -601,7 +620,7 @@ def _score_backward(engine, kept, ct):
     base = {}
     for p, layer in layers.items():
         if engine.fold:
-            kernel, bias = (a.sum(0) for a in adjoints[p])
+            kernel, bias = adjoints[p].fold.sum(0), adjoints[p].bias.sum(0)
         else:
             x, g, h, xd = (jnp.concatenate(parts, -2) for parts in zip(*((a.block.x, a.block.g, a.h, a.xd) for a in adjoints[p])))
             kernel, bias = contract(layer, x, h), h.sum((0, -2))
@@ -628,7 +647,7 @@ def adapt(engine: Engine, core: Core, observer: Any, steps: Any) -> tuple[dict, 
             weights = {p: learn(la, core.base[p], join([c.blocks[p] for c in chunks])[0], core.factors[p]) for p, la in engine.layers}
         return weights, small, traced
 
-    return jax.vmap(one)(steps)
+    return jax.vmap(one, axis_name=GROUP)(steps)
 
 
 def drift(engine: Engine, core: Core, seqs: Sequence) -> tuple[dict, Any, jax.Array]:

@@ -13,9 +13,9 @@ from rgen.sequence import Array, Sequence, Trace, group_rows, pad_rows, ungroup_
 from rgen.unroll import Observer
 
 
-def prepare(loop: Any, params: Any, x: Array) -> tuple[Engine, dual.Core]:
+def prepare(loop: Any, params: Any, x: Array, gradient: bool = True) -> tuple[Engine, dual.Core]:
     """The plan for x [B, T, ...], and what it computes with, of an `InnerLoop` and its parameters."""
-    engine = plan(loop.network, loop.likelihood, params.init, x, loop.choice, loop.first_order)
+    engine = plan(loop.network, loop.likelihood, params.init, x, loop.choice, loop.first_order, gradient)
     layers = dict(engine.layers)
     base, small = split_weights(params.init, layers)
     _, rates = split_weights(expand_rates(loop.rate_kind, params.rates, params.init), layers)
@@ -32,7 +32,7 @@ def score(loop: Any, params: Any, seqs: Sequence) -> jax.Array:
 
 def adapt(loop: Any, params: Any, observer: Observer, steps: Any) -> tuple[Any, Trace]:
     """Fast weights after the last step [B, ...], and the Trace [B, T]."""
-    engine, core = prepare(loop, params, steps.x)
+    engine, core = prepare(loop, params, steps.x, gradient=False)
     batch, length = steps.weight.shape
     base, small, (y, nll) = by_group(engine, lambda steps: dual.adapt(engine, core, observer, steps), steps)
     fast = join_weights(ungroup_rows(base, batch), ungroup_rows(small, batch), dict(engine.layers))
@@ -41,7 +41,7 @@ def adapt(loop: Any, params: Any, observer: Observer, steps: Any) -> tuple[Any, 
 
 def drift(loop: Any, params: Any, seqs: Sequence) -> tuple[Any, jax.Array]:
     """The initialization minus the mean of the final fast weights, and the nats [B, T]."""
-    engine, core = prepare(loop, params, seqs.x)
+    engine, core = prepare(loop, params, seqs.x, gradient=False)
     base, small, nll = by_group(engine, lambda seqs: dual.drift(engine, core, seqs), _cast(params, seqs))
     base, small = jax.tree.map(lambda a: a.sum(0) / seqs.y.shape[0], (base, small))
     return join_weights(base, small, dict(engine.layers)), _outputs(nll, *seqs.y.shape)

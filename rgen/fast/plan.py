@@ -55,38 +55,40 @@ class Choice:
 COST_MODEL = Choice()
 STEPS = 16
 """About how many steps a folded chunk has, and a part of the reverse sweep: fewer fold too often, more read too much in vain."""
-KEPT = 4
-"""At most so many chunks when taps are kept. Each is compiled by itself; K chunks read 1 + 1/K times the taps that had to be read."""
-LEAST = 32
-"""Kept chunks have at least so many steps: below, what is saved in reading is less than what more and smaller products cost."""
+KEPT = {True: (4, 32), False: (8, 16)}
+"""When taps are kept, with and without a reverse sweep: at most so many chunks, of at least so many steps. Each chunk is compiled by
+itself; K of them read 1 + 1/K times the taps that had to be read, in more and smaller products."""
 
 
-def plan(network: nn.Module, likelihood: Likelihood, weights: Any, x: Any, choice: Choice, first_order: bool) -> Engine:
+def plan(
+    network: nn.Module, likelihood: Likelihood, weights: Any, x: Any, choice: Choice, first_order: bool, gradient: bool = True
+) -> Engine:
     """Chooses, from T, B, the widths and the device, what costs least.
 
     Costs are counted in numbers read and written at a step of one sequence, which is what bounds a step: its products are matrix
     times vector. Of a layer with kernel [m, n]:
 
       carried as an ordinary fast weight    6 m n                           read forward and backward, written, kept for the reverse sweep
-      taps kept                             (1 + 1 / KEPT) T (m + n)        x and g of the T / 2 steps before, each read twice
+      taps kept, in K chunks                (1 + 1 / K) T (m + n)           x and g of the T / 2 steps before, each read twice
       taps of a chunk of C, then folded     2 m n + 3 m n / C + C (m + n)   weights read twice, and formed once a chunk
 
     Args:
       x: [B, T, ...] inputs, or their shapes.
+      gradient: whether the score will be differentiated.
     """
     batch, length = x.shape[:2]
     found = find_layers(network, weights, jax.ShapeDtypeStruct(x.shape[2:], x.dtype))
     folded_chunk = min(choice.chunk or even(length, STEPS), length)
-    kept = {path: (1 + 1 / KEPT) * length * _width(layer) for path, layer in found.items()}
+    kept = {path: (1 + 1 / KEPT[gradient][0]) * length * _width(layer) for path, layer in found.items()}
     folded = {path: _size(la) * (2 + 3 / folded_chunk) + folded_chunk * _width(la) for path, la in found.items()}
     best = {path: min(kept[path] if choice.fold is not True else math.inf, folded[path]) for path in found}
     layers = {path: layer for path, layer in found.items() if choice.every_layer or best[path] < 6 * _size(layer)}
     fold = sum(folded[p] for p in layers) < sum(kept[p] for p in layers) if choice.fold is None else choice.fold
-    chunk = folded_chunk if fold else min(choice.chunk or max(LEAST, math.ceil(length / KEPT)), length)
+    chunk = folded_chunk if fold else min(choice.chunk or max(KEPT[gradient][1], math.ceil(length / KEPT[gradient][0])), length)
     part = even(chunk, STEPS)
     chunk = part * math.ceil(chunk / part)
     state = sum(_size(la) if fold else length * _width(la) for la in layers.values())
-    micro = min(choice.micro_batch or default_micro_batch(batch, state), batch)
+    micro = min(choice.micro_batch or default_micro_batch(batch, state, 1 if fold else 4 if gradient else 32), batch)
     return Engine(network, likelihood, tuple(sorted(layers.items())), chunk, math.ceil(length / chunk), part, fold, micro, first_order)
 
 
@@ -95,18 +97,18 @@ def even(length: int, size: int) -> int:
     return math.ceil(length / math.ceil(length / size))
 
 
-def default_micro_batch(batch: int, state: int) -> int:
+def default_micro_batch(batch: int, state: int, least: int) -> int:
     """How many sequences are run at once if each has `state` numbers that are read at every step.
 
     The reverse sweep needs about four times the taps. On a CPU as many for each device as keep these near the cache (8 times the second
-    level, of which each core has its own), but not fewer than 4, which share the reading of the initialization. On accelerators as
+    level, of which each core has its own), but not fewer than `least`, which share the reading of the initialization. On accelerators as
     many as half the memory holds. Of the numbers near that one, one that divides the sequences of a device is taken.
     """
     devices = shards_of(batch)
     share = batch // devices
     most = max(1, int(_room() / (4 * 4 * max(1, state))))
     if jax.default_backend() == "cpu":
-        most = max(4, most)
+        most = max(least, most)
     if most >= share:
         return batch
     exact = [size for size in range(math.ceil(most / 2), 2 * most) if share % size == 0]
