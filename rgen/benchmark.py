@@ -15,9 +15,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from rgen import meta, models, report
+from rgen import limits, meta, models, report
 from rgen.config import BenchmarkConfig
 from rgen.devices import place
+from rgen.fast import InnerLoop
 from rgen.networks import NETWORKS
 from rgen.progress import Progress
 from rgen.sequence import Sequence
@@ -37,6 +38,9 @@ class Row:
     sequences_per_second: float
     temp_bytes: int
     compile_seconds: float
+    least_flops: float
+    least_bytes: float
+    share_of_limit: float
 
 
 def made_up(network: str, meta_batch: int, length: int) -> tuple[tuple[int, ...], int, Sequence]:
@@ -51,8 +55,8 @@ def made_up(network: str, meta_batch: int, length: int) -> tuple[tuple[int, ...]
     return ((length,) if text else (side, side)), symbols, seqs
 
 
-def prepare(network: str, algorithm: str, form: str, meta_batch: int, length: int) -> tuple[Callable[[], Any], float, int]:
-    """Compiles one meta-gradient: (a call that runs it to the end, compile seconds, bytes of temporaries)."""
+def prepare(network: str, algorithm: str, form: str, meta_batch: int, length: int) -> tuple[Callable[[], Any], float, int, limits.Work]:
+    """Compiles one meta-gradient: (a call that runs it to the end, compile seconds, bytes of temporaries, the least work)."""
     shape, symbols, seqs = made_up(network, meta_batch, length)
     model = models.build(network, shape, symbols, form=form)
     params = model.init(jax.random.key(0), seqs.x[0, 0])
@@ -61,10 +65,11 @@ def prepare(network: str, algorithm: str, form: str, meta_batch: int, length: in
     gradient = jax.jit(meta.ALGORITHMS[algorithm], static_argnums=0).lower(model, params, seqs).compile()
     seconds = time.perf_counter() - before
     memory: Any = gradient.memory_analysis()
-    return lambda: jax.block_until_ready(gradient(params, seqs)), seconds, memory.temp_size_in_bytes
+    work = limits.least_work(model, algorithm, params, seqs.x) if isinstance(model, InnerLoop) else limits.Work(math.nan, math.nan)
+    return lambda: jax.block_until_ready(gradient(params, seqs)), seconds, memory.temp_size_in_bytes, work
 
 
-def measure(config: BenchmarkConfig) -> list[Row]:
+def measure(config: BenchmarkConfig, limit: limits.Limits) -> list[Row]:
     """Times all combinations. Those of one network, size and length run in turn, so that a busy machine is busy for all of them."""
     groups = list(product(config.network, config.meta_batch, config.length))
     rows = []
@@ -76,9 +81,11 @@ def measure(config: BenchmarkConfig) -> list[Row]:
             for call, *_ in ready:
                 call()
             times = np.array([[_time(call) for call, *_ in ready] for _ in range(config.repeats)])
-            for (algorithm, form), (_, compile_seconds, temp), seconds in zip(cases, ready, np.median(times, axis=0)):
+            for (algorithm, form), (_, compile_seconds, temp, work), seconds in zip(cases, ready, np.median(times, axis=0)):
                 steps, sequences = meta_batch * length / seconds, meta_batch / seconds
-                rows.append(Row(network, algorithm, form, meta_batch, length, float(seconds), steps, sequences, int(temp), compile_seconds))
+                share = limit.seconds(work) / seconds
+                cost = (float(seconds), steps, sequences, int(temp), compile_seconds)
+                rows.append(Row(network, algorithm, form, meta_batch, length, *cost, work.flops, work.bytes, float(share)))
             progress.update(done + 1, network)
     return rows
 
@@ -97,27 +104,55 @@ def machine() -> str:
 
 
 def table(rows: list[Row]) -> str:
-    """The rows as text; `/ reptile` is the time relative to Reptile of the same network, form and size."""
+    """The rows as text.
+
+    `/ reptile` is the time relative to Reptile of the same network, form and size, `x direct` the speed relative to the direct form;
+    `of limit` is the share of what the machine could do of the least work (above 1 where the caches are faster than the memory).
+    """
     head = f"{'network':<13}{'algorithm':<18}{'form':<8}{'B':>5}{'T':>6}{'seconds':>10}{'inner steps/s':>15}{'seq/s':>9}"
-    lines = [head + f"{'temp MB':>10}{'compile s':>11}{'/ reptile':>11}"]
+    head += f"{'temp MB':>10}{'compile s':>11}{'/ reptile':>11}{'x direct':>10}{'GFLOP':>10}{'GB':>9}{'of limit':>10}"
+    lines = [head]
     reptile = {(r.network, r.form, r.meta_batch, r.length): r.seconds for r in rows if r.algorithm == "reptile"}
+    direct = {(r.network, r.algorithm, r.meta_batch, r.length): r.seconds for r in rows if r.form == "direct"}
     for r in rows:
-        ratio = r.seconds / reptile[key] if (key := (r.network, r.form, r.meta_batch, r.length)) in reptile else math.nan
+        ratio = r.seconds / reptile.get((r.network, r.form, r.meta_batch, r.length), math.nan)
+        speed = direct.get((r.network, r.algorithm, r.meta_batch, r.length), math.nan) / r.seconds
         lines.append(
             f"{r.network:<13}{r.algorithm:<18}{r.form:<8}{r.meta_batch:>5}{r.length:>6}{r.seconds:>10.4f}{r.inner_steps_per_second:>15,.0f}"
             f"{r.sequences_per_second:>9.2f}{r.temp_bytes / 1e6:>10.1f}{r.compile_seconds:>11.1f}{ratio:>11.2f}"
+            f"{speed:>10.2f}{r.least_flops / 1e9:>10.1f}{r.least_bytes / 1e9:>9.1f}{r.share_of_limit:>10.2f}"
         )
     return "\n".join(lines)
 
 
 def main(config: BenchmarkConfig) -> None:
     """bin/benchmark.py."""
-    rows = measure(config)
+    limit = limits.measure()
+    rows = measure(config, limit)
     print(machine())
+    print(f"Limits measured: {limit.flops / 1e9:.0f} GFLOP/s in matrix products, {limit.bytes / 1e9:.1f} GB/s read from memory")
     print(table(rows))
     if config.json:
-        config.json.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=2) + "\n")
-    out = config.out or Path("benchmark.png")
+        values = [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in dataclasses.asdict(row).items()} for row in rows]
+        config.json.write_text(json.dumps(values, indent=2) + "\n")
+    print(f"Picture: {draw(rows, config.out or Path('benchmark.png'))}")
+
+
+def draw(rows: list[Row], path: Path) -> Path:
+    """Bars; or, of more than two lengths or meta-batches, how time and memory grow with them."""
+    for axis in ("length", "meta_batch"):
+        values = {getattr(row, axis) for row in rows}
+        if len(values) > 2:
+            other = "meta_batch" if axis == "length" else "length"
+            lines: dict[str, list[Row]] = {}
+            for row in rows:
+                name = f"{row.network} {row.algorithm} {row.form}" + (
+                    "" if len({getattr(r, other) for r in rows}) == 1 else f" {getattr(row, other)}"
+                )
+                lines.setdefault(name, []).append(row)
+            points = {name: [(getattr(r, axis), r.seconds, r.temp_bytes / 1e6) for r in mine] for name, mine in lines.items()}
+            report.growth(points, {"length": "inner steps T", "meta_batch": "sequences B"}[axis], path)
+            return path
     labels = [f"{r.network} {r.form}\nB={r.meta_batch} T={r.length}" for r in rows]
-    report.bars(labels, [r.algorithm for r in rows], [r.inner_steps_per_second for r in rows], "inner steps per second", out)
-    print(f"Picture: {out}")
+    report.bars(labels, [r.algorithm for r in rows], [r.inner_steps_per_second for r in rows], "inner steps per second", path)
+    return path

@@ -78,6 +78,22 @@ def bars(labels: Sequence[str], kinds: Sequence[str], values: Sequence[float], u
     _finish(figure, path)
 
 
+def growth(points: dict[str, list[tuple[float, float, float]]], unit: str, path: Path) -> None:
+    """How seconds and megabytes grow: a line for each name through its points (size, seconds, MB), all scales logarithmic."""
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4))
+    for name, mine in points.items():
+        for axis, value in zip(panels, (1, 2)):
+            axis.plot([point[0] for point in mine], [point[value] for point in mine], "o-", ms=4, label=name)
+    for axis, label in zip(panels, ("seconds", "MB of temporaries")):
+        axis.set(xscale="log", yscale="log", xlabel=unit, ylabel=label)
+        axis.xaxis.set_major_formatter("{x:.0f}")
+        axis.xaxis.set_minor_formatter("")
+        sizes = sorted({point[0] for mine in points.values() for point in mine})
+        axis.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
+    panels[1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
+    _finish(figure, path)
+
+
 def _finish(figure, path: Path) -> None:
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,94 @@
+"""What a machine can do, measured, and the least work that a meta-gradient needs: how far a time is from the limit."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rgen.devices import place
+from rgen.fast import InnerLoop, engine
+from rgen.fast.taps import find_layers
+
+
+class Work(NamedTuple):
+    """Floating point operations, and bytes read and written."""
+
+    flops: float
+    bytes: float
+
+
+class Limits(NamedTuple):
+    """Of all devices together: float32 operations a second in matrix products, and bytes a second read from memory."""
+
+    flops: float
+    bytes: float
+
+    def seconds(self, work: Work) -> float:
+        """The time that some work takes at least, if all its bytes come from memory."""
+        return max(work.flops / self.flops, work.bytes / self.bytes)
+
+
+def measure(side: int = 2048, megabytes: int = 256) -> Limits:
+    """Measures both, on every device at once: the best of 5 runs of a few products each."""
+    devices, rows = jax.device_count(), megabytes * 2**18 // 512 // jax.device_count()
+    ones: Any = np.ones
+    _, (squares, tall) = place((), (ones((devices, side, side), np.float32), ones((devices, rows, 512), np.float32)))
+
+    def products(a):
+        return jax.lax.fori_loop(0, 4, lambda _, b: b @ a / side, a)
+
+    def reads(a):
+        # each reading depends on the one before, so that none is left out
+        return jax.lax.fori_loop(0, 4, lambda _, v: v + (a @ v)[:, :512] / side, jnp.ones((devices, 512, 1)))
+
+    return Limits(4 * devices * 2 * side**3 / _best(products, squares), 4 * tall.nbytes / _best(reads, tall))
+
+
+def _best(function: Callable, argument: jax.Array) -> float:
+    call = jax.jit(function).lower(argument).compile()
+    jax.block_until_ready(call(argument))
+    times = []
+    for _ in range(5):
+        before = time.perf_counter()
+        jax.block_until_ready(call(argument))
+        times.append(time.perf_counter() - before)
+    return min(times)
+
+
+def least_work(loop: InnerLoop, algorithm: str, params: Any, x: Any) -> Work:
+    """What a meta-gradient needs at least, counting Dense and Embed layers only: everything else is small beside them.
+
+    For each step of a sequence and a layer with P = m n weights, R = m + n numbers in a tap, and T / 2 taps on average:
+
+      direct        6 P operations, 3 P numbers: read forward, read backward, read and written by the update in one go
+      dual, kept    4 P + 2 T R operations, T R + 2 P / B numbers: the initialization is read once for the whole batch
+      dual, folded  4 P + 2 P operations, 2 P numbers: the update of a chunk is a product of its own
+      carried       as direct
+
+    MAML does it again in reverse, and adds up the gradient: 4 P operations. The direct form with rematerialization runs forward twice,
+    and its reverse sweep is a tangent of the step beside the step itself: four times the work.
+    """
+    batch, length = x.shape[:2]
+    found = find_layers(loop.network, params.init, jax.ShapeDtypeStruct(x.shape[2:], x.dtype))
+    reverse = algorithm == "maml"
+    plan = engine.prepare(loop, params, x, gradient=algorithm != "reptile")[0]
+    taken = dict(plan.layers) if loop.form == "dual" else {}
+    flops = numbers = 0.0
+    for path, layer in found.items():
+        if layer.kind == "embed":
+            continue
+        heads = math.prod(layer.heads)
+        weights, tap = heads * layer.inputs * layer.outputs, heads * layer.taps * (layer.inputs + layer.outputs)
+        if path not in taken:
+            times = 4 if reverse else 1
+            flops, numbers = flops + times * 6 * weights, numbers + times * 3 * weights
+            continue
+        times = 2 if reverse else 1
+        reading = 2 * weights if plan.fold else length * tap + 2 * weights / batch
+        computing = 6 * weights if plan.fold else 4 * weights + 2 * length * tap
+        flops, numbers = flops + times * computing + (4 * weights if reverse else 0), numbers + times * reading
+    return Work(batch * length * flops, 4 * batch * length * numbers)
