@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rgen import limits, meta, models, report
+from rgen import limits, meta, models, profile, report
 from rgen.config import BenchmarkConfig
 from rgen.devices import place
 from rgen.fast import InnerLoop
@@ -69,10 +69,13 @@ def prepare(network: str, algorithm: str, form: str, meta_batch: int, length: in
     return lambda: jax.block_until_ready(gradient(params, seqs)), seconds, memory.temp_size_in_bytes, work
 
 
-def measure(config: BenchmarkConfig, limit: limits.Limits) -> list[Row]:
-    """Times all combinations. Those of one network, size and length run in turn, so that a busy machine is busy for all of them."""
+def measure(config: BenchmarkConfig, limit: limits.Limits) -> tuple[list[Row], list[str]]:
+    """Times all combinations: (rows, profiles as text if they are asked for).
+
+    Those of one network, size and length run in turn, so that a busy machine is busy for all of them.
+    """
     groups = list(product(config.network, config.meta_batch, config.length))
-    rows = []
+    rows, profiles = [], []
     with Progress(len(groups), 0, "benchmark") as progress:
         for done, (network, meta_batch, length) in enumerate(groups):
             algorithms = ["maml"] if network == "lstm" else config.algorithm  # the recurrent baseline has no inner loop
@@ -86,8 +89,12 @@ def measure(config: BenchmarkConfig, limit: limits.Limits) -> list[Row]:
                 share = limit.seconds(work) / seconds
                 cost = (float(seconds), steps, sequences, int(temp), compile_seconds)
                 rows.append(Row(network, algorithm, form, meta_batch, length, *cost, work.flops, work.bytes, float(share)))
+            if config.profile:
+                for (algorithm, form), (call, *_) in zip(cases, ready):
+                    title = f"{network} {algorithm} {form}, B {meta_batch}, T {length}"
+                    profiles.append(profile.table(title, profile.by_operation(call)))
             progress.update(done + 1, network)
-    return rows
+    return rows, profiles
 
 
 def _time(call: Callable[[], Any]) -> float:
@@ -128,10 +135,10 @@ def table(rows: list[Row]) -> str:
 def main(config: BenchmarkConfig) -> None:
     """bin/benchmark.py."""
     limit = limits.measure()
-    rows = measure(config, limit)
+    rows, profiles = measure(config, limit)
     print(machine())
     print(f"Limits measured: {limit.flops / 1e9:.0f} GFLOP/s in matrix products, {limit.bytes / 1e9:.1f} GB/s read from memory")
-    print(table(rows))
+    print("\n\n".join([table(rows), *profiles]))
     if config.json:
         values = [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in dataclasses.asdict(row).items()} for row in rows]
         config.json.write_text(json.dumps(values, indent=2) + "\n")

@@ -191,6 +191,8 @@ class BenchmarkConfig:
     """Inner steps in a sequence; for images, pixels of the smallest square that has as many."""
     repeats: int = 3
     """Timed runs of each, alternating with the others; the median counts."""
+    profile: bool = False
+    """Also show where the time of each goes, by kind of XLA operation, summed over threads."""
     json: Path | None = None
     """Write the rows to this file."""
     out: Path | None = None

@@ -124,6 +124,18 @@ def test_networks_of_ones_own(network, taken):
     agree(loop, params, seqs, CHOICES["kept"])
 
 
+@pytest.mark.parametrize("fold", [False, True])
+def test_chunks_after_the_end_are_skipped(fold):
+    """With so many lines that in some micro-batches all end early, and in others not."""
+    loop, params, _ = make("text-mlp", "direct")
+    loop = dataclasses.replace(loop, end=1)
+    x, keys = np.broadcast_to(np.arange(7), (24, 7)), jax.random.split(jax.random.key(0), 24)
+    expected = sample(loop, params, x, keys)
+    ends = (np.asarray(expected.y) == 1).argmax(1)
+    assert ends.reshape(12, 2).max(1).min() < 4 < ends.max()
+    close(sample(dual(loop, Choice(chunk=2, fold=fold, micro_batch=2, every_layer=True)), params, x, keys), expected)
+
+
 def test_heads_are_one_batched_layer():
     loop, params, seqs = make("image-heads", "direct")
     layers = dict(plan(loop.network, Bernoulli(), params.init, seqs.x, CHOICES["kept"], False).layers)

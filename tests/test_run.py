@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 SUMMARY = {"nats_per_sequence", "standard_error", "nats_per_symbol", "bits_per_symbol", "sequences"}
 ROW = {
     *("network", "algorithm", "form", "meta_batch", "length", "seconds", "inner_steps_per_second", "sequences_per_second"),
-    *("temp_bytes", "compile_seconds"),
+    *("temp_bytes", "compile_seconds", "least_flops", "least_bytes", "share_of_limit"),
 }
 TINY = TrainConfig(  # digits of 4 by 4 pixels
     network="siren",
@@ -188,9 +188,8 @@ def test_a_text_run_as_users_make_it(tmp_path):
 
 
 def test_the_benchmark_as_users_run_it(tmp_path):
-    arguments = words(
-        "--network siren --algorithm maml reptile --form direct --meta-batch 1 2 --length 3 --repeats 1 --json rows.json --out bars.png"
-    )
+    sizes = words("--network siren --algorithm maml reptile --form direct --meta-batch 1 2 --length 3 --repeats 1")
+    arguments = [*sizes, *words("--profile --json rows.json --out bars.png")]
     said = script("benchmark", *arguments, cwd=tmp_path)
     table = json.loads((tmp_path / "rows.json").read_text())
     assert [(row["algorithm"], row["meta_batch"]) for row in table] == [("maml", 1), ("reptile", 1), ("maml", 2), ("reptile", 2)]
@@ -198,7 +197,10 @@ def test_the_benchmark_as_users_run_it(tmp_path):
         assert row.keys() == ROW
         assert row["inner_steps_per_second"] == pytest.approx(3 * row["sequences_per_second"])
         assert row["sequences_per_second"] == pytest.approx(row["meta_batch"] / row["seconds"])
+        assert row["share_of_limit"] > 0
     assert len([line for line in said.stdout.splitlines() if line.startswith("siren ")]) == 4
+    assert "GFLOP/s" in said.stdout
+    assert "siren reptile direct, B 2, T 3" in said.stdout
     assert Image.open(tmp_path / "bars.png").size[0] > 100
 
 

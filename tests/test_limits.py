@@ -1,0 +1,39 @@
+"""The least work of a meta-gradient, against counting by hand."""
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from rgen import limits
+from rgen.fast import Choice, InnerLoop
+from rgen.likelihood import Categorical
+
+# one Dense layer: 2 * 3 = 6 weights, 2 + 3 = 5 numbers in a tap; 2 sequences of 4 steps
+HAND = {
+    ("direct", "reptile", None): (6 * 6, 3 * 6),
+    ("direct", "maml", None): (4 * 6 * 6, 4 * 3 * 6),
+    ("dual", "reptile", False): (4 * 6 + 2 * 4 * 5, 4 * 5 + 2 * 6 / 2),
+    ("dual", "maml", False): (2 * (4 * 6 + 2 * 4 * 5) + 4 * 6, 2 * (4 * 5 + 2 * 6 / 2)),
+    ("dual", "reptile", True): (6 * 6, 2 * 6),
+}
+
+
+@pytest.mark.parametrize(("form", "algorithm", "fold"), HAND)
+def test_least_work_by_hand(form, algorithm, fold):
+    network = nn.Sequential([nn.Embed(4, 2), nn.Dense(3)])
+    loop = InnerLoop(network, Categorical(), form=form, choice=Choice(fold=fold, every_layer=True))
+    x = np.zeros((2, 4), int)
+    work = limits.least_work(loop, algorithm, loop.init(jax.random.key(0), x[0, 0]), x)
+    flops, numbers = HAND[form, algorithm, fold]
+    assert work == (2 * 4 * flops, 4 * 2 * 4 * numbers)
+
+
+def test_a_limit_is_the_larger_of_both_times():
+    limit = limits.Limits(flops=100.0, bytes=10.0)
+    assert limit.seconds(limits.Work(200, 10)) == 2
+    assert limit.seconds(limits.Work(200, 50)) == 5
+
+
+def test_what_is_measured_is_positive():
+    assert min(limits.measure(side=64, megabytes=1)) > 0
