@@ -100,7 +100,7 @@ def even(length: int, size: int) -> int:
 def default_micro_batch(batch: int, state: int, least: int) -> int:
     """How many sequences are run at once if each has `state` numbers that are read at every step.
 
-    The reverse sweep needs about four times the taps. On a CPU as many for each device as keep these near the cache (8 times the second
+    The reverse sweep needs about four times the taps. On a CPU as many for each device as keep these near the cache (16 times the second
     level, of which each core has its own), but not fewer than `least`, which share the reading of the initialization. On accelerators as
     many as half the memory holds. Of the numbers near that one, one that divides the sequences of a device is taken.
     """
@@ -119,9 +119,9 @@ def _room() -> float:
     """Bytes that what is read at every step may take on one device."""
     if jax.default_backend() == "cpu":
         try:
-            return 8 * (os.sysconf("SC_LEVEL2_CACHE_SIZE") or 2**20)
+            return 16 * (os.sysconf("SC_LEVEL2_CACHE_SIZE") or 2**20)
         except (AttributeError, OSError, ValueError):  # not every system tells
-            return 8 * 2**20
+            return 16 * 2**20
     stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit", 2**34) / 2
 
