@@ -15,6 +15,8 @@ MAY = {
     "sequence": set(),
     "likelihood": set(),
     "devices": {"sequence"},
+    "profile": set(),
+    "limits": {"devices", "fast"},
     "networks": {"errors"},
     "progress": set(),
     "report": {"sequence"},

@@ -198,7 +198,7 @@ def test_the_benchmark_as_users_run_it(tmp_path):
         assert row["inner_steps_per_second"] == pytest.approx(3 * row["sequences_per_second"])
         assert row["sequences_per_second"] == pytest.approx(row["meta_batch"] / row["seconds"])
         assert row["share_of_limit"] > 0
-    assert len([line for line in said.stdout.splitlines() if line.startswith("siren ")]) == 4
+    assert len([line for line in said.stdout.splitlines() if line.startswith("siren  ")]) == 4
     assert "GFLOP/s" in said.stdout
     assert "siren reptile direct, B 2, T 3" in said.stdout
     assert Image.open(tmp_path / "bars.png").size[0] > 100

@@ -78,13 +78,15 @@ def plan(
     """
     batch, length = x.shape[:2]
     found = find_layers(network, weights, jax.ShapeDtypeStruct(x.shape[2:], x.dtype))
+    most, least = KEPT[gradient]
+    pieces = max(1, min(most, length // least))
     folded_chunk = min(choice.chunk or even(length, STEPS), length)
-    kept = {path: (1 + 1 / KEPT[gradient][0]) * length * _width(layer) for path, layer in found.items()}
+    kept = {path: (1 + 1 / pieces) * length * _width(layer) for path, layer in found.items()}
     folded = {path: _size(la) * (2 + 3 / folded_chunk) + folded_chunk * _width(la) for path, la in found.items()}
     best = {path: min(kept[path] if choice.fold is not True else math.inf, folded[path]) for path in found}
     layers = {path: layer for path, layer in found.items() if choice.every_layer or best[path] < 6 * _size(layer)}
     fold = sum(folded[p] for p in layers) < sum(kept[p] for p in layers) if choice.fold is None else choice.fold
-    chunk = folded_chunk if fold else min(choice.chunk or max(KEPT[gradient][1], math.ceil(length / KEPT[gradient][0])), length)
+    chunk = folded_chunk if fold else min(choice.chunk or math.ceil(length / pieces), length)
     part = even(chunk, STEPS)
     chunk = part * math.ceil(chunk / part)
     state = sum(_size(la) if fold else length * _width(la) for la in layers.values())
