@@ -66,7 +66,7 @@ def prepare(network: str, algorithm: str, form: str, meta_batch: int, length: in
     seconds = time.perf_counter() - before
     memory: Any = gradient.memory_analysis()
     work = limits.least_work(model, algorithm, params, seqs.x) if isinstance(model, InnerLoop) else limits.Work(math.nan, math.nan)
-    return lambda: jax.block_until_ready(gradient(params, seqs)), seconds, memory.temp_size_in_bytes, work
+    return lambda: gradient(params, seqs), seconds, memory.temp_size_in_bytes, work
 
 
 def measure(config: BenchmarkConfig, limit: limits.Limits) -> tuple[list[Row], list[str]]:
@@ -82,8 +82,8 @@ def measure(config: BenchmarkConfig, limit: limits.Limits) -> tuple[list[Row], l
             cases = list(product(algorithms, ["direct"] if network == "lstm" else config.form))
             ready = [prepare(network, algorithm, form, meta_batch, length) for algorithm, form in cases]
             for call, *_ in ready:
-                call()
-            times = np.array([[_time(call) for call, *_ in ready] for _ in range(config.repeats)])
+                limits.timed(call)
+            times = np.array([[limits.timed(call) for call, *_ in ready] for _ in range(config.repeats)])
             for (algorithm, form), (_, compile_seconds, temp, work), seconds in zip(cases, ready, np.median(times, axis=0)):
                 steps, sequences = meta_batch * length / seconds, meta_batch / seconds
                 share = limit.seconds(work) / seconds
@@ -92,15 +92,9 @@ def measure(config: BenchmarkConfig, limit: limits.Limits) -> tuple[list[Row], l
             if config.profile:
                 for (algorithm, form), (call, *_) in zip(cases, ready):
                     title = f"{network} {algorithm} {form}, B {meta_batch}, T {length}"
-                    profiles.append(profile.table(title, profile.by_operation(call)))
+                    profiles.append(profile.table(title, profile.by_operation(lambda call=call: jax.block_until_ready(call()))))
             progress.update(done + 1, network)
     return rows, profiles
-
-
-def _time(call: Callable[[], Any]) -> float:
-    before = time.perf_counter()
-    call()
-    return time.perf_counter() - before
 
 
 def machine() -> str:
@@ -147,19 +141,15 @@ def main(config: BenchmarkConfig) -> None:
 
 def draw(rows: list[Row], path: Path) -> Path:
     """Bars; or, of more than two lengths or meta-batches, how time and memory grow with them."""
-    for axis in ("length", "meta_batch"):
-        values = {getattr(row, axis) for row in rows}
-        if len(values) > 2:
-            other = "meta_batch" if axis == "length" else "length"
-            lines: dict[str, list[Row]] = {}
-            for row in rows:
-                name = f"{row.network} {row.algorithm} {row.form}" + (
-                    "" if len({getattr(r, other) for r in rows}) == 1 else f" {getattr(row, other)}"
-                )
-                lines.setdefault(name, []).append(row)
-            points = {name: [(getattr(r, axis), r.seconds, r.temp_bytes / 1e6) for r in mine] for name, mine in lines.items()}
-            report.growth(points, {"length": "inner steps T", "meta_batch": "sequences B"}[axis], path)
-            return path
-    labels = [f"{r.network} {r.form}\nB={r.meta_batch} T={r.length}" for r in rows]
-    report.bars(labels, [r.algorithm for r in rows], [r.inner_steps_per_second for r in rows], "inner steps per second", path)
+    lengths, batches = {row.length for row in rows}, {row.meta_batch for row in rows}
+    if max(len(lengths), len(batches)) <= 2:
+        labels = [f"{r.network} {r.form}\nB={r.meta_batch} T={r.length}" for r in rows]
+        report.bars(labels, [r.algorithm for r in rows], [r.inner_steps_per_second for r in rows], "inner steps per second", path)
+        return path
+    over_length = len(lengths) >= len(batches)
+    lines: dict[str, list[tuple[float, float, float]]] = {}
+    for r in rows:
+        size, held = (r.length, f"B={r.meta_batch}") if over_length else (r.meta_batch, f"T={r.length}")
+        lines.setdefault(f"{r.network} {r.algorithm} {r.form}, {held}", []).append((size, r.seconds, r.temp_bytes / 1e6))
+    report.growth(lines, "inner steps T" if over_length else "sequences B", path)
     return path

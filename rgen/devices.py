@@ -1,5 +1,6 @@
 """Where arrays live: the rows of a batch spread over the devices, parameters on each of them."""
 
+from functools import cache
 from typing import Any
 
 import jax
@@ -8,9 +9,16 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from rgen.sequence import shards_of
 
 
-def place(params: Any, rows: Any) -> tuple[Any, Any]:
-    """Puts a batch, arrays [B, ...], on as many devices as divide B, and parameters on all of these. What is there already stays."""
-    devices = jax.devices()[: shards_of(len(jax.tree.leaves(rows)[0]))]
+@cache
+def shardings(batch: int) -> tuple[NamedSharding, NamedSharding]:
+    """Where parameters lie, and where a batch, for `batch` rows: they are spread over as many devices as divide them."""
+    devices = jax.devices()[: shards_of(batch)]
     # with JAX's default, explicit axes, the gathers of an embedding raise
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
-    return jax.device_put(params, NamedSharding(mesh, PartitionSpec())), jax.device_put(rows, NamedSharding(mesh, PartitionSpec("data")))
+    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+
+
+def place(params: Any, rows: Any) -> tuple[Any, Any]:
+    """Puts parameters and a batch, arrays [B, ...], where `shardings` says. What is there already stays."""
+    everywhere, spread = shardings(len(jax.tree.leaves(rows)[0]))
+    return jax.device_put(params, everywhere), jax.device_put(rows, spread)

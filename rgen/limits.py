@@ -1,6 +1,5 @@
 """What a machine can do, measured, and the least work that a meta-gradient needs: how far a time is from the limit."""
 
-import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -33,7 +32,7 @@ class Limits(NamedTuple):
 
 
 def measure(side: int = 2048, megabytes: int = 256) -> Limits:
-    """Measures both, on every device at once: the best of 5 runs of a few products each."""
+    """Measures both, on every device at once: the best of a few runs of a few products each."""
     devices, rows = jax.device_count(), megabytes * 2**18 // 512 // jax.device_count()
     ones: Any = np.ones
     _, (squares, tall) = place((), (ones((devices, side, side), np.float32), ones((devices, rows, 512), np.float32)))
@@ -48,19 +47,20 @@ def measure(side: int = 2048, megabytes: int = 256) -> Limits:
     return Limits(4 * devices * 2 * side**3 / _best(products, squares), 4 * tall.nbytes / _best(reads, tall))
 
 
+def timed(call: Callable[[], Any]) -> float:
+    """Seconds until all that a call computes is there."""
+    before = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - before
+
+
 def _best(function: Callable, argument: jax.Array) -> float:
     call = jax.jit(function).lower(argument).compile()
-    jax.block_until_ready(call(argument))
-    times = []
-    for _ in range(5):
-        before = time.perf_counter()
-        jax.block_until_ready(call(argument))
-        times.append(time.perf_counter() - before)
-    return min(times)
+    return min(timed(lambda: call(argument)) for _ in range(6))  # the first of them warms up
 
 
 def least_work(loop: InnerLoop, algorithm: str, params: Any, x: Any) -> Work:
-    """What a meta-gradient needs at least, counting Dense and Embed layers only: everything else is small beside them.
+    """What a meta-gradient needs at least, counting Dense layers only: everything else is small beside them.
 
     For each step of a sequence and a layer with P = m n weights, R = m + n numbers in a tap, and T / 2 taps on average:
 
@@ -81,8 +81,7 @@ def least_work(loop: InnerLoop, algorithm: str, params: Any, x: Any) -> Work:
     for path, layer in found.items():
         if layer.kind == "embed":
             continue
-        heads = math.prod(layer.heads)
-        weights, tap = heads * layer.inputs * layer.outputs, heads * layer.taps * (layer.inputs + layer.outputs)
+        weights, tap = layer.size, layer.tap_size
         if path not in taken:
             times = 4 if reverse else 1
             flops, numbers = flops + times * 6 * weights, numbers + times * 3 * weights

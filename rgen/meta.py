@@ -30,8 +30,8 @@ def maml(model: SequenceModel, params: Any, seqs: Sequence) -> tuple[jax.Array, 
         # what the forward pass keeps for the backward pass is then kept for `size` sequences only
         parts = group_rows(seqs, size)
         add = partial(jax.tree.map, jnp.add)
-        dtype = jax.tree.leaves(params)[0].dtype
-        start = jnp.zeros((), dtype), jax.tree.map(jnp.zeros_like, params)
+        # the default float, as logits may be wider than the parameters
+        start = jnp.zeros((), float), jax.tree.map(jnp.zeros_like, params)
         total, _ = jax.lax.scan(lambda total, part: (add(total, sum_and_grad(params, part)), None), start, parts)
     return jax.tree.map(lambda a: a / batch, total)
 

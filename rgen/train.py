@@ -14,7 +14,7 @@ import optax
 from rgen import evaluate, generate, meta, models, report
 from rgen.config import TrainConfig
 from rgen.data import Dataset
-from rgen.devices import place
+from rgen.devices import shardings
 from rgen.errors import InputError
 from rgen.fast import Params
 from rgen.progress import Progress
@@ -102,11 +102,13 @@ class Trainer:
             print(note, file=sys.stderr)
         if self.start >= self.config.steps:
             print(f"The run has had its {self.start} steps already; a larger --steps goes on.", file=sys.stderr)
+        everywhere, spread = shardings(self.config.meta_batch)
+        self.state = jax.device_put(self.state, everywhere)
         with Progress(self.config.steps, self.start, "train") as progress:
             before = time.perf_counter()
             for step in range(self.start, self.config.steps):
                 batch = self.data.batch(self.config.seed, step, self.config.meta_batch)
-                self.state, *measured = self.step_function(*place(self.state, batch))
+                self.state, *measured = self.step_function(self.state, jax.device_put(batch, spread))
                 self.window.append(tuple(measured))
                 done = step + 1
                 if len(self.window) > 1:  # a step late, so that the device never waits for us

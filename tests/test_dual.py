@@ -68,6 +68,25 @@ def test_every_length_batch_chunk_and_micro_batch(length, batch, chunk, micro, f
     agree(loop, params, Sequence(x, y, weight), Choice(chunk, fold, micro, every_layer=True))
 
 
+def test_chunks_of_several_parts():
+    """The reverse sweep cuts chunks of 20 steps into parts of 10; the last chunk is not full."""
+    loop, params, _ = make("text-mlp per-array", "direct")
+    rng = np.random.default_rng(1)
+    x = np.broadcast_to(rng.integers(7, size=33), (2, 33))
+    choice = Choice(chunk=20, fold=False, every_layer=True)
+    engine = plan(loop.network, loop.likelihood, params.init, x, choice, False)
+    assert (engine.chunk, engine.part, engine.chunks) == (20, 10, 2)
+    agree(loop, params, Sequence(x, rng.integers(3, size=x.shape), np.ones(x.shape)), choice)
+
+
+def test_logits_wider_than_the_parameters():
+    """SIREN's coordinates are float64 here; the nats of several micro-batches are added up all the same."""
+    loop, params, seqs = make("siren", "dual")
+    narrow = jax.tree.map(lambda a: a.astype(jnp.float32), params)
+    nats, _ = maml(dual(loop, Choice(micro_batch=1)), narrow, seqs)
+    close(nats, maml(loop, narrow, seqs)[0], rtol=1e-6)  # float32 where one micro-batch is all
+
+
 def test_a_cotangent_for_each_step_and_sequence():
     loop, params, seqs = make("gated", "direct")
     ct = np.random.default_rng(0).standard_normal(seqs.y.shape)

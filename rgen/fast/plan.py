@@ -81,15 +81,15 @@ def plan(
     most, least = KEPT[gradient]
     pieces = max(1, min(most, length // least))
     folded_chunk = min(choice.chunk or even(length, STEPS), length)
-    kept = {path: (1 + 1 / pieces) * length * _width(layer) for path, layer in found.items()}
-    folded = {path: _size(la) * (2 + 3 / folded_chunk) + folded_chunk * _width(la) for path, la in found.items()}
+    kept = {path: (1 + 1 / pieces) * length * layer.tap_size for path, layer in found.items()}
+    folded = {path: la.size * (2 + 3 / folded_chunk) + folded_chunk * la.tap_size for path, la in found.items()}
     best = {path: min(kept[path] if choice.fold is not True else math.inf, folded[path]) for path in found}
-    layers = {path: layer for path, layer in found.items() if choice.every_layer or best[path] < 6 * _size(layer)}
+    layers = {path: layer for path, layer in found.items() if choice.every_layer or best[path] < 6 * layer.size}
     fold = sum(folded[p] for p in layers) < sum(kept[p] for p in layers) if choice.fold is None else choice.fold
     chunk = folded_chunk if fold else min(choice.chunk or math.ceil(length / pieces), length)
     part = even(chunk, STEPS)
     chunk = part * math.ceil(chunk / part)
-    state = sum(_size(la) if fold else length * _width(la) for la in layers.values())
+    state = sum(la.size if fold else length * la.tap_size for la in layers.values())
     micro = min(choice.micro_batch or default_micro_batch(batch, state, 1 if fold else 4 if gradient else 32), batch)
     return Engine(network, likelihood, tuple(sorted(layers.items())), chunk, math.ceil(length / chunk), part, fold, micro, first_order)
 
@@ -126,16 +126,6 @@ def _room() -> float:
             return 16 * 2**20
     stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit", 2**34) / 2
-
-
-def _width(layer: Layer) -> int:
-    """Numbers of the taps of one step."""
-    return layer.taps * math.prod(layer.heads) * (layer.width + layer.outputs)
-
-
-def _size(layer: Layer) -> int:
-    """Numbers of a kernel."""
-    return math.prod(layer.heads) * layer.inputs * layer.outputs
 
 
 def split_weights(weights: Any, layers: dict[Path, Layer]) -> tuple[dict[Path, dict[str, jax.Array]], Any]:

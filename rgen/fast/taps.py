@@ -6,6 +6,7 @@ compute its output without ever forming its weights, and probes, whose gradients
 transformations (`nn.vmap`, `nn.scan`) slice them as they would slice a kernel with leading axes.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,6 +47,16 @@ class Layer:
     def width(self) -> int:
         """Numbers of a tap's input: an Embed's is only its index."""
         return 1 if self.kind == "embed" else self.inputs
+
+    @property
+    def size(self) -> int:
+        """Numbers of the kernel, of all heads."""
+        return math.prod(self.heads) * self.inputs * self.outputs
+
+    @property
+    def tap_size(self) -> int:
+        """Numbers of all taps of one step."""
+        return math.prod(self.heads) * self.taps * (self.width + self.outputs)
 
 
 class Slot(NamedTuple):
