@@ -7,4 +7,4 @@ from rgen import cli
 from rgen.config import SampleConfig
 
 if __name__ == "__main__":
-    cli.main(lambda: tyro.cli(SampleConfig), "rgen.generate", "main")
+    cli.main(lambda: tyro.cli(SampleConfig), "rgen.sample", "main")

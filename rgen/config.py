@@ -152,27 +152,58 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """Draw sequences from a trained run: a picture of digits, or lines."""
+    """Draw sequences from a trained run, or complete known ones. Interrupted, the same command goes on where it stopped."""
 
     run: Path
     """Folder of the run."""
-    split: str = "test"
-    """The split whose sequences are shown beside the samples: train, valid or test."""
     count: int = 64
-    """How many to draw."""
+    """How many to draw; memory does not grow with it."""
     seed: int = 0
-    """Seed of the draws; sample k is the same whatever the batch."""
+    """Seed of the draws; sample k is the same whatever the count and the batch."""
     batch: int | None = None
     """Sequences drawn at once; None: as many as fit in about 1 GB."""
+
+    temperature: float = 1.0
+    """Below 1: likelier outputs still oftener; above 1: less so; 0: always the most probable one (greedy)."""
+    top_k: int | None = None
+    """Draw only from the k most probable outputs."""
+    top_p: float | None = None
+    """Draw only from the fewest outputs that have this probability together."""
+    min_p: float | None = None
+    """Draw only from outputs at least this many times as probable as the most probable one."""
+
+    prompt: str | None = None
+    """Text: how every line begins."""
+    complete: str | None = None
+    """Images: what is known, the rest is drawn: top, bottom, left, right or random:0.3 (a share of the pixels) of the split's images; or a
+    PNG of their size in which black is 1, white is 0 and grey is unknown."""
+    each: int = 4
+    """Images: completions of each image of the split."""
+    split: str = "test"
+    """The split whose images are completed, or whose sequences are shown beside the samples: train, valid or test."""
+
+    sort: bool = False
+    """Write what has the fewest nats first."""
     out: Path | None = None
-    """The PNG, or for text the file of lines; None: RUN/samples.png, or lines on stdout."""
+    """The PNG, with all images as NPZ beside it; or the file of lines, with their nats in FILE.nats. None: RUN/samples.png, or lines on
+    stdout."""
     json: Path | None = None
-    """Write nats a sample, and for text how many stand in train and in test, to this file."""
+    """Write a summary to this file: mean nats, and for text how many lines stand in train and in test."""
+    belief: int = 0
+    """Instead of samples, show what the network believes of all places while it draws (or completes) so many: RUN/belief.png and .gif."""
+    export: Path | None = None
+    """Instead of samples, write the sampler with its weights to this file; bin/run_exported.py runs it without rgen."""
 
     def __post_init__(self) -> None:
         _one_of(self, "split", SPLITS)
-        _at_least(self, 1, "count", "batch")
+        _at_least(self, 1, "count", "batch", "each")
+        _at_least(self, 0, "belief")
         _seed(self, "seed")
+        together = [option for option in ("prompt", "complete", "export") if getattr(self, option) is not None]
+        if len(together) > 1:
+            raise InputError(f"{' and '.join(map(_flag, together))} cannot be used together; choose one.")
+        if self.belief and self.export:
+            raise InputError("--belief and --export cannot be used together; choose one.")
 
 
 @dataclass(frozen=True)

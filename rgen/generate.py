@@ -1,115 +1,163 @@
-"""Sampling in batches that fit: sample k of a seed is the same whatever the batch."""
+"""Drawing: new sequences, and the missing parts of known ones."""
 
-import json
-import sys
-from pathlib import Path
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from rgen import report
-from rgen.config import SampleConfig
 from rgen.data import Dataset
+from rgen.data.images import Images
 from rgen.devices import place
-from rgen.evaluate import choose
-from rgen.progress import Progress
-from rgen.run import fitting_batch, load
-from rgen.sequence import SequenceModel, Trace
+from rgen.fast import InnerLoop, Params
+from rgen.likelihood import PLAIN, Decoding
+from rgen.sequence import Array, Given, Sequence, SequenceModel, Trace
 
 
-@jax.jit
-def _keys(key: jax.Array, index: jax.Array) -> jax.Array:
-    return jax.vmap(lambda k: jax.random.fold_in(key, k))(index)
+@partial(jax.jit, static_argnames=("model", "decoding"))
+def sample(model: SequenceModel, params: Any, x: Array, keys: jax.Array, decoding: Decoding = PLAIN) -> Trace:
+    """Draws sequences, each output from the network that has learned those before.
 
-
-_sample = jax.jit(lambda model, params, x, keys: model.sample(params, x, keys), static_argnums=0)
-
-
-def generate(
-    model: SequenceModel,
-    params: Any,
-    data: Dataset,
-    split: str,
-    count: int,
-    seed: int,
-    batch: int,
-    progress: Progress | None = None,
-) -> tuple[Any, np.ndarray]:
-    """Draws `count` sequences.
-
-    Inputs are those of the split's sequences in turn: the positions, or for images in random order each image's own order.
-
+    Args:
+      x: [B, T, ...] inputs.
+      keys: [B] typed PRNG keys; a sequence depends on its own key only.
+      decoding: what the probabilities are changed by before something is drawn.
     Returns:
-      (images [count, H, W] or a list of lines, nats [count] of each).
+      Trace of y [B, T] and nll [B, T], the nats under the unchanged model.
     """
-    batch = min(batch, count)
-    size = len(data.splits[split])
-    decoded, nats = [], []
-    for first in range(0, count, batch):
-        index = np.arange(first, first + batch)  # the last batch draws a few too many, so that nothing is compiled again
-        x = data.sequences(split, index % size).x
-        params, (places, keys) = place(params, (x, _keys(jax.random.key(seed), index)))
-        trace: Trace = _sample(model, params, places, keys)
-        decoded.extend(data.decode(x, np.asarray(trace.y)))
-        nats.append(np.asarray(trace.nll).sum(1))
-        if progress:
-            progress.update(min(first + batch, count), "drawn")
-    decoded = decoded[:count]
-    return (np.stack(decoded) if data.kind == "image" else decoded), np.concatenate(nats)[:count]
+    return model.sample(params, x, keys, decoding=decoding)
 
 
-def write(data: Dataset, drawn: tuple[Any, np.ndarray], path: Path, beside: dict[str, np.ndarray] | None = None) -> None:
-    """Writes a sheet of images (with other groups beside them), or a file of lines."""
-    samples, _ = drawn
-    if data.kind == "image":
-        report.sheet({f"{len(samples)} samples": samples, **(beside or {})}, path)
-    else:
-        path.write_bytes(_as_text(samples))
+@partial(jax.jit, static_argnames=("model", "decoding"))
+def complete(model: SequenceModel, params: Any, x: Array, given: Given, keys: jax.Array, decoding: Decoding = PLAIN) -> Trace:
+    """Draws what is not known of sequences: the known outputs are fed first, in the order of `x`, then the others are drawn.
+
+    A network is at home in the orders it was trained for: a prefix in any case; any subset if it was trained in random order.
+
+    Args:
+      x: [B, T, ...] inputs.
+      given: y [B, T] and known [B, T]. A known output that ends sequences ends this one where it is fed.
+      keys, decoding: as in `sample`.
+    Returns:
+      Trace of y [B, T], and nll [B, T] as it was paid in that order: summed over what is not known, the nats of the drawn part
+      given the known one.
+    """
+    order = known_first(given.known)
+    trace = model.sample(params, reorder(x, order), keys, reorder(given, order), decoding)
+    return reorder(trace, jnp.argsort(order, axis=1))
 
 
-def _as_text(lines: list[bytes]) -> bytes:
-    """One line each; a line break that was drawn is written as a question mark."""
-    return b"".join(line.replace(b"\n", b"?").replace(b"\r", b"?") + b"\n" for line in lines)
+@partial(jax.jit, static_argnums=0)
+def conditional_nats(model: SequenceModel, params: Any, seqs: Sequence, known: Array) -> jax.Array:
+    """Exact nats [B, T] of the rest of sequences given a part of them, known [B, T], that is fed first; 0 where known."""
+    order = known_first(known)
+    nll = model.score(params, reorder(seqs, order))
+    return jnp.where(known, 0, reorder(nll, jnp.argsort(order, axis=1)))
 
 
-def novelty(data: Dataset, lines: list[bytes]) -> list[str]:
-    """For each line: "train" or "test" (or "valid") if it stands there, else "new"."""
-    places = {line: split for split in ("valid", "test", "train") for line in data.decode(None, data.splits[split])}
-    return [places.get(line, "new") for line in lines]
+@partial(jax.jit, static_argnames=("loop", "every"))
+def belief(loop: InnerLoop, params: Params, seqs: Sequence, x: Array, every: int = 1) -> jax.Array:
+    """Log-probabilities [B, F, P, K] of all outputs at the places x [P, ...] as the inner loop goes along: `InnerLoop.belief`."""
+    return loop.belief(params, seqs, x, every)
 
 
-def main(config: SampleConfig) -> None:
-    """bin/sample.py."""
-    run, _, data, model, params, step = load(config.run)
-    batch = config.batch or fitting_batch(model, data)
-    with Progress(config.count, 0, "sample") as progress:
-        drawn = generate(model, params, data, config.split, config.count, config.seed, batch, progress)
-    samples, nats = drawn
-    summary = {"count": config.count, "seed": config.seed, "step": step, "nats_per_sequence": float(nats.mean())}
-    index = choose(data, config.split, min(config.count, 16), config.seed)
-    if data.kind == "image":
-        path = config.out or run.samples_file(data.kind)
-        real = data.splits[config.split][choose(data, config.split, config.count, config.seed)]
-        write(data, drawn, path, {f"{len(real)} images of {config.split}": real})
-        print(f"{config.count} samples of step {step}, {nats.mean():.2f} nats each: {path}")
-    else:
-        found = novelty(data, samples)
-        summary |= {f"in_{split}": found.count(split) for split in ("train", "valid", "test")} | {"new": found.count("new")}
-        if config.out:
-            write(data, drawn, config.out)
-        else:
-            sys.stdout.buffer.write(_as_text(samples))
-            sys.stdout.flush()
-        _tell(data, config, summary, index)
-    if config.json:
-        config.json.write_text(json.dumps(summary | {"nats": nats.tolist()}, indent=2) + "\n")
+def known_first(known: Array) -> jax.Array:
+    """For booleans [B, T] the steps [B, T], those that are known before the others and else as they were."""
+    return jnp.argsort(~jnp.asarray(known), axis=1, stable=True)
 
 
-def _tell(data: Dataset, config: SampleConfig, summary: dict, index: np.ndarray) -> None:
-    """On stderr: a few lines of the split, to compare, and how many samples are new."""
-    print(f"\n{len(index)} lines of {config.split}, to compare:", file=sys.stderr)
-    for line in data.decode(None, data.splits[config.split][index]):
-        print("  " + line.decode("utf-8", "replace"), file=sys.stderr)
-    counted = ", ".join(f"{summary[key]} {key.replace('_', ' ')}" for key in ("new", "in_train", "in_valid", "in_test"))
-    print(f"{summary['count']} samples, {summary['nats_per_sequence']:.2f} nats each: {counted}.", file=sys.stderr)
+def reorder(tree: Any, order: jax.Array) -> Any:
+    """Arrays [B, T, ...] with the steps of each row in the order [B, T]."""
+    rows = jnp.arange(order.shape[0])[:, None]
+    return jax.tree.map(lambda a: jnp.asarray(a)[rows, order], tree)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Draws number k of a seed: always the same, whatever is drawn beside it.
+
+    Attributes:
+      model: what draws; a network that was trained on such sequences.
+      shape: (T,) for lines, (rows, columns) for images.
+      random_order: whether the order of an image's pixels is drawn too, or is the raster.
+      decoding: see `sample`.
+    """
+
+    model: SequenceModel
+    shape: tuple[int, ...]
+    random_order: bool = False
+    decoding: Decoding = PLAIN
+
+    def keys(self, seed: Array, index: Array) -> jax.Array:
+        """One key for each number [B]."""
+        key = jax.random.key(seed)
+        return jax.vmap(lambda k: jax.random.fold_in(key, k))(index)
+
+    def places(self, keys: jax.Array, known: Array | None = None) -> jax.Array:
+        """The places, numbered in raster order, as they come: [B, T]; those known, booleans [B, *shape], before the others."""
+        raster = jnp.arange(math.prod(self.shape))
+        places = jnp.broadcast_to(raster, (len(keys), raster.size))
+        if self.random_order:  # each step's key is folded from 0 .. T - 1
+            places = jax.vmap(lambda key: jax.random.permutation(jax.random.fold_in(key, raster.size), raster))(keys)
+        if known is None:
+            return places
+        return reorder(places, known_first(reorder(known.reshape(places.shape), places)))
+
+    def inputs(self, places: Array) -> jax.Array:
+        """x [..., T] or [..., T, 2] of places [..., T]."""
+        return places if len(self.shape) == 1 else jnp.stack(jnp.unravel_index(places, self.shape), -1)
+
+    def draw(self, params: Any, seed: Array, index: Array, given: Given | None = None) -> tuple[jax.Array, jax.Array]:
+        """Draws numbers `index` [B] of a seed.
+
+        Args:
+          given: y and known [B, *shape], what is known of each.
+        Returns:
+          (outputs in their places, uint8 [B, *shape]; nats [B] of what was drawn, given what is known).
+        """
+        keys = self.keys(seed, index)
+        places = self.places(keys, None if given is None else given.known)
+        if given is not None:
+            given = reorder(jax.tree.map(lambda a: a.reshape(places.shape), given), places)
+        y, nll = self.model.sample(params, self.inputs(places), keys, given, self.decoding)
+        if given is not None:
+            nll = jnp.where(given.known, 0, nll)
+        values = jnp.zeros(places.shape, jnp.uint8).at[jnp.arange(len(keys))[:, None], places].set(y.astype(jnp.uint8))
+        return values.reshape(-1, *self.shape), nll.sum(1)
+
+
+def make_sampler(model: SequenceModel, data: Dataset, decoding: Decoding = PLAIN) -> Sampler:
+    """The sampler of a model for the data it was trained on, in the order it was trained for."""
+    return Sampler(model, data.shape, isinstance(data, Images) and data.order == "random", decoding)
+
+
+_draw = jax.jit(Sampler.draw, static_argnums=0)
+
+
+def batches(
+    sampler: Sampler,
+    params: Any,
+    seed: int,
+    numbers: range,
+    batch: int,
+    given: Callable[[np.ndarray], Given] | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Draws `numbers` in batches that are spread over the devices.
+
+    Args:
+      given: for numbers [B], what is known of each: y and known [B, *shape].
+    Yields:
+      (outputs [b, *shape], nats [b]); the last may be fewer than `batch`.
+    """
+    batch = min(batch, len(numbers))
+    for first in range(0, len(numbers), batch or 1):
+        index = np.arange(numbers[first], numbers[first] + batch)  # the last draws a few too many, so that nothing is compiled again
+        known = given(np.minimum(index, numbers[-1])) if given else None
+        params, (spread, known) = place(params, (index, known))
+        values, nats = _draw(sampler, params, seed, spread, known)
+        left = len(numbers) - first
+        yield np.asarray(values)[:left], np.asarray(nats)[:left]

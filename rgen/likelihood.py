@@ -1,4 +1,4 @@
-"""From the logits of one step to nats, and to a draw."""
+"""From the logits of one step to nats, to probabilities, and to a draw."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -6,16 +6,18 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
+from rgen.errors import InputError
+
 
 class Likelihood(Protocol):
     """Frozen and without parameters; works on the logits of one step."""
 
     def nll(self, logits: jax.Array, y: jax.Array) -> jax.Array:
-        """Nats paid for the output y [] under logits [K]."""
+        """Nats paid for the output y [] under logits."""
         ...
 
-    def sample(self, key: jax.Array, logits: jax.Array) -> jax.Array:
-        """Draws an output [] (int32)."""
+    def log_probs(self, logits: jax.Array) -> jax.Array:
+        """Log-probabilities [K] of all outputs."""
         ...
 
 
@@ -26,8 +28,8 @@ class Categorical:
     def nll(self, logits: jax.Array, y: jax.Array) -> jax.Array:
         return jax.nn.logsumexp(logits) - logits[y]
 
-    def sample(self, key: jax.Array, logits: jax.Array) -> jax.Array:
-        return jax.random.categorical(key, logits).astype(jnp.int32)
+    def log_probs(self, logits: jax.Array) -> jax.Array:
+        return jax.nn.log_softmax(logits)
 
 
 @dataclass(frozen=True)
@@ -37,5 +39,58 @@ class Bernoulli:
     def nll(self, logits: jax.Array, y: jax.Array) -> jax.Array:
         return jnp.where(y > 0, jax.nn.softplus(-logits[0]), jax.nn.softplus(logits[0]))
 
-    def sample(self, key: jax.Array, logits: jax.Array) -> jax.Array:
-        return jax.random.bernoulli(key, jax.nn.sigmoid(logits[0])).astype(jnp.int32)
+    def log_probs(self, logits: jax.Array) -> jax.Array:
+        return -jax.nn.softplus(jnp.stack([logits[0], -logits[0]]))
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How an output is chosen from its probabilities: each of these changes them, in this order; then one is drawn.
+
+    Attributes:
+      temperature: divides log-probabilities; below 1 what is likely becomes likelier; 0 always takes the most probable output.
+      top_k: only the k most probable outputs are left.
+      top_p: only the fewest outputs that have this probability together (Holtzman et al. 2020, arXiv:1904.09751).
+      min_p: only outputs at least this many times as probable as the most probable one (Nguyen et al. 2024, arXiv:2407.01082).
+    Raises:
+      InputError: one of them is out of range.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise InputError(f"The temperature is {self.temperature}; it must be a number of at least 0, and 0 draws the most probable.")
+        if self.top_k is not None and self.top_k < 1:
+            raise InputError(f"top-k is {self.top_k}; at least 1 output must be left to draw.")
+        for name, value in (("top-p", self.top_p), ("min-p", self.min_p)):
+            if value is not None and not 0 < value <= 1:
+                raise InputError(f"{name} is {value}; it must lie above 0 and be at most 1.")
+
+    def log_probs(self, log_probs: jax.Array) -> jax.Array:
+        """Log-probabilities [K] after these changes, up to a constant; -inf where nothing is left."""
+        if self.temperature == 0:
+            return jnp.where(jnp.arange(log_probs.size) == log_probs.argmax(), 0.0, -jnp.inf)
+        scaled = log_probs / self.temperature
+        if self.top_k is not None or self.top_p is not None:
+            order = jnp.argsort(-scaled)  # of equals the first comes first: exactly k are left
+            ordered = scaled[order]
+            if self.top_k is not None:
+                ordered = jnp.where(jnp.arange(ordered.size) < self.top_k, ordered, -jnp.inf)
+            if self.top_p is not None:
+                probs = jax.nn.softmax(ordered)
+                ordered = jnp.where(probs.cumsum() - probs < self.top_p, ordered, -jnp.inf)
+            scaled = scaled.at[order].set(ordered)
+        if self.min_p is not None:
+            scaled = jnp.where(scaled >= scaled.max() + jnp.log(self.min_p), scaled, -jnp.inf)
+        return scaled
+
+    def draw(self, key: jax.Array, log_probs: jax.Array) -> jax.Array:
+        """Draws an output [] (int32) from log-probabilities [K]."""
+        return jax.random.categorical(key, self.log_probs(log_probs)).astype(jnp.int32)
+
+
+PLAIN = Decoding()

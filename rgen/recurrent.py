@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from rgen.likelihood import Likelihood
+from rgen.likelihood import PLAIN, Decoding, Likelihood
 from rgen.networks import uniform
 from rgen.sequence import Array, Given, Sequence, Trace, check_shapes
 from rgen.unroll import Advance, Drawing, Observer, Scoring, drawn_steps, unroll
@@ -85,11 +85,11 @@ class Recurrent:
         """How many sequences a gradient is best taken of at once: all."""
         return seqs.y.shape[0]
 
-    def sample(self, params: Any, x: Array, keys: jax.Array, given: Given | None = None) -> Trace:
+    def sample(self, params: Any, x: Array, keys: jax.Array, given: Given | None = None, decoding: Decoding = PLAIN) -> Trace:
         """Draws sequences; arguments and result as in `InnerLoop.sample`."""
 
         dtype = jax.tree.leaves(params)[0].dtype
-        return self._unroll(params, Drawing(self.likelihood, self.end), drawn_steps(x, keys, given, dtype))
+        return self._unroll(params, Drawing(self.likelihood, self.end, decoding), drawn_steps(x, keys, given, dtype))
 
     def _unroll(self, params: Any, observer: Observer, steps: Any) -> Trace:
         return jax.vmap(lambda steps: unroll(self._advance(params), self._start(params), observer, steps)[1])(steps)

@@ -8,8 +8,14 @@ import numpy as np
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgb
 
 INK, PALE, ACCENT = "#1b2a49", "#9fb3d1", "#d1495b"
+
+
+def text(lines: Sequence[bytes]) -> bytes:
+    """One line each; a line break that was drawn is written as a question mark."""
+    return b"".join(line.replace(b"\n", b"?").replace(b"\r", b"?") + b"\n" for line in lines)
 
 
 def sheet(groups: dict[str, np.ndarray], path: Path, columns: int = 8) -> None:
@@ -34,15 +40,70 @@ def sheet(groups: dict[str, np.ndarray], path: Path, columns: int = 8) -> None:
 
 
 def tile(images: np.ndarray, columns: int) -> np.ndarray:
-    """Images [N, H, W] in rows of `columns`, with a pale line between them: [rows * (H + 1) + 1, columns * (W + 1) + 1]."""
-    n, height, width = images.shape
+    """Images [N, H, W] or [N, H, W, 3] in rows of `columns`, with a pale line between them: [rows * (H + 1) + 1, columns * (W + 1) + 1]."""
+    n, height, width = images.shape[:3]
     columns = min(columns, n)
     rows = -(-n // columns)
-    out = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1), 0.25)
+    line = 0.25 if images.ndim == 3 else 0.75  # in colour, white is 1
+    out = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, *images.shape[3:]), line)
     for k, image in enumerate(images):
         i, j = divmod(k, columns)
         out[i * (height + 1) + 1 : (i + 1) * (height + 1), j * (width + 1) + 1 : (j + 1) * (width + 1)] = image
     return out
+
+
+def paint(ink: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Pixels in colour: known ones dark on white, the others in red, those of which nothing can be said (NaN) grey.
+
+    Args:
+      ink: [..., H, W] of 0 to 1, or NaN.
+      known: [..., H, W] booleans.
+    Returns:
+      RGB [..., H, W, 3] of 0 to 1.
+    """
+    white = np.ones(3)
+    colour = np.where(known[..., None], to_rgb(INK), to_rgb(ACCENT))
+    mixed = white + np.nan_to_num(ink)[..., None] * (colour - white)
+    return np.where(np.isnan(ink)[..., None], 0.85, mixed)
+
+
+def completions(rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]], columns: int, path: Path) -> None:
+    """A row for each (known part, its completions, the truth or None): RGB [H, W, 3], [n, H, W, 3], [H, W, 3]; up to `columns` of them."""
+    blank = np.ones_like(rows[0][0])
+    titles = ["given", f"{columns} completions" if columns > 1 else "completion", *(["truth"] if rows[0][2] is not None else [])]
+    filled = [np.stack([*drawn, *[blank] * (columns - len(drawn))]) for _, drawn, _ in rows]
+    groups = [(np.stack([given for given, _, _ in rows]), 1), (np.concatenate(filled), columns)]
+    if rows[0][2] is not None:
+        groups.append((np.stack([truth for _, _, truth in rows if truth is not None]), 1))
+    tiles = [tile(images, n) for images, n in groups]
+    widths = [t.shape[1] for t in tiles]
+    scale = 0.55 / (blank.shape[1] + 1)
+    figure, axes = plt.subplots(1, len(tiles), figsize=(sum(widths) * scale + 1.2, tiles[0].shape[0] * scale + 0.5), width_ratios=widths)
+    for axis, image, title in zip(axes, tiles, titles):
+        axis.imshow(image, interpolation="nearest")
+        axis.set_title(title, fontsize=10, color=INK)
+        axis.set_axis_off()
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def strip(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str], path: Path) -> None:
+    """A filmstrip: RGB images [H, W, 3] in columns under a caption each, a row for each sequence."""
+    height, width = rows[0][0].shape[:2]
+    side = 1.15
+    figure, axes = plt.subplots(
+        len(rows), len(captions), figsize=(side * len(captions), side * height / width * len(rows) + 0.3), squeeze=False
+    )
+    for axis, image in zip(axes.flat, (image for row in rows for image in row)):
+        axis.imshow(image, interpolation="nearest")
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_color(PALE)
+    for axis, caption in zip(axes[0], captions):
+        axis.set_title(caption, fontsize=9, color=INK)
+    figure.tight_layout(pad=0.4)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
 
 
 def curves(metrics: Sequence[dict], path: Path) -> None:

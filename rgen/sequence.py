@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rgen.likelihood import PLAIN, Decoding
+
 Array = Any  # of JAX or of numpy
 
 
@@ -136,6 +138,6 @@ class SequenceModel(Protocol):
         """How many sequences a gradient is best taken of at once."""
         ...
 
-    def sample(self, params: Any, x: Array, keys: jax.Array, given: Given | None = None) -> Trace:
-        """Draws the outputs of x [B, T, ...], one key a sequence; what is `given` is not drawn but fed."""
+    def sample(self, params: Any, x: Array, keys: jax.Array, given: Given | None = None, decoding: Decoding = PLAIN) -> Trace:
+        """Draws the outputs of x [B, T, ...], one key a sequence, as `decoding` says; what is `given` is not drawn but fed."""
         ...

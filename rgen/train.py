@@ -155,8 +155,17 @@ class Trainer:
         self.checkpoints.save(step, self.state)
         self.run.log(step=step, valid_nats=float(nats))
         progress.say(f"step {step}: {nats:.3f} validation nats a sequence")
-        shown = generate.generate(self.model, params, self.data, "valid", 16, self.config.seed, batch)
-        generate.write(self.data, shown, self.run.samples_file(self.data.kind))
+        self._draw(params, batch)
+
+    def _draw(self, params: Any, batch: int) -> None:
+        """16 samples, to see how far it is."""
+        sampler = generate.make_sampler(self.model, self.data)
+        drawn = np.concatenate([values for values, _ in generate.batches(sampler, params, self.config.seed, range(16), batch)])
+        path = self.run.samples_file(self.data.kind)
+        if self.data.kind == "image":
+            report.sheet({"16 samples": drawn}, path)
+        else:
+            path.write_bytes(report.text(self.data.decode(None, drawn)))
 
 
 def main(config: TrainConfig) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from rgen.likelihood import Likelihood
+from rgen.likelihood import PLAIN, Decoding, Likelihood
 from rgen.sequence import Array, Given, Trace, pad_rows
 
 
@@ -53,9 +53,10 @@ class Drawing:
 
     likelihood: Likelihood
     end: int | None
+    decoding: Decoding = PLAIN
 
     def __call__(self, ended, now, logits):
-        y = jnp.where(now.known, now.y, self.likelihood.sample(now.key, logits)).astype(jnp.int32)
+        y = jnp.where(now.known, now.y, self.decoding.draw(now.key, self.likelihood.log_probs(logits))).astype(jnp.int32)
         weight = now.weight.astype(logits.dtype)
         if self.end is None:
             return ended, y, weight

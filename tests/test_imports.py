@@ -12,8 +12,8 @@ ROOT = Path(rgen.__file__).parent
 # A module, or a package, and the only modules of rgen that it may import: the layers, from the bottom up
 MAY = {
     "errors": set(),
-    "sequence": set(),
-    "likelihood": set(),
+    "likelihood": {"errors"},
+    "sequence": {"likelihood"},
     "devices": {"sequence"},
     "profile": set(),
     "limits": {"devices", "fast"},
@@ -29,6 +29,10 @@ MAY = {
     "recurrent": {"unroll", "likelihood", "networks", "sequence"},
     "data": {"data", "errors", "sequence"},
     "counts": {"data", "sequence"},
+    "records": {"sequence"},
+    "generate": {"data", "devices", "fast", "likelihood", "sequence"},
+    "export": {"generate"},
+    "belief": {"report"},
 }
 
 

@@ -1,16 +1,18 @@
 """The inner loop: predict, pay, take one SGD step, go on. The weights are the memory."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from rgen.fast import engine
 from rgen.fast.plan import COST_MODEL, Choice
 from rgen.fast.rates import expand_rates, init_rates
-from rgen.likelihood import Likelihood
-from rgen.sequence import Array, Given, Sequence, Trace, check_shapes
+from rgen.likelihood import PLAIN, Decoding, Likelihood
+from rgen.sequence import Array, Given, Sequence, Trace, check_shapes, pad_rows
 from rgen.unroll import Advance, Drawing, Observer, Scoring, drawn_steps, unroll
 
 
@@ -86,19 +88,50 @@ class InnerLoop:
         """How many sequences a gradient is best taken of at once: what the dual form runs together."""
         return engine.prepare(self, params, seqs.x)[0].micro_batch if self.form == "dual" else seqs.y.shape[0]
 
-    def sample(self, params: Params, x: Array, keys: jax.Array, given: Given | None = None) -> Trace:
+    def sample(self, params: Params, x: Array, keys: jax.Array, given: Given | None = None, decoding: Decoding = PLAIN) -> Trace:
         """Draws sequences, learning each output as soon as it is drawn.
 
         Args:
           x: [B, T, ...] inputs.
           keys: [B] typed PRNG keys, one a sequence.
           given: outputs that are known and where; they are fed instead of drawn.
+          decoding: what the probabilities are changed by before something is drawn.
         Returns:
-          Trace of y [B, T] (after `end`, all are `end`) and nll [B, T] (0 after `end`; nats of known outputs are in it too).
+          Trace of y [B, T] (after `end`, all are `end`) and nll [B, T], nats under the unchanged model (0 after `end`; those of known
+          outputs are in it too).
         """
 
         dtype = jax.tree.leaves(params.init)[0].dtype
-        return self._unroll(params, Drawing(self.likelihood, self.end), drawn_steps(x, keys, given, dtype))[1]
+        return self._unroll(params, Drawing(self.likelihood, self.end, decoding), drawn_steps(x, keys, given, dtype))[1]
+
+    def belief(self, params: Params, seqs: Sequence, x: Array, every: int = 1) -> jax.Array:
+        """Asks the network about any places while it learns sequences; what is asked teaches it nothing.
+
+        Args:
+          seqs: [B, T], as for `score`.
+          x: [P, ...] the inputs that are asked about.
+          every: inner steps between two moments.
+        Returns:
+          [B, F, P, K] log-probabilities of the K outputs at each place: before the first step, and after 1, 2, ... times `every` steps and
+          after the last one, so that F = 1 + ceil(T / every).
+        """
+        check_shapes(seqs)
+        moments = math.ceil(seqs.y.shape[1] / every)
+
+        def ask(fast):
+            logits: Any = jax.vmap(lambda x: self.network.apply({"params": fast}, x))(x)
+            return jax.vmap(self.likelihood.log_probs)(logits)
+
+        def learn(fast, steps):
+            fast, _ = unroll(self._advance(params), fast, Scoring(), steps)
+            return fast, ask(fast)
+
+        def one(seq):
+            steps = jax.tree.map(lambda a: a.reshape(moments, every, *a.shape[1:]), pad_rows(seq, moments * every))
+            asked = jax.lax.scan(learn, params.init, steps)[1]
+            return jnp.concatenate([ask(params.init)[None], asked])
+
+        return jax.vmap(one)(Sequence(*map(jnp.asarray, seqs)))
 
     def drift(self, params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
         """How far learning whole sequences moves the weights: (initialization minus the mean of the final weights, nats [B, T])."""

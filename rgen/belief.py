@@ -1,0 +1,89 @@
+"""Pictures of what a network believes of all places while it learns a sequence."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib import pyplot as plt
+from PIL import Image
+
+from rgen import report
+
+STRIP = 9  # moments of a filmstrip of images
+LINES = 5  # moments of a filmstrip of text
+MILLISECONDS, HOLD = 90, 1500  # of a frame of the animation, and of the last one
+
+
+def images(probs: np.ndarray, truth: np.ndarray, seen: np.ndarray, steps: np.ndarray, path: Path) -> Path:
+    """A filmstrip as PNG and all moments as GIF: dark what is known, red the probability of all other pixels.
+
+    Args:
+      probs: [N, F, H, W] of a 1.
+      truth: [N, H, W] the outputs.
+      seen: [N, F, H, W] booleans: whether the pixel has been learned.
+      steps: [F] how many pixels have been.
+    Returns:
+      Where the GIF is.
+    """
+    painted = report.paint(np.where(seen, truth[:, None], probs), seen)
+    chosen = np.unique(np.linspace(0, len(steps) - 1, STRIP).round().astype(int))
+    captions = [f"{step} known" if i == 0 else str(step) for i, step in enumerate(steps[chosen])]
+    report.strip([[sequence[i] for i in chosen] for sequence in painted], captions, path)
+    return _animate([report.tile(painted[:, i], len(painted)) for i in range(len(steps))], path.with_suffix(".gif"), 200)
+
+
+def lines(probs: np.ndarray, line: bytes, steps: np.ndarray, path: Path) -> Path:
+    """The same for a line: heat maps of position and byte.
+
+    Args:
+      probs: [F, T, 256].
+      line: its bytes [T], the one that ends it (0) included; other places are not shown.
+      steps: [F] how many bytes have been learned.
+    Returns:
+      Where the GIF is.
+    """
+    length = min(len(line), probs.shape[1])
+    probs, steps = probs[:, :length], np.minimum(steps, length)
+    last = int(np.argmax(steps == length))  # nothing is learned after the end
+    probs, steps = probs[: last + 1], steps[: last + 1]
+    symbols = sorted({*line[:length], *np.flatnonzero((probs > 0.05).any((0, 1))).tolist()})
+    chosen = np.unique(np.linspace(0, last, LINES).round().astype(int))
+    width, height = 1.6 + 0.17 * max(length, 20), 0.8 + 0.13 * len(symbols)
+    figure, axes = plt.subplots(len(chosen), 1, figsize=(width, height * len(chosen)), sharex=True, squeeze=False)
+    for axis, i in zip(axes[:, 0], chosen):
+        _heat(axis, probs[i], line[:length], int(steps[i]), symbols)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    frames = []
+    for moment, step in zip(probs, steps):
+        figure, axis = plt.subplots(figsize=(width, height))
+        _heat(axis, moment, line[:length], int(step), symbols)
+        figure.tight_layout()
+        figure.canvas.draw()
+        frames.append(np.asarray(figure.canvas.buffer_rgba())[..., :3] / 255)  # type: ignore[reportAttributeAccessIssue]
+        plt.close(figure)
+    return _animate(frames, path.with_suffix(".gif"), 1)
+
+
+def _heat(axis, probs: np.ndarray, line: bytes, step: int, symbols: list[int]) -> None:
+    """Probability by position and byte; the bytes known so far are marked."""
+    axis.imshow(probs[:, symbols].T, cmap="Reds", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    axis.scatter(range(step), [symbols.index(byte) for byte in line[:step]], marker="s", s=16, facecolors="none", edgecolors=report.INK)
+    axis.set_yticks(range(len(symbols)), [_name(symbol) for symbol in symbols], fontsize=6, family="monospace")
+    axis.set_xticks(range(len(line)), [_name(byte) if t < step else "" for t, byte in enumerate(line)], fontsize=6, family="monospace")
+    axis.set_title(f"after {step} of {len(line)}", fontsize=8, color=report.INK, loc="left")
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+
+
+def _name(byte: int) -> str:
+    return "end" if byte == 0 else chr(byte) if 32 < byte < 127 else "␣" if byte == 32 else f"x{byte:02x}"
+
+
+def _animate(frames: list[np.ndarray], path: Path, side: int) -> Path:
+    """Writes RGB frames [H, W, 3] of 0 to 1 as a GIF, each pixel enlarged until a frame is at least `side` high."""
+    scale = -(-side // frames[0].shape[0])
+    pictures = [Image.fromarray((frame * 255).round().astype(np.uint8).repeat(scale, 0).repeat(scale, 1)) for frame in frames]
+    times = [MILLISECONDS] * (len(pictures) - 1) + [HOLD]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=times, loop=0, optimize=True)
+    return path

@@ -1,0 +1,85 @@
+"""Samples on their way to disk: records of one size, appended to a file that a stopped run goes on with."""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rgen.sequence import Array
+
+
+class Records:
+    """Outputs and nats of samples 0, 1, 2, ... of one set of options; memory does not grow with their number.
+
+    The file's name holds a digest of the options, so that other options never go on with it; a record that was cut off by a crash is
+    dropped.
+
+    Attributes:
+      path: where they are: `beside`, with the digest and ".part" behind.
+    """
+
+    def __init__(self, beside: Path, about: dict[str, Any], shape: tuple[int, ...]):
+        digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:12]
+        self.path = beside.with_name(f"{beside.name}.{digest}.part")
+        self._type = np.dtype([("values", np.uint8, shape), ("nats", np.float64)])
+        self._file = self.path.open("ab")
+        self._count = self._file.tell() // self._type.itemsize
+        self._file.truncate(self._count * self._type.itemsize)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def append(self, values: np.ndarray, nats: np.ndarray) -> None:
+        """Adds outputs [n, *shape] and nats [n], and hands them over to the operating system."""
+        rows = np.empty(len(values), self._type)
+        rows["values"], rows["nats"] = values, nats
+        self._file.write(rows.tobytes())
+        self._file.flush()
+        self._count += len(rows)
+
+    def nats(self, count: int) -> np.ndarray:
+        """The nats [count] of the first records."""
+        return np.array(self._all()["nats"][:count])
+
+    def read(self, order: np.ndarray, size: int = 4096) -> Iterator[np.ndarray]:
+        """The records of these numbers [N], `size` at a time: arrays with the fields "values" and "nats"."""
+        rows = self._all()
+        for first in range(0, len(order), size):
+            yield rows[order[first : first + size]]
+
+    def save_npz(self, path: Path, order: np.ndarray, values: str) -> None:
+        """Writes the records of these numbers as a compressed NPZ: the outputs by the name `values`, "nats", and their "number"."""
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+            for name, field in ((values, "values"), ("nats", "nats")):
+                base, shape = self._type[field].base, (len(order), *self._type[field].shape)
+                _write_npy(file, name, base, shape, (rows[field] for rows in self.read(order)))
+            _write_npy(file, "number", order.dtype, order.shape, [order])
+
+    def close(self, delete: bool = False) -> None:
+        self._file.close()
+        if delete:
+            self.path.unlink()
+
+    def _all(self) -> Any:
+        return np.memmap(self.path, self._type, "r", shape=(self._count,))
+
+
+def _write_npy(file: zipfile.ZipFile, name: str, dtype: np.dtype, shape: tuple[int, ...], parts: Iterable[np.ndarray]) -> None:
+    """One array of an NPZ, part by part, which `np.savez` would need whole."""
+    with file.open(f"{name}.npy", "w", force_zip64=True) as member:
+        about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(member, about)
+        for part in parts:
+            member.write(part.tobytes())
+
+
+def fingerprint(arrays: Iterable[Array]) -> str:
+    """A digest of the contents of arrays."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.asarray(array).tobytes())
+    return digest.hexdigest()

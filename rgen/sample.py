@@ -1,0 +1,248 @@
+"""bin/sample.py: draws, completes, shows what the network believes on the way, or exports the sampler."""
+
+import json
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rgen import belief as pictures
+from rgen import export, report
+from rgen.config import SampleConfig
+from rgen.data import Dataset, known
+from rgen.devices import place
+from rgen.errors import InputError
+from rgen.evaluate import choose
+from rgen.fast import InnerLoop
+from rgen.generate import Sampler, batches, belief, conditional_nats, make_sampler, reorder
+from rgen.likelihood import Decoding
+from rgen.progress import Progress
+from rgen.records import Records, fingerprint
+from rgen.run import Trained, fitting_batch, load
+from rgen.sequence import Given, Sequence, until_end
+
+SHOWN = 64  # images on a contact sheet
+COLUMNS, ROWS = 8, 16  # of a sheet of completions, at most
+FRAMES = 64  # of an animation, at most
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is drawn: samples 0, 1, 2, ...; `each` of them in turn complete the next row of what is given, if anything is.
+
+    Attributes:
+      given: y and known [N, *shape], or None.
+      index: [N] the sequences of the split that are completed, if they are of one.
+      each: samples that complete one row.
+    """
+
+    given: Given | None = None
+    index: np.ndarray | None = None
+    each: int = 1
+
+    def rows(self, numbers: np.ndarray) -> np.ndarray:
+        """Which row each sample completes; without any, all are 0."""
+        return numbers // self.each if self.given is not None else np.zeros_like(numbers)
+
+    def known(self, numbers: np.ndarray) -> Given:
+        assert self.given is not None
+        return Given(*(np.asarray(a)[self.rows(numbers)] for a in self.given))
+
+
+def make_task(config: SampleConfig, data: Dataset) -> Task:
+    """What is given by --prompt or --complete. Raises InputError if it does not fit the data."""
+    if config.prompt is not None:
+        return Task(Given(*(a[None] for a in known.prompt(data, config.prompt))), each=config.count)
+    if config.complete is None:
+        return Task()
+    if config.complete.lower().endswith(".png"):
+        return Task(Given(*(a[None] for a in known.picture(data, Path(config.complete)))), each=config.count)
+    count, size = math.ceil(config.count / config.each), len(data.splits[config.split])
+    mask = known.part(data, config.complete, count, config.seed)
+    if count > size:
+        raise InputError(
+            f"--count {config.count} with --each {config.each} completes {count} images, and {config.split} has {size}. "
+            "Give a larger --each or a smaller --count."
+        )
+    index = choose(data, config.split, count, config.seed)
+    return Task(Given(data.splits[config.split][index].astype(np.int32), mask), index, config.each)
+
+
+def main(config: SampleConfig) -> None:
+    """bin/sample.py."""
+    decoding = Decoding(config.temperature, config.top_k, config.top_p, config.min_p)
+    trained = load(config.run)
+    data, model = trained.data, trained.model
+    sampler = make_sampler(model, data, decoding)
+    task = make_task(config, data)
+    if task.given is not None and not sampler.random_order and not _is_prefix(task.given.known):
+        print("This network was trained in raster order; what is known is fed first, out of that order.", file=sys.stderr)
+    if config.export:
+        config.export.write_bytes(export.export(sampler, trained.params))
+        print(f"The sampler of step {trained.step}: {config.export}, {config.export.stat().st_size / 1e6:.1f} MB")
+    elif config.belief:
+        _show_belief(config, trained, sampler, task)
+    else:
+        _sample(config, trained, sampler, task)
+
+
+def _is_prefix(known: np.ndarray) -> bool:
+    flat = known.reshape(len(known), -1)
+    return bool((flat[:, :-1] >= flat[:, 1:]).all())
+
+
+# ---------------------------------------------------------------- samples
+
+
+def _sample(config: SampleConfig, trained: Trained, sampler: Sampler, task: Task) -> None:
+    data, out = trained.data, config.out or trained.run.samples_file(trained.data.kind)
+    records = _draw(config, trained, sampler, task, out)
+    nats = records.nats(config.count)
+    numbers = np.arange(config.count)
+    order = np.lexsort((nats, task.rows(numbers))) if config.sort else numbers
+    summary: dict[str, Any] = {"count": config.count, "seed": config.seed, "step": trained.step, "nats_per_sequence": float(nats.mean())}
+    if task.index is not None and task.given is not None:
+        truth = _truth(trained, config.split, task.index, task.given.known, config.batch)
+        summary |= {"truth_nats_per_sequence": float(truth.mean()), "completed": len(truth)}
+    if data.kind == "image":
+        written = _write_images(records, order, out, task, data, config)
+        print(f"{_sentence(summary, config)} {' '.join(map(str, written))}")
+    else:
+        summary |= _write_lines(records, order, config.out, data)
+        counted = ", ".join(f"{summary[key]} {key.replace('_', ' ')}" for key in ("new", "in_train", "in_valid", "in_test"))
+        print(f"{_sentence(summary, config)} {counted}.", file=sys.stderr)
+    records.close(delete=True)
+    if config.json:
+        config.json.write_text(json.dumps(summary, indent=2) + "\n")
+
+
+def _draw(config: SampleConfig, trained: Trained, sampler: Sampler, task: Task, out: Path) -> Records:
+    """Draws until there are `--count` records, going on where an earlier call with the same options was stopped."""
+    given = None if task.given is None else fingerprint(task.given)
+    about = {
+        "parameters": fingerprint(jax.tree.leaves(trained.params)),
+        "seed": config.seed,
+        "decoding": sampler.decoding,
+        "given": given,
+        "each": given and task.each,
+    }
+    records = Records(out, about, sampler.shape)
+    if len(records):
+        print(f"Going on: {min(len(records), config.count):,} samples are there already.", file=sys.stderr)
+    batch = config.batch or fitting_batch(trained.model, trained.data)
+    numbers = range(len(records), config.count)
+    try:
+        with Progress(config.count, len(records), "sample") as progress:
+            for values, nats in batches(sampler, trained.params, config.seed, numbers, batch, task.known if given else None):
+                records.append(values, nats)
+                progress.update(len(records), f"{nats.mean():.2f} nats")
+    except KeyboardInterrupt:
+        print(f"Stopped; {len(records):,} samples are kept in {records.path}. The same command goes on from there.", file=sys.stderr)
+        raise
+    return records
+
+
+def _truth(trained: Trained, split: str, index: np.ndarray, known: np.ndarray, batch: int | None) -> np.ndarray:
+    """Exact nats [N] of what is not known of the sequences `index`, given what is: known [N, *shape]."""
+    data, model, params = trained.data, trained.model, trained.params
+    batch = min(batch or fitting_batch(model, data), len(index))
+    found = []
+    for first in range(0, len(index), batch):
+        rows = np.resize(np.arange(first, min(first + batch, len(index))), batch)
+        seqs = data.sequences(split, index[rows])
+        at = known[(rows[:, None], *np.moveaxis(np.asarray(seqs.x), -1, 0))]
+        params, (seqs, at) = place(params, (seqs, at))
+        found.append(np.asarray(conditional_nats(model, params, seqs, at)).sum(1))
+    return np.concatenate(found)[: len(index)]
+
+
+def _sentence(summary: dict[str, Any], config: SampleConfig) -> str:
+    start = f"{summary['count']:,} samples of step {summary['step']}, {summary['nats_per_sequence']:.2f} nats each"
+    if config.prompt is None and config.complete is None:
+        return start + ":"
+    truth = f"; the truth: {summary['truth_nats_per_sequence']:.2f}" if "completed" in summary else ""
+    return f"{start} given what is known{truth}:"
+
+
+# ---------------------------------------------------------------- files
+
+
+def _write_lines(records: Records, order: np.ndarray, out: Path | None, data: Dataset) -> dict[str, int]:
+    """Writes lines, to stdout or to a file with the nats of each in a file beside it; counts where they stand already."""
+    places = {line: split for split in ("valid", "test", "train") for line in data.decode(None, data.splits[split])}
+    counts: dict[str, int] = dict.fromkeys(("in_train", "in_valid", "in_test", "new"), 0)
+    lines = out.open("wb") if out else sys.stdout.buffer
+    nats = out.with_name(out.name + ".nats").open("w") if out else None
+    try:
+        for rows in records.read(order):
+            drawn = data.decode(None, rows["values"])
+            for line in drawn:
+                counts[f"in_{places[line]}" if line in places else "new"] += 1
+            lines.write(report.text(drawn))
+            if nats:
+                nats.writelines(f"{value:.4f}\n" for value in rows["nats"])
+        lines.flush()
+    finally:
+        if out and nats:
+            lines.close()
+            nats.close()
+    return counts
+
+
+def _write_images(records: Records, order: np.ndarray, out: Path, task: Task, data: Dataset, config: SampleConfig) -> list[Path]:
+    """Writes a sheet of the first images, and all of them with their nats as a compressed NPZ beside it."""
+    everything = out.with_suffix(".npz")
+    records.save_npz(everything, order, "images")
+    if task.given is None:
+        shown = next(records.read(order, SHOWN))["values"]
+        real = data.splits[config.split][choose(data, config.split, len(shown), config.seed)]
+        report.sheet({f"{len(shown)} samples": shown, f"{len(real)} images of {config.split}": real}, out)
+        return [out, everything]
+    columns = min(task.each, COLUMNS, len(order))
+    rows = []
+    for numbers in _in_rows(order, task, columns)[:ROWS]:
+        y, known = (a[0] for a in task.known(numbers[:1]))
+        drawn = next(records.read(numbers))["values"]
+        truth = None if task.index is None else report.paint(y, np.ones_like(known))
+        rows.append((report.paint(np.where(known, y, np.nan), known), report.paint(drawn, np.broadcast_to(known, drawn.shape)), truth))
+    report.completions(rows, columns, out)
+    return [out, everything]
+
+
+def _in_rows(order: np.ndarray, task: Task, columns: int) -> list[np.ndarray]:
+    """The numbers in rows of `columns` that complete the same image."""
+    parts = np.split(order, np.flatnonzero(np.diff(task.rows(order))) + 1)
+    return [part[i : i + columns] for part in parts for i in range(0, len(part), columns)]
+
+
+# ---------------------------------------------------------------- belief
+
+
+def _show_belief(config: SampleConfig, trained: Trained, sampler: Sampler, task: Task) -> None:
+    """Draws `--belief` sequences, and shows what the network says of all places on the way."""
+    data, model, params, count = trained.data, trained.model, trained.params, config.belief
+    if not isinstance(model, InnerLoop):
+        raise InputError("--belief asks a network about all positions; the recurrent baseline knows only of the next one.")
+    path = config.out or trained.run.folder / "belief.png"
+    numbers = np.arange(count)
+    given = task.known(numbers) if task.given is not None else None
+    values = np.concatenate([v for v, _ in batches(sampler, params, config.seed, range(count), count, task.known if given else None)])
+    places = sampler.places(sampler.keys(np.uint32(config.seed), numbers), None if given is None else given.known)
+    y = reorder(values.reshape(count, -1), places).astype(np.int32)
+    weight = np.ones(y.shape) if model.end is None else until_end(y, model.end)
+    every = math.ceil(data.length / FRAMES)
+    seqs = Sequence(sampler.inputs(places), y, weight.astype(np.float32))
+    probs = np.exp(belief(model, params, seqs, sampler.inputs(np.arange(data.length)), every))
+    steps = np.minimum(np.arange(probs.shape[1]) * every, data.length)
+    if data.kind == "image":
+        when = np.argsort(places, axis=1).reshape(count, 1, *data.shape)
+        film = pictures.images(probs[..., 1].reshape(count, -1, *data.shape), values, when < steps[:, None, None], steps, path)
+    else:
+        line = values[0].tobytes()
+        line = line[: (line + b"\0").index(b"\0") + 1]
+        film = pictures.lines(probs[0], line, steps, path)
+    print(f"What the network of step {trained.step} believes: {path} and {film}")
