@@ -1,20 +1,59 @@
 """Pictures of what a network believes of all places while it learns a sequence."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
 from PIL import Image
 
 from rgen import report
+from rgen.errors import InputError
+from rgen.fast import InnerLoop
+from rgen.generate import Sampler, batches, belief, reorder
+from rgen.sequence import Given, Sequence, until_end
 
 STRIP = 9  # moments of a filmstrip of images
 LINES = 5  # moments of a filmstrip of text
+KNOWN = "#dde5f1"  # known pixels that are 0
+FRAMES = 64  # of an animation, at most
 MILLISECONDS, HOLD = 90, 1500  # of a frame of the animation, and of the last one
 
 
+def show(sampler: Sampler, params: Any, seed: int, count: int, given: Callable[[np.ndarray], Given] | None, path: Path) -> Path:
+    """Draws samples 0 to `count` - 1 of a seed, and shows what the network says of all places on the way; of lines, for the first one.
+
+    Args:
+      given: as for `rgen.generate.batches`.
+      path: the filmstrip, a PNG.
+    Returns:
+      Where the animation is, a GIF.
+    Raises:
+      InputError: the model is no network in an inner loop.
+    """
+    loop, shape, numbers = sampler.model, sampler.shape, np.arange(count)
+    if not isinstance(loop, InnerLoop):
+        raise InputError("--belief asks a network about all positions; the recurrent baseline knows only of the next one.")
+    known = given(numbers).known if given else None
+    values = next(batches(sampler, params, seed, range(count), count, given))[0]
+    places = sampler.places(sampler.keys(np.uint32(seed), numbers), known)
+    y = reorder(values.reshape(count, -1), places).astype(np.int32)
+    weight = np.ones(y.shape) if loop.end is None else until_end(y, loop.end)
+    seqs = Sequence(sampler.inputs(places), y, weight.astype(np.float32))
+    every = math.ceil(y.shape[1] / FRAMES)
+    probs = np.exp(belief(loop, params, seqs, sampler.inputs(np.arange(y.shape[1])), every))
+    steps = np.minimum(np.arange(probs.shape[1]) * every, y.shape[1])
+    if len(shape) == 1:
+        line = values[0].tobytes()
+        return lines(probs[0], line[: (line + b"\0").index(b"\0") + 1], steps, path)
+    when = np.argsort(places, axis=1).reshape(count, 1, *shape)
+    return images(probs[..., 1].reshape(count, -1, *shape), values, when < steps[:, None, None], steps, path)
+
+
 def images(probs: np.ndarray, truth: np.ndarray, seen: np.ndarray, steps: np.ndarray, path: Path) -> Path:
-    """A filmstrip as PNG and all moments as GIF: dark what is known, red the probability of all other pixels.
+    """A filmstrip as PNG and all moments as GIF: what is known dark or pale blue, the probability of all other pixels red.
 
     Args:
       probs: [N, F, H, W] of a 1.
@@ -24,7 +63,7 @@ def images(probs: np.ndarray, truth: np.ndarray, seen: np.ndarray, steps: np.nda
     Returns:
       Where the GIF is.
     """
-    painted = report.paint(np.where(seen, truth[:, None], probs), seen)
+    painted = report.paint(np.where(seen, truth[:, None], probs), seen, KNOWN)
     chosen = np.unique(np.linspace(0, len(steps) - 1, STRIP).round().astype(int))
     captions = [f"{step} known" if i == 0 else str(step) for i, step in enumerate(steps[chosen])]
     report.strip([[sequence[i] for i in chosen] for sequence in painted], captions, path)

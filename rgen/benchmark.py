@@ -21,7 +21,7 @@ from rgen.devices import place
 from rgen.fast import InnerLoop
 from rgen.networks import NETWORKS
 from rgen.progress import Progress
-from rgen.sequence import Sequence
+from rgen.sequence import Sequence, SequenceModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,18 +55,26 @@ def made_up(network: str, meta_batch: int, length: int) -> tuple[tuple[int, ...]
     return ((length,) if text else (side, side)), symbols, seqs
 
 
+def draw_samples(model: SequenceModel, params: Any, seqs: Sequence) -> Any:
+    """Draws as many sequences instead of learning from these."""
+    return model.sample(params, seqs.x, jax.random.split(jax.random.key(0), len(seqs.y)))
+
+
+TIMED = {**meta.ALGORITHMS, "sample": draw_samples}
+
+
 def prepare(network: str, algorithm: str, form: str, meta_batch: int, length: int) -> tuple[Callable[[], Any], float, int, limits.Work]:
-    """Compiles one meta-gradient: (a call that runs it to the end, compile seconds, bytes of temporaries, the least work)."""
+    """Compiles one meta-gradient, or the sampler: (a call that runs it to the end, compile seconds, bytes of temporaries, the least work)."""
     shape, symbols, seqs = made_up(network, meta_batch, length)
     model = models.build(network, shape, symbols, form=form)
     params = model.init(jax.random.key(0), seqs.x[0, 0])
     params, seqs = place(params, seqs)
     before = time.perf_counter()
-    gradient = jax.jit(meta.ALGORITHMS[algorithm], static_argnums=0).lower(model, params, seqs).compile()
+    function = jax.jit(TIMED[algorithm], static_argnums=0).lower(model, params, seqs).compile()
     seconds = time.perf_counter() - before
-    memory: Any = gradient.memory_analysis()
+    memory: Any = function.memory_analysis()
     work = limits.least_work(model, algorithm, params, seqs.x) if isinstance(model, InnerLoop) else limits.Work(math.nan, math.nan)
-    return lambda: gradient(params, seqs), seconds, memory.temp_size_in_bytes, work
+    return lambda: function(params, seqs), seconds, memory.temp_size_in_bytes, work
 
 
 def measure(config: BenchmarkConfig, limit: limits.Limits) -> tuple[list[Row], list[str]]:
@@ -118,11 +126,12 @@ def table(rows: list[Row]) -> str:
     for r in rows:
         ratio = r.seconds / reptile.get((r.network, r.form, r.meta_batch, r.length), math.nan)
         speed = direct.get((r.network, r.algorithm, r.meta_batch, r.length), math.nan) / r.seconds
-        lines.append(
+        line = (
             f"{r.network:<13}{r.algorithm:<18}{r.form:<8}{r.meta_batch:>5}{r.length:>6}{r.seconds:>10.4f}{r.inner_steps_per_second:>15,.0f}"
             f"{r.sequences_per_second:>9.2f}{r.temp_bytes / 1e6:>10.1f}{r.compile_seconds:>11.1f}{ratio:>11.2f}"
             f"{speed:>10.2f}{r.least_flops / 1e9:>10.1f}{r.least_bytes / 1e9:>9.1f}{r.share_of_limit:>10.2f}"
         )
+        lines.append(line.replace("nan", "  -"))
     return "\n".join(lines)
 
 

@@ -138,7 +138,7 @@ class EvaluateConfig:
     seed: int = 0
     """Which sequences are drawn with --count."""
     batch: int | None = None
-    """Sequences scored at once; None: as many as fit in about 1 GB."""
+    """Sequences scored at once; None: as many as the model and the device are good for."""
     out: Path | None = None
     """Write the nats of every sequence to this CSV file."""
     json: Path | None = None
@@ -161,7 +161,7 @@ class SampleConfig:
     seed: int = 0
     """Seed of the draws; sample k is the same whatever the count and the batch."""
     batch: int | None = None
-    """Sequences drawn at once; None: as many as fit in about 1 GB."""
+    """Sequences drawn at once; None: as many as the model and the device are good for."""
 
     temperature: float = 1.0
     """Below 1: likelier outputs still oftener; above 1: less so; 0: always the most probable one (greedy)."""
@@ -184,6 +184,8 @@ class SampleConfig:
 
     sort: bool = False
     """Write what has the fewest nats first."""
+    nats: bool = False
+    """Text: write each line's nats and a tab in front of it."""
     out: Path | None = None
     """The PNG, with all images as NPZ beside it; or the file of lines, with their nats in FILE.nats. None: RUN/samples.png, or lines on
     stdout."""
@@ -208,12 +210,12 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """Time MAML, first-order MAML and Reptile side by side: every combination of the first five options."""
+    """Time MAML, first-order MAML, Reptile and sampling side by side: every combination of the first five options."""
 
     network: tuple[str, ...] = ("text-mlp", "lstm-block")
     """Networks, with their default sizes."""
     algorithm: tuple[str, ...] = ALGORITHMS
-    """Meta-gradients: maml, first-order-maml, reptile."""
+    """Meta-gradients: maml, first-order-maml, reptile; and sample, which draws sequences."""
     form: tuple[str, ...] = FORMS
     """Forms of the inner loop: direct, dual."""
     meta_batch: tuple[int, ...] = (8,)
@@ -233,7 +235,7 @@ class BenchmarkConfig:
         for name in self.network:
             if name not in NETWORKS:
                 raise InputError(f"There is no network '{name}'. {nearest(name, NETWORKS)}")
-        for option, choices in (("algorithm", ALGORITHMS), ("form", FORMS)):
+        for option, choices in (("algorithm", (*ALGORITHMS, "sample")), ("form", FORMS)):
             for value in getattr(self, option):
                 if value not in choices:
                     raise InputError(f"There is no {option} '{value}'. {nearest(value, choices)}")
@@ -320,7 +322,7 @@ _HEADS = TrainConfig(
 _PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "demo": (
         "What `make demo` trains: our network on the embedded digits, a few minutes on 2 cores.",
-        dataclasses.replace(_HEADS, network="image-heads", width=64, steps=600, log_every=50, eval_every=300),
+        dataclasses.replace(_HEADS, network="image-heads", width=64, steps=1200, log_every=50, eval_every=400),
     ),
     "digits-maml": ("MAML on the embedded digits, our network.", dataclasses.replace(_HEADS, network="image-heads", width=64, steps=3000)),
     "digits-reptile": (

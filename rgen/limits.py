@@ -60,7 +60,7 @@ def _best(function: Callable, argument: jax.Array) -> float:
 
 
 def least_work(loop: InnerLoop, algorithm: str, params: Any, x: Any) -> Work:
-    """What a meta-gradient needs at least, counting Dense layers only: everything else is small beside them.
+    """What a meta-gradient, or the drawing of samples, needs at least, counting Dense layers only: everything else is small beside them.
 
     For each step of a sequence and a layer with P = m n weights, R = m + n numbers in a tap, and T / 2 taps on average:
 
@@ -75,7 +75,7 @@ def least_work(loop: InnerLoop, algorithm: str, params: Any, x: Any) -> Work:
     batch, length = x.shape[:2]
     found = find_layers(loop.network, params.init, jax.ShapeDtypeStruct(x.shape[2:], x.dtype))
     reverse = algorithm == "maml"
-    plan = engine.prepare(loop, params, x, gradient=algorithm != "reptile")[0]
+    plan = engine.prepare(loop, params, x, gradient=algorithm in ("maml", "first-order-maml"))[0]
     taken = dict(plan.layers) if loop.form == "dual" else {}
     flops = numbers = 0.0
     for path, layer in found.items():

@@ -13,9 +13,10 @@ from matplotlib.colors import to_rgb
 INK, PALE, ACCENT = "#1b2a49", "#9fb3d1", "#d1495b"
 
 
-def text(lines: Sequence[bytes]) -> bytes:
-    """One line each; a line break that was drawn is written as a question mark."""
-    return b"".join(line.replace(b"\n", b"?").replace(b"\r", b"?") + b"\n" for line in lines)
+def text(lines: Sequence[bytes], nats: np.ndarray | None = None) -> bytes:
+    """One line each, behind its nats and a tab if there are any; a line break that was drawn is written as a question mark."""
+    front = [b""] * len(lines) if nats is None else [b"%.3f\t" % value for value in nats]
+    return b"".join(start + line.replace(b"\n", b"?").replace(b"\r", b"?") + b"\n" for start, line in zip(front, lines))
 
 
 def sheet(groups: dict[str, np.ndarray], path: Path, columns: int = 8) -> None:
@@ -52,18 +53,19 @@ def tile(images: np.ndarray, columns: int) -> np.ndarray:
     return out
 
 
-def paint(ink: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Pixels in colour: known ones dark on white, the others in red, those of which nothing can be said (NaN) grey.
+def paint(ink: np.ndarray, known: np.ndarray, paper: str = "white") -> np.ndarray:
+    """Pixels in colour: known ones dark on `paper`, the others red on white, those of which nothing can be said (NaN) grey.
 
     Args:
       ink: [..., H, W] of 0 to 1, or NaN.
       known: [..., H, W] booleans.
+      paper: the colour of known pixels that are 0.
     Returns:
       RGB [..., H, W, 3] of 0 to 1.
     """
-    white = np.ones(3)
+    empty = np.where(known[..., None], to_rgb(paper), 1.0)
     colour = np.where(known[..., None], to_rgb(INK), to_rgb(ACCENT))
-    mixed = white + np.nan_to_num(ink)[..., None] * (colour - white)
+    mixed = empty + np.nan_to_num(ink)[..., None] * (colour - empty)
     return np.where(np.isnan(ink)[..., None], 0.85, mixed)
 
 

@@ -22,6 +22,7 @@ from rgen.checkpoint import Checkpoints
 from rgen.config import TrainConfig, from_json, to_json
 from rgen.data import Dataset, stored
 from rgen.errors import InputError
+from rgen.fast import InnerLoop
 from rgen.sequence import SequenceModel
 
 # What may differ when a run goes on: where things are, how often to look, how the same numbers are computed, and a larger number of steps.
@@ -138,7 +139,13 @@ def template(model: SequenceModel, data: Dataset) -> Any:
 
 
 def fitting_batch(model: SequenceModel, data: Dataset, budget: float = 1e9) -> int:
-    """How many sequences to score or sample at once: three copies of each one's fast weights in `budget` bytes, at most 256."""
+    """How many sequences to score or sample at once.
+
+    The dual form holds the taps of a micro-batch only, so as many as keep the devices busy; otherwise three copies of each one's fast
+    weights in `budget` bytes, and at most 256.
+    """
+    if isinstance(model, InnerLoop) and model.form == "dual":
+        return 512 if jax.default_backend() == "cpu" else 4096
     size = sum(np.prod(leaf.shape, dtype=int) for leaf in jax.tree.leaves(template(model, data)))
     return int(np.clip(budget // (3 * 4 * size), 1, 256))
 

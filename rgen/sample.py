@@ -10,24 +10,22 @@ from typing import Any
 import jax
 import numpy as np
 
-from rgen import belief as pictures
-from rgen import export, report
+from rgen import belief, export, report
 from rgen.config import SampleConfig
 from rgen.data import Dataset, known
 from rgen.devices import place
 from rgen.errors import InputError
 from rgen.evaluate import choose
-from rgen.fast import InnerLoop
-from rgen.generate import Sampler, batches, belief, conditional_nats, make_sampler, reorder
+from rgen.generate import Sampler, batches, conditional_nats, make_sampler
 from rgen.likelihood import Decoding
 from rgen.progress import Progress
 from rgen.records import Records, fingerprint
 from rgen.run import Trained, fitting_batch, load
-from rgen.sequence import Given, Sequence, until_end
+from rgen.sequence import Given
 
 SHOWN = 64  # images on a contact sheet
 COLUMNS, ROWS = 8, 16  # of a sheet of completions, at most
-FRAMES = 64  # of an animation, at most
+LINES = 16  # of the split, beside the samples
 
 
 @dataclass(frozen=True)
@@ -56,11 +54,11 @@ class Task:
 def make_task(config: SampleConfig, data: Dataset) -> Task:
     """What is given by --prompt or --complete. Raises InputError if it does not fit the data."""
     if config.prompt is not None:
-        return Task(Given(*(a[None] for a in known.prompt(data, config.prompt))), each=config.count)
+        return Task(Given(*(a[None] for a in known.prompt(data, config.prompt))), each=sys.maxsize)
     if config.complete is None:
         return Task()
     if config.complete.lower().endswith(".png"):
-        return Task(Given(*(a[None] for a in known.picture(data, Path(config.complete)))), each=config.count)
+        return Task(Given(*(a[None] for a in known.picture(data, Path(config.complete)))), each=sys.maxsize)
     count, size = math.ceil(config.count / config.each), len(data.splits[config.split])
     mask = known.part(data, config.complete, count, config.seed)
     if count > size:
@@ -77,6 +75,8 @@ def main(config: SampleConfig) -> None:
     decoding = Decoding(config.temperature, config.top_k, config.top_p, config.min_p)
     trained = load(config.run)
     data, model = trained.data, trained.model
+    if data.kind == "image" and config.out and config.out.suffix.lower() != ".png":
+        raise InputError(f"--out is '{config.out}'; of images it must end with .png, and the images themselves come as NPZ beside it.")
     sampler = make_sampler(model, data, decoding)
     task = make_task(config, data)
     if task.given is not None and not sampler.random_order and not _is_prefix(task.given.known):
@@ -85,7 +85,9 @@ def main(config: SampleConfig) -> None:
         config.export.write_bytes(export.export(sampler, trained.params))
         print(f"The sampler of step {trained.step}: {config.export}, {config.export.stat().st_size / 1e6:.1f} MB")
     elif config.belief:
-        _show_belief(config, trained, sampler, task)
+        path = config.out or trained.run.folder / "belief.png"
+        film = belief.show(sampler, trained.params, config.seed, config.belief, task.known if task.given else None, path)
+        print(f"What the network of step {trained.step} believes: {path} and {film}")
     else:
         _sample(config, trained, sampler, task)
 
@@ -112,8 +114,11 @@ def _sample(config: SampleConfig, trained: Trained, sampler: Sampler, task: Task
         written = _write_images(records, order, out, task, data, config)
         print(f"{_sentence(summary, config)} {' '.join(map(str, written))}")
     else:
-        summary |= _write_lines(records, order, config.out, data)
+        summary |= _write_lines(records, order, config.out, data, config.nats)
         counted = ", ".join(f"{summary[key]} {key.replace('_', ' ')}" for key in ("new", "in_train", "in_valid", "in_test"))
+        print(f"\n{min(config.count, LINES)} lines of {config.split}, to compare:", file=sys.stderr)
+        for line in data.decode(None, data.splits[config.split][choose(data, config.split, min(config.count, LINES), config.seed)]):
+            print("  " + line.decode("utf-8", "replace"), file=sys.stderr)
         print(f"{_sentence(summary, config)} {counted}.", file=sys.stderr)
     records.close(delete=True)
     if config.json:
@@ -171,7 +176,7 @@ def _sentence(summary: dict[str, Any], config: SampleConfig) -> str:
 # ---------------------------------------------------------------- files
 
 
-def _write_lines(records: Records, order: np.ndarray, out: Path | None, data: Dataset) -> dict[str, int]:
+def _write_lines(records: Records, order: np.ndarray, out: Path | None, data: Dataset, in_front: bool) -> dict[str, int]:
     """Writes lines, to stdout or to a file with the nats of each in a file beside it; counts where they stand already."""
     places = {line: split for split in ("valid", "test", "train") for line in data.decode(None, data.splits[split])}
     counts: dict[str, int] = dict.fromkeys(("in_train", "in_valid", "in_test", "new"), 0)
@@ -182,7 +187,7 @@ def _write_lines(records: Records, order: np.ndarray, out: Path | None, data: Da
             drawn = data.decode(None, rows["values"])
             for line in drawn:
                 counts[f"in_{places[line]}" if line in places else "new"] += 1
-            lines.write(report.text(drawn))
+            lines.write(report.text(drawn, rows["nats"] if in_front else None))
             if nats:
                 nats.writelines(f"{value:.4f}\n" for value in rows["nats"])
         lines.flush()
@@ -217,32 +222,3 @@ def _in_rows(order: np.ndarray, task: Task, columns: int) -> list[np.ndarray]:
     """The numbers in rows of `columns` that complete the same image."""
     parts = np.split(order, np.flatnonzero(np.diff(task.rows(order))) + 1)
     return [part[i : i + columns] for part in parts for i in range(0, len(part), columns)]
-
-
-# ---------------------------------------------------------------- belief
-
-
-def _show_belief(config: SampleConfig, trained: Trained, sampler: Sampler, task: Task) -> None:
-    """Draws `--belief` sequences, and shows what the network says of all places on the way."""
-    data, model, params, count = trained.data, trained.model, trained.params, config.belief
-    if not isinstance(model, InnerLoop):
-        raise InputError("--belief asks a network about all positions; the recurrent baseline knows only of the next one.")
-    path = config.out or trained.run.folder / "belief.png"
-    numbers = np.arange(count)
-    given = task.known(numbers) if task.given is not None else None
-    values = np.concatenate([v for v, _ in batches(sampler, params, config.seed, range(count), count, task.known if given else None)])
-    places = sampler.places(sampler.keys(np.uint32(config.seed), numbers), None if given is None else given.known)
-    y = reorder(values.reshape(count, -1), places).astype(np.int32)
-    weight = np.ones(y.shape) if model.end is None else until_end(y, model.end)
-    every = math.ceil(data.length / FRAMES)
-    seqs = Sequence(sampler.inputs(places), y, weight.astype(np.float32))
-    probs = np.exp(belief(model, params, seqs, sampler.inputs(np.arange(data.length)), every))
-    steps = np.minimum(np.arange(probs.shape[1]) * every, data.length)
-    if data.kind == "image":
-        when = np.argsort(places, axis=1).reshape(count, 1, *data.shape)
-        film = pictures.images(probs[..., 1].reshape(count, -1, *data.shape), values, when < steps[:, None, None], steps, path)
-    else:
-        line = values[0].tobytes()
-        line = line[: (line + b"\0").index(b"\0") + 1]
-        film = pictures.lines(probs[0], line, steps, path)
-    print(f"What the network of step {trained.step} believes: {path} and {film}")

@@ -32,7 +32,7 @@ MAY = {
     "records": {"sequence"},
     "generate": {"data", "devices", "fast", "likelihood", "sequence"},
     "export": {"generate"},
-    "belief": {"report"},
+    "belief": {"errors", "fast", "generate", "report", "sequence"},
 }
 
 

@@ -58,6 +58,11 @@ STEPS = 16
 KEPT = {True: (4, 32), False: (8, 16)}
 """When taps are kept, with and without a reverse sweep: at most so many chunks, of at least so many steps. Each chunk is compiled by
 itself; K of them read 1 + 1/K times the taps that had to be read, in more and smaller products."""
+TAPS = 1.7
+"""What reading a number of a tap costs beside reading a number of a weight: measured, the products with taps are smaller and many more."""
+LEAST = {True: 4, False: 32}
+"""On CPUs, when taps are kept, with and without a reverse sweep: at least so many sequences at once, which share the reading of the
+initialization."""
 
 
 def plan(
@@ -72,6 +77,8 @@ def plan(
       taps kept, in K chunks                (1 + 1 / K) T (m + n)           x and g of the T / 2 steps before, each read twice
       taps of a chunk of C, then folded     2 m n + 3 m n / C + C (m + n)   weights read twice, and formed once a chunk
 
+    Numbers of taps count `TAPS` times.
+
     Args:
       x: [B, T, ...] inputs, or their shapes.
       gradient: whether the score will be differentiated.
@@ -81,8 +88,8 @@ def plan(
     most, least = KEPT[gradient]
     pieces = max(1, min(most, length // least))
     folded_chunk = min(choice.chunk or even(length, STEPS), length)
-    kept = {path: (1 + 1 / pieces) * length * layer.tap_size for path, layer in found.items()}
-    folded = {path: la.size * (2 + 3 / folded_chunk) + folded_chunk * la.tap_size for path, la in found.items()}
+    kept = {path: TAPS * (1 + 1 / pieces) * length * layer.tap_size for path, layer in found.items()}
+    folded = {path: la.size * (2 + 3 / folded_chunk) + TAPS * folded_chunk * la.tap_size for path, la in found.items()}
     best = {path: min(kept[path] if choice.fold is not True else math.inf, folded[path]) for path in found}
     layers = {path: layer for path, layer in found.items() if choice.every_layer or best[path] < 6 * layer.size}
     fold = sum(folded[p] for p in layers) < sum(kept[p] for p in layers) if choice.fold is None else choice.fold
@@ -90,7 +97,7 @@ def plan(
     part = even(chunk, STEPS)
     chunk = part * math.ceil(chunk / part)
     state = sum(la.size if fold else length * la.tap_size for la in layers.values())
-    micro = min(choice.micro_batch or default_micro_batch(batch, state, 1 if fold else 4 if gradient else 32), batch)
+    micro = min(choice.micro_batch or default_micro_batch(batch, state, 1 if fold else LEAST[gradient]), batch)
     return Engine(network, likelihood, tuple(sorted(layers.items())), chunk, math.ceil(length / chunk), part, fold, micro, first_order)
 
 
@@ -103,12 +110,12 @@ def default_micro_batch(batch: int, state: int, least: int) -> int:
     """How many sequences are run at once if each has `state` numbers that are read at every step.
 
     The reverse sweep needs about four times the taps. On a CPU as many for each device as keep these near the cache (16 times the second
-    level, of which each core has its own), but not fewer than `least`, which share the reading of the initialization. On accelerators as
-    many as half the memory holds. Of the numbers near that one, one that divides the sequences of a device is taken.
+    level, of which each core has its own), but not fewer than `least`. On accelerators as many as half the memory holds. Of the numbers
+    near that one, one that divides the sequences of a device is taken.
     """
     devices = shards_of(batch)
     share = batch // devices
-    most = max(1, int(_room() / (4 * 4 * max(1, state))))
+    most = max(1, int(_room() / (4 * 4 * max(1, state))))  # four times the taps, of 4 bytes each
     if jax.default_backend() == "cpu":
         most = max(least, most)
     if most >= share:
