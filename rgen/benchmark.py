@@ -64,7 +64,7 @@ TIMED = {**meta.ALGORITHMS, "sample": draw_samples}
 
 
 def prepare(network: str, algorithm: str, form: str, meta_batch: int, length: int) -> tuple[Callable[[], Any], float, int, limits.Work]:
-    """Compiles one meta-gradient, or the sampler: (a call that runs it to the end, compile seconds, bytes of temporaries, the least work)."""
+    """Compiles a meta-gradient or the sampler: (a call that runs it, seconds to compile, bytes of temporaries, the least work)."""
     shape, symbols, seqs = made_up(network, meta_batch, length)
     model = models.build(network, shape, symbols, form=form)
     params = model.init(jax.random.key(0), seqs.x[0, 0])
