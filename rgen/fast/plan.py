@@ -59,7 +59,7 @@ KEPT = {True: (4, 32), False: (8, 16)}
 """When taps are kept, with and without a reverse sweep: at most so many chunks, of at least so many steps. Each chunk is compiled by
 itself; K of them read 1 + 1/K times the taps that had to be read, in more and smaller products."""
 TAPS = 1.7
-"""What reading a number of a tap costs beside reading a number of a weight: measured, the products with taps are smaller and many more."""
+"""What reading all taps costs beside reading as many numbers of weights: measured, its products are smaller and many more."""
 LEAST = {True: 4, False: 32}
 """On CPUs, when taps are kept, with and without a reverse sweep: at least so many sequences at once, which share the reading of the
 initialization."""
@@ -77,7 +77,7 @@ def plan(
       taps kept, in K chunks                (1 + 1 / K) T (m + n)           x and g of the T / 2 steps before, each read twice
       taps of a chunk of C, then folded     2 m n + 3 m n / C + C (m + n)   weights read twice, and formed once a chunk
 
-    Numbers of taps count `TAPS` times.
+    When the last two are compared, keeping the taps counts `TAPS` times.
 
     Args:
       x: [B, T, ...] inputs, or their shapes.
@@ -88,11 +88,11 @@ def plan(
     most, least = KEPT[gradient]
     pieces = max(1, min(most, length // least))
     folded_chunk = min(choice.chunk or even(length, STEPS), length)
-    kept = {path: TAPS * (1 + 1 / pieces) * length * layer.tap_size for path, layer in found.items()}
-    folded = {path: la.size * (2 + 3 / folded_chunk) + TAPS * folded_chunk * la.tap_size for path, la in found.items()}
+    kept = {path: (1 + 1 / pieces) * length * layer.tap_size for path, layer in found.items()}
+    folded = {path: la.size * (2 + 3 / folded_chunk) + folded_chunk * la.tap_size for path, la in found.items()}
     best = {path: min(kept[path] if choice.fold is not True else math.inf, folded[path]) for path in found}
     layers = {path: layer for path, layer in found.items() if choice.every_layer or best[path] < 6 * layer.size}
-    fold = sum(folded[p] for p in layers) < sum(kept[p] for p in layers) if choice.fold is None else choice.fold
+    fold = sum(folded[p] for p in layers) < TAPS * sum(kept[p] for p in layers) if choice.fold is None else choice.fold
     chunk = folded_chunk if fold else min(choice.chunk or math.ceil(length / pieces), length)
     part = even(chunk, STEPS)
     chunk = part * math.ceil(chunk / part)
