@@ -58,7 +58,7 @@ STEPS = 16
 KEPT = {True: (4, 32), False: (8, 16)}
 """When taps are kept, with and without a reverse sweep: at most so many chunks, of at least so many steps. Each chunk is compiled by
 itself; K of them read 1 + 1/K times the taps that had to be read, in more and smaller products."""
-TAPS = 1.7
+TAPS = 1.25
 """What reading all taps costs beside reading as many numbers of weights: measured, its products are smaller and many more."""
 LEAST = {True: 4, False: 32}
 """On CPUs, when taps are kept, with and without a reverse sweep: at least so many sequences at once, which share the reading of the
