@@ -103,9 +103,13 @@ class TrainConfig:
     """Outer steps between checkpoints, each with validation nats and samples."""
     eval_count: int = 500
     """Validation sequences scored then; 0 for the whole split."""
+    keep: int = 2
+    """How many of the newest checkpoints are kept."""
+    keep_every: int | None = None
+    """Besides these, keep the checkpoint of every so many outer steps."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "steps", "meta_batch", "reduce", "log_every", "eval_every")
+        _at_least(self, 1, "steps", "meta_batch", "reduce", "log_every", "eval_every", "keep", "keep_every")
         _at_least(self, 0, "warmup", "eval_count", "weight_decay")
         _seed(self, "seed", "split_seed")
         _at_least(self, 2, "max_length")
@@ -206,6 +210,20 @@ class SampleConfig:
             raise InputError(f"{' and '.join(map(_flag, together))} cannot be used together; choose one.")
         if self.belief and self.export:
             raise InputError("--belief and --export cannot be used together; choose one.")
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Compare runs on one HTML page that holds all its pictures: curves, samples, nats, rates, and what differs in the configurations."""
+
+    run: tuple[Path, ...]
+    """Folders of the runs. Test nats are shown of those with a RUN/test.json, which bin/evaluate.py --json writes."""
+    out: Path = Path("report.html")
+    """The page."""
+
+    def __post_init__(self) -> None:
+        if not self.run:
+            raise InputError("--run needs the folder of at least one run.")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,12 @@ def shardings(batch: int) -> tuple[NamedSharding, NamedSharding]:
     return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
 
 
+def even_batch(batch: int, total: int) -> int:
+    """The size of the batches in which `total` rows are run, `batch` at most, but rounded up so that all devices have as many."""
+    devices, batch = jax.device_count(), min(batch, total)
+    return -(-batch // devices) * devices if batch >= devices else batch
+
+
 def place(params: Any, rows: Any) -> tuple[Any, Any]:
     """Puts parameters and a batch, arrays [B, ...], where `shardings` says. What is there already stays."""
     everywhere, spread = shardings(len(jax.tree.leaves(rows)[0]))

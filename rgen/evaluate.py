@@ -12,7 +12,7 @@ import numpy as np
 from rgen import counts
 from rgen.config import EvaluateConfig
 from rgen.data import Dataset
-from rgen.devices import place
+from rgen.devices import even_batch, place
 from rgen.errors import InputError
 from rgen.progress import Progress
 from rgen.run import fitting_batch, load
@@ -34,7 +34,7 @@ def score_all(
 ) -> np.ndarray:
     """Nats [N, T] of the sequences `index` [N] of a split, `batch` at a time; the last batch is filled up by repetition."""
     rows = []
-    batch = min(batch, len(index))
+    batch = even_batch(batch, len(index))
     for first in range(0, len(index), batch):
         part = index[first : first + batch]
         filled = np.resize(part, batch)

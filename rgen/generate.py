@@ -12,7 +12,7 @@ import numpy as np
 
 from rgen.data import Dataset
 from rgen.data.images import Images
-from rgen.devices import place
+from rgen.devices import even_batch, place
 from rgen.fast import InnerLoop, Params
 from rgen.likelihood import PLAIN, Decoding
 from rgen.sequence import Array, Given, Sequence, SequenceModel, Trace
@@ -153,7 +153,7 @@ def batches(
     Yields:
       (outputs [b, *shape], nats [b]); the last may be fewer than `batch`.
     """
-    batch = min(batch, len(numbers))
+    batch = even_batch(batch, len(numbers))
     for first in range(0, len(numbers), batch or 1):
         index = np.arange(numbers[first], numbers[first] + batch)  # the last draws a few too many, so that nothing is compiled again
         known = given(np.minimum(index, numbers[-1])) if given else None

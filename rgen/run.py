@@ -4,12 +4,13 @@ config.json     the configuration
 data.npz        the data set, so that a run does not depend on files elsewhere
 metrics.jsonl   a line every --log-every steps, and one for each validation
 checkpoints/    the newest training states
-best/           parameters with the least validation nats so far
+best/           parameters with the least validation nats so far, and those before them
 curves.png, samples.png (samples.txt for text)
 """
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,10 +24,14 @@ from rgen.config import TrainConfig, from_json, to_json
 from rgen.data import Dataset, stored
 from rgen.errors import InputError
 from rgen.fast import InnerLoop
+from rgen.files import Lock, replace
 from rgen.sequence import SequenceModel
 
 # What may differ when a run goes on: where things are, how often to look, how the same numbers are computed, and a larger number of steps.
-FREE = {"run", "resume", "data_dir", "download", "log_every", "eval_every", "eval_count", "steps", "form", "chunk", "fold", "micro_batch"}
+FREE = {
+    *("run", "resume", "data_dir", "download", "log_every", "eval_every", "eval_count", "keep", "keep_every", "steps"),
+    *("form", "chunk", "fold", "micro_batch"),
+}
 
 
 class Run:
@@ -37,6 +42,7 @@ class Run:
         self.config_file = folder / "config.json"
         self.data_file = folder / "data.npz"
         self.metrics_file = folder / "metrics.jsonl"
+        self._lock: Lock | None = None
 
     def samples_file(self, kind: str) -> Path:
         """The picture of samples, or for text the file of lines."""
@@ -60,15 +66,22 @@ class Run:
         data = stored.restore(self.data_file) if self.data_file.exists() else _load(config)
         models.from_config(config, data)  # the sizes are checked before anything is written
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not self.data_file.exists():
-            stored.save(data, self.data_file)
+        self._lock = Lock(self.folder)
         if not self.exists():
             self.record(config)
+        if not self.data_file.exists():
+            stored.save(data, self.data_file)
         return data
+
+    def end(self) -> None:
+        """Lets other processes train in the folder."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def record(self, config: TrainConfig) -> None:
         """Writes the configuration down; of a run that goes on, only once its checkpoint has been loaded."""
-        self.config_file.write_text(to_json(config))
+        replace(self.config_file, to_json(config).encode())
 
     def _check(self, config: TrainConfig) -> None:
         if not config.resume:
@@ -83,11 +96,12 @@ class Run:
     def config(self) -> TrainConfig:
         return from_json(self.config_file.read_text(), self.config_file)
 
-    def training(self) -> Checkpoints:
-        return Checkpoints(self.folder / "checkpoints")
+    def training(self, keep: int = 2, every: int | None = None, clean: bool = False) -> Checkpoints:
+        return Checkpoints(self.folder / "checkpoints", keep, every, clean)
 
-    def best(self) -> Checkpoints:
-        return Checkpoints(self.folder / "best", keep=1)
+    def best(self, clean: bool = False) -> Checkpoints:
+        """The best and the one before it, which is the best again when a run goes on from a step between the two."""
+        return Checkpoints(self.folder / "best", clean=clean)
 
     def metrics(self) -> list[dict]:
         """The lines of metrics.jsonl; a last line cut off by a crash is left out."""
@@ -101,7 +115,7 @@ class Run:
     def forget_after(self, step: int) -> None:
         """Drops what was logged after `step`, for a run that goes on from there."""
         rows = [json.dumps(row) + "\n" for row in self.metrics() if row["step"] <= step]
-        self.metrics_file.write_text("".join(rows))
+        replace(self.metrics_file, "".join(rows).encode())
 
 
 class Trained(NamedTuple):
@@ -126,10 +140,11 @@ def load(folder: Path) -> Trained:
         raise InputError(f"There is no run in {folder}; make one with bin/train.py PRESET --run {folder}.")
     config, data = run.config(), stored.restore(run.data_file)
     model = models.from_config(config, data)
-    best = run.best()
-    if (step := best.latest()) is None:
+    best = run.best().newest(template(model, data), lambda sentence: print(sentence, file=sys.stderr))
+    if best is None:
         raise InputError(f"The run in {folder} has no checkpoint yet; go on with bin/train.py PRESET --run {folder} --resume.")
-    return Trained(run, config, data, model, best.load(step, template(model, data)), step)
+    step, params = best
+    return Trained(run, config, data, model, params, step)
 
 
 def template(model: SequenceModel, data: Dataset) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 from rgen import belief, export, report
 from rgen.config import SampleConfig
 from rgen.data import Dataset, known
-from rgen.devices import place
+from rgen.devices import even_batch, place
 from rgen.errors import InputError
 from rgen.evaluate import choose
 from rgen.generate import Sampler, batches, conditional_nats, make_sampler
@@ -154,7 +154,7 @@ def _draw(config: SampleConfig, trained: Trained, sampler: Sampler, task: Task, 
 def _truth(trained: Trained, split: str, index: np.ndarray, known: np.ndarray, batch: int | None) -> np.ndarray:
     """Exact nats [N] of what is not known of the sequences `index`, given what is: known [N, *shape]."""
     data, model, params = trained.data, trained.model, trained.params
-    batch = min(batch or fitting_batch(model, data), len(index))
+    batch = even_batch(batch or fitting_batch(model, data), len(index))
     found = []
     for first in range(0, len(index), batch):
         rows = np.resize(np.arange(first, min(first + batch, len(index))), batch)

@@ -20,14 +20,35 @@ from rgen.fast import Params
 from rgen.progress import Progress
 from rgen.run import Run, fitting_batch
 from rgen.sequence import Sequence, SequenceModel
+from rgen.signals import Signals
+
+
+class Window(NamedTuple):
+    """Sums since the last line of the log. They are part of the state, so that a run that goes on logs what it would have logged.
+
+    Attributes:
+      steps, nats, norm: how many finite outer steps there were, and the sums of their nats and of their meta-gradients' norms.
+      skipped: how many steps were not finite.
+    """
+
+    steps: jax.Array
+    nats: jax.Array
+    norm: jax.Array
+    skipped: jax.Array
+
+    @classmethod
+    def empty(cls) -> "Window":
+        return cls(jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32))
 
 
 class State(NamedTuple):
-    """All that training carries from one outer step to the next."""
+    """All that training carries from one outer step to the next; `bad` counts the steps in a row that were not finite."""
 
     step: jax.Array
     params: Any
     optimizer: optax.OptState
+    bad: jax.Array
+    window: Window
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
@@ -47,14 +68,27 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 
 def make_step(model: SequenceModel, algorithm: str, optimizer: optax.GradientTransformation) -> Callable:
-    """One jitted outer step: (state, seqs) -> (state, mean nats a sequence, norm of the meta-gradient)."""
+    """One jitted outer step: (state, seqs) -> (state, (mean nats a sequence, norm of the meta-gradient, bad steps in a row)).
+
+    A step whose nats or meta-gradient are not finite changes neither the parameters nor the optimizer; it is counted.
+    """
 
     @partial(jax.jit, donate_argnums=0)
-    def step(state: State, seqs: Sequence) -> tuple[State, jax.Array, jax.Array]:
+    def step(state: State, seqs: Sequence) -> tuple[State, tuple[jax.Array, jax.Array, jax.Array]]:
         nats, gradient = meta.ALGORITHMS[algorithm](model, state.params, seqs)
-        update, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+        norm = optax.tree.norm(gradient)
+        good = jnp.isfinite(nats) & jnp.isfinite(norm)
+        update, after = optimizer.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, update)
-        return State(state.step + 1, params, optimizer_state), nats, optax.tree.norm(gradient)
+        params, after = jax.tree.map(partial(jnp.where, good), (params, after), (state.params, state.optimizer))
+        bad = jnp.where(good, 0, state.bad + 1)
+        window = Window(
+            state.window.steps + good,
+            state.window.nats + jnp.where(good, nats, 0),
+            state.window.norm + jnp.where(good, norm, 0),
+            state.window.skipped + ~good,
+        )
+        return State(state.step + 1, params, after, bad, window), (nats, norm, bad)
 
     return step
 
@@ -62,7 +96,7 @@ def make_step(model: SequenceModel, algorithm: str, optimizer: optax.GradientTra
 def init_state(model: SequenceModel, data: Dataset, optimizer: optax.GradientTransformation, seed: int) -> State:
     """The state before the first step, a function of the seed."""
     params = model.init(jax.random.key(seed), data.sequences("train", [0]).x[0, 0])
-    state = State(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    state = State(jnp.zeros((), jnp.int32), params, optimizer.init(params), jnp.zeros((), jnp.int32), Window.empty())
     return jax.tree.map(jnp.copy, state)  # a buffer that stands twice in a tree cannot be donated
 
 
@@ -71,12 +105,19 @@ def train(config: TrainConfig) -> Run:
 
     Raises:
       InputError: the configuration, the data or the folder cannot be used, or the loss is no longer finite.
+      SystemExit: stopped by SIGINT or SIGTERM, after a checkpoint.
     """
     run = Run(config.run)
     goes_on = run.exists()
     data = run.begin(config)
-    Trainer(config, run, data, goes_on).run_all()
+    try:
+        Trainer(config, run, data, goes_on).run_all()
+    finally:
+        run.end()
     return run
+
+
+BAD = 10  # steps in a row that are not finite, and training ends
 
 
 class Trainer:
@@ -87,75 +128,97 @@ class Trainer:
         self.model = models.from_config(config, data)
         optimizer = make_optimizer(config)
         self.step_function = make_step(self.model, config.algorithm, optimizer)
-        self.checkpoints, self.best = run.training(), run.best()
+        self.checkpoints, self.best = run.training(config.keep, config.keep_every, clean=True), run.best(clean=True)
         self.state = init_state(self.model, data, optimizer, config.seed)
-        if goes_on and (latest := self.checkpoints.latest()) is not None:
-            self.state = self.checkpoints.load(latest, self.state)
+        if goes_on and (found := self.checkpoints.newest(self.state, _say)) is not None:
+            self.state = found[1]
         self.start = int(self.state.step)
         run.record(config)
-        run.forget_after(self.start)
+        self.checkpoints.forget_after(self.start)
         self.best.forget_after(self.start)
-        self.window: list[tuple[jax.Array, jax.Array]] = []
+        run.forget_after(self.start)
 
     def run_all(self) -> None:
         for note in self.data.notes:
-            print(note, file=sys.stderr)
+            _say(note)
         if self.start >= self.config.steps:
-            print(f"The run has had its {self.start} steps already; a larger --steps goes on.", file=sys.stderr)
+            _say(f"The run has had its {self.start} steps already; a larger --steps goes on.")
         everywhere, spread = shardings(self.config.meta_batch)
+        if (used := len(spread.device_set)) < jax.device_count():
+            _say(f"--meta-batch {self.config.meta_batch} is spread over {used} of {jax.device_count()} devices; a multiple would use all.")
         self.state = jax.device_put(self.state, everywhere)
-        with Progress(self.config.steps, self.start, "train") as progress:
-            before = time.perf_counter()
+        measured, done = None, self.start
+        with Progress(self.config.steps, self.start, "train") as progress, Signals(progress.say) as signals:
+            self.clock, self.counted = time.perf_counter(), self.start
             for step in range(self.start, self.config.steps):
                 batch = self.data.batch(self.config.seed, step, self.config.meta_batch)
-                self.state, *measured = self.step_function(self.state, jax.device_put(batch, spread))
-                self.window.append(tuple(measured))
-                done = step + 1
-                if len(self.window) > 1:  # a step late, so that the device never waits for us
-                    self._check(step, self.window[-2])
-                    progress.update(step, f"{float(self.window[-2][0]):.3f} nats")
+                before, done = measured, step + 1
+                self.state, measured = self.step_function(self.state, jax.device_put(batch, spread))
+                if before is not None:  # a step late, so that the device never waits for us
+                    self._check(step, before)
+                    progress.update(step, f"{float(before[0]):.3f} nats")
                 last = done == self.config.steps
                 if done % self.config.log_every == 0 or last:
-                    now = time.perf_counter()
-                    self._log(done, len(self.window) / (now - before), progress)
-                    before = now
+                    self._check(done, measured)
+                    self._log(done, progress)
                 if done % self.config.eval_every == 0 or last:
+                    self._check(done, measured)
                     self._evaluate(done, progress)
-                    before = time.perf_counter()
+                elif signals.number:
+                    self._check(done, measured)
+                    self.checkpoints.save(done, self.state)
+                if signals.number and not last:
+                    break
+            self.checkpoints.wait()
+            self.best.wait()
         report.curves(self.run.metrics(), self.run.folder / "curves.png")
+        if signals.number and done < self.config.steps:
+            _say(f"Stopped after step {done}, which is saved. The same command with --resume goes on.")
+            raise SystemExit(128 + signals.number)
 
-    def _check(self, step: int, measured: tuple[jax.Array, jax.Array]) -> None:
-        loss, norm = map(float, measured)
-        if np.isfinite(loss) and np.isfinite(norm):
+    def _check(self, step: int, measured: tuple[jax.Array, ...]) -> None:
+        """Raises InputError if too many steps up to this one were not finite."""
+        nats, norm, bad = measured
+        if int(bad) < BAD:
             return
-        latest = self.checkpoints.latest()
-        good = f"the last good checkpoint, of step {latest}, is kept" if latest is not None else "there is no checkpoint yet"
+        steps = self.checkpoints.steps()
+        good = f"the checkpoint of step {steps[0]} is kept" if steps else "there is no checkpoint yet"
         raise InputError(
-            f"Step {step} is not finite (loss {loss}, norm of the meta-gradient {norm}); {good} in {self.run.folder}. "
-            "Try a smaller --inner-rate or --outer-rate, a longer --warmup, or --clip 1."
+            f"The last {int(bad)} steps up to step {step} were not finite (nats {float(nats)}, norm of the meta-gradient {float(norm)}) "
+            f"and changed nothing; {good} in {self.run.folder}. Try a smaller --inner-rate or --outer-rate, a longer --warmup, or --clip 1."
         )
 
-    def _log(self, step: int, rate: float, progress: Progress) -> None:
-        self._check(step, self.window[-1])
-        losses, norms = (np.array([float(v) for v in column]) for column in zip(*self.window, strict=True))
-        self.window.clear()
-        self.run.log(step=step, nats=losses.mean(), gradient_norm=norms.mean(), steps_per_second=rate)
-        progress.say(f"step {step}: {losses.mean():.3f} nats a sequence, {rate:.2f} steps/s")
+    def _log(self, step: int, progress: Progress) -> None:
+        steps, nats, norm, skipped = (float(value) for value in self.state.window)
+        self.state = self.state._replace(window=jax.device_put(Window.empty(), self.state.step.sharding))
+        now = time.perf_counter()
+        rate, self.clock, self.counted = (step - self.counted) / (now - self.clock), now, step
+        note = f", {skipped:.0f} steps skipped that were not finite" if skipped else ""
+        if steps:
+            row = {"step": step, "nats": nats / steps, "gradient_norm": norm / steps, "steps_per_second": rate}
+            self.run.log(**row, **({"skipped": int(skipped)} if skipped else {}))
+            progress.say(f"step {step}: {nats / steps:.3f} nats a sequence, {rate:.2f} steps/s{note}")
+        else:
+            progress.say(f"step {step}:{note[1:]}")
 
     def _evaluate(self, step: int, progress: Progress) -> None:
-        """Checkpoint, validation nats, samples; the parameters are kept apart while they are the best."""
-        if self.window:
-            self._check(step, self.window[-1])
+        """Validation nats, samples, and a checkpoint, in this order: what a checkpoint's step has led to is there when it is.
+
+        The parameters are kept apart while they are the best.
+        """
+        began = time.perf_counter()
         params, batch = self.state.params, fitting_batch(self.model, self.data)
         index = evaluate.choose(self.data, "valid", self.config.eval_count or None, seed=0)
         nats = evaluate.score_all(self.model, params, self.data, "valid", index, batch).sum(1).mean()
         before = [row["valid_nats"] for row in self.run.metrics() if np.isfinite(row.get("valid_nats", np.nan))]
-        if nats < min(before, default=np.inf) or self.best.latest() is None:
+        if nats < min(before, default=np.inf) or not self.best.steps():
             self.best.save(step, params)
-        self.checkpoints.save(step, self.state)
+            self.best.wait()
         self.run.log(step=step, valid_nats=float(nats))
         progress.say(f"step {step}: {nats:.3f} validation nats a sequence")
         self._draw(params, batch)
+        self.checkpoints.save(step, self.state)
+        self.clock += time.perf_counter() - began  # not part of the rate
 
     def _draw(self, params: Any, batch: int) -> None:
         """16 samples, to see how far it is."""
@@ -166,6 +229,10 @@ class Trainer:
             report.sheet({"16 samples": drawn}, path)
         else:
             path.write_bytes(report.text(self.data.decode(None, drawn)))
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
 
 
 def main(config: TrainConfig) -> None:

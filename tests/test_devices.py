@@ -1,5 +1,7 @@
 """A batch spread over devices gives what it gives on one."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rgen.run import Run
 from rgen.sequence import Sequence, group_rows, ungroup_rows
 
 # The number of devices is fixed when JAX starts, so this needs a process of its own.
@@ -55,3 +58,43 @@ def test_groups_are_put_together_again(batch, size):
     assert jnp.sum(groups.weight) == batch * 2
     assert all(np.array_equal(a, b) for a, b in zip(ungroup_rows(groups, batch), seqs))
     assert jax.device_count() == 1
+
+
+TRAINING = (
+    "digits-maml --network siren --width None --widths 6 4 --reduce 2 --inner-rate 0.05 --rates fixed --steps {steps} --meta-batch 8 "
+    "--log-every 1 --eval-every 2 --eval-count 9 --warmup 0 --schedule constant --run {run}"
+)
+
+
+def script(name: str, arguments: str, devices: int, folder: Path) -> None:
+    command = [sys.executable, str(Path(__file__).parents[1] / "bin" / f"{name}.py"), *arguments.split()]
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+
+
+def close_metrics(ours: Path, theirs: Path) -> None:
+    ours_rows, theirs_rows = Run(ours).metrics(), Run(theirs).metrics()
+    assert [row["step"] for row in ours_rows] == [row["step"] for row in theirs_rows]
+    for a, b in zip(ours_rows, theirs_rows):
+        for key in b.keys() - {"steps_per_second"}:
+            assert a[key] == pytest.approx(b[key], rel=2e-5)
+
+
+@pytest.mark.slow
+def test_whole_programs_on_one_two_four_and_eight_devices(tmp_path):
+    """Training, evaluation and sampling give the same; a checkpoint from 8 devices goes on with 1, and the reverse."""
+    for devices in (1, 2, 4, 8):
+        script("train", TRAINING.format(steps=4, run=devices), devices, tmp_path)
+        script("evaluate", f"--run {devices} --json {devices}.json", devices, tmp_path)
+        script("sample", f"--run {devices} --count 11 --out {devices}.png", devices, tmp_path)
+        close_metrics(tmp_path / str(devices), tmp_path / "1")
+        nats = [json.loads((tmp_path / f"{n}.json").read_text())["nats_per_sequence"] for n in (devices, 1)]
+        assert nats[0] == pytest.approx(nats[1], rel=1e-5)
+        images = [np.load(tmp_path / f"{n}.npz")["images"] for n in (devices, 1)]
+        np.testing.assert_array_equal(*images)
+    for first, then in ((8, 1), (1, 8)):
+        name = f"{first}-{then}"
+        script("train", TRAINING.format(steps=2, run=name), first, tmp_path)
+        script("train", TRAINING.format(steps=4, run=name) + " --resume", then, tmp_path)
+        close_metrics(tmp_path / name, tmp_path / "1")

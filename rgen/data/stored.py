@@ -1,6 +1,7 @@
 """A data set in one file, so that a run does not depend on where its data came from."""
 
 import dataclasses
+import io
 import json
 import zipfile
 from pathlib import Path
@@ -12,6 +13,7 @@ from rgen.data import Dataset
 from rgen.data.images import Images
 from rgen.data.text import Text
 from rgen.errors import InputError
+from rgen.files import replace
 
 KINDS = {"text": Text, "image": Images}
 
@@ -23,7 +25,9 @@ def save(data: Dataset, path: Path) -> None:
     pack = np.packbits if data.kind == "image" else np.asarray
     arrays: dict[str, Any] = {name: pack(rows) for name, rows in data.splits.items()}
     arrays |= {f"{name}_count": np.array(len(rows)) for name, rows in data.splits.items()}
-    np.savez_compressed(path, about=np.array(about), **arrays)
+    whole = io.BytesIO()
+    np.savez_compressed(whole, about=np.array(about), **arrays)
+    replace(path, whole.getvalue())
 
 
 def restore(path: Path) -> Dataset:

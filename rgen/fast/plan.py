@@ -58,8 +58,6 @@ STEPS = 16
 KEPT = {True: (4, 32), False: (8, 16)}
 """When taps are kept, with and without a reverse sweep: at most so many chunks, of at least so many steps. Each chunk is compiled by
 itself; K of them read 1 + 1/K times the taps that had to be read, in more and smaller products."""
-TAPS = 1.25
-"""What reading all taps costs beside reading as many numbers of weights: measured, its products are smaller and many more."""
 LEAST = {True: 4, False: 32}
 """On CPUs, when taps are kept, with and without a reverse sweep: at least so many sequences at once, which share the reading of the
 initialization."""
@@ -74,10 +72,9 @@ def plan(
     times vector. Of a layer with kernel [m, n]:
 
       carried as an ordinary fast weight    6 m n                           read forward and backward, written, kept for the reverse sweep
-      taps kept, in K chunks                (1 + 1 / K) T (m + n)           x and g of the T / 2 steps before, each read twice
+      taps kept, in K chunks                (1 + 1 / K) T (m + n)           x and g of the T / 2 steps before, each read twice,
+                                            + 2 m n / M                     and the initialization, read twice for M sequences at once
       taps of a chunk of C, then folded     2 m n + 3 m n / C + C (m + n)   weights read twice, and formed once a chunk
-
-    When the last two are compared, keeping the taps counts `TAPS` times.
 
     Args:
       x: [B, T, ...] inputs, or their shapes.
@@ -87,12 +84,14 @@ def plan(
     found = find_layers(network, weights, jax.ShapeDtypeStruct(x.shape[2:], x.dtype))
     most, least = KEPT[gradient]
     pieces = max(1, min(most, length // least))
+    share = batch // shards_of(batch)
+    together = min(share, LEAST[gradient]) if jax.default_backend() == "cpu" else share
     folded_chunk = min(choice.chunk or even(length, STEPS), length)
-    kept = {path: (1 + 1 / pieces) * length * layer.tap_size for path, layer in found.items()}
+    kept = {path: (1 + 1 / pieces) * length * la.tap_size + 2 * la.size / together for path, la in found.items()}
     folded = {path: la.size * (2 + 3 / folded_chunk) + folded_chunk * la.tap_size for path, la in found.items()}
     best = {path: min(kept[path] if choice.fold is not True else math.inf, folded[path]) for path in found}
     layers = {path: layer for path, layer in found.items() if choice.every_layer or best[path] < 6 * layer.size}
-    fold = sum(folded[p] for p in layers) < TAPS * sum(kept[p] for p in layers) if choice.fold is None else choice.fold
+    fold = sum(folded[p] for p in layers) < sum(kept[p] for p in layers) if choice.fold is None else choice.fold
     chunk = folded_chunk if fold else min(choice.chunk or math.ceil(length / pieces), length)
     part = even(chunk, STEPS)
     chunk = part * math.ceil(chunk / part)

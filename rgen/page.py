@@ -1,0 +1,164 @@
+"""One HTML page, with all its pictures inside, that compares runs."""
+
+import base64
+import dataclasses
+import html
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import pyplot as plt
+
+from rgen import report
+from rgen.config import ReportConfig
+from rgen.errors import InputError
+from rgen.run import FREE, Run
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1b2a49; max-width: 68rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2.5rem }
+table { border-collapse: collapse } th, td { padding: .25rem .9rem .25rem 0; text-align: left; border-bottom: 1px solid #dde5f1 }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums } td.best { font-weight: 600 }
+img { max-width: 100% } .runs { display: flex; flex-wrap: wrap; gap: 1.5rem } figure { margin: 0 } figcaption { font-size: .9rem }
+pre { background: #f4f6fa; padding: .6rem; font-size: .8rem; max-width: 30rem; overflow: auto }
+"""
+COLOURS = (report.ACCENT, report.INK, "#e9a15b", "#4f9d69", "#7d5ba6", "#5aa9c9")
+
+
+def main(config: ReportConfig) -> None:
+    """bin/report.py."""
+    runs = [Run(folder) for folder in config.run]
+    for run in runs:
+        if not run.exists():
+            raise InputError(f"There is no run in {run.folder}; make one with bin/train.py PRESET --run {run.folder}.")
+        if not run.metrics():
+            raise InputError(f"The run in {run.folder} has logged nothing yet; wait for its first --log-every steps.")
+    config.out.write_text(page(runs))
+    print(f"{len(runs)} runs: {config.out}")
+
+
+def page(runs: list[Run]) -> str:
+    """The page as HTML."""
+    names = _names([run.folder for run in runs])
+    parts = [
+        f"<h1>{' and '.join(map(html.escape, names)) if len(names) < 4 else f'{len(names)} runs'}</h1>",
+        _table(runs, names),
+        "<h2>Nats a sequence</h2>" + _image(_curves(runs, names)),
+        "<h2>What differs in the configurations</h2>" + _differences(runs, names),
+        "<h2>Samples</h2><div class=runs>" + "".join(_samples(run, name) for run, name in zip(runs, names)) + "</div>",
+    ]
+    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>rgen: {html.escape(', '.join(names))}</title><style>{STYLE}</style>"
+    return head + "".join(f"<section>{part}</section>" for part in parts) + "</html>\n"
+
+
+def _names(folders: list[Path]) -> list[str]:
+    """The folders' names, as long as is needed to tell them apart."""
+    resolved = [folder.resolve() for folder in folders]
+    names = [str(folder) for folder in resolved]
+    for parts in range(1, 1 + max(len(folder.parts) for folder in resolved)):
+        names = ["/".join(folder.parts[-parts:]) for folder in resolved]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def _table(runs: list[Run], names: list[str]) -> str:
+    rows = []
+    for run, name in zip(runs, names):
+        config, metrics = run.config(), run.metrics()
+        valid = {row["step"]: row["valid_nats"] for row in metrics if np.isfinite(row.get("valid_nats", np.nan))}
+        best = min(valid, key=lambda step: valid[step]) if valid else None
+        rates = [row["steps_per_second"] for row in metrics if row.get("steps_per_second")]
+        rows.append(
+            {
+                "run": name,
+                "data": config.data,
+                "network": config.network,
+                "algorithm": config.algorithm,
+                "steps": max(row["step"] for row in metrics),
+                "validation nats": None if best is None else valid[best],
+                "at step": best,
+                "test nats": _test(run.folder),
+                "steps/s": float(np.median(rates)) if rates else None,
+            }
+        )
+    least = {key: min((row[key] for row in rows if row[key] is not None), default=None) for key in ("validation nats", "test nats")}
+    comparable = len({row["data"] for row in rows}) == 1 < len(rows)
+
+    def cell(key: str, value: Any) -> str:
+        if not isinstance(value, (int, float)):
+            return f"<td{' class=n' if value is None else ''}>{'–' if value is None else html.escape(str(value))}"
+        kind = "n best" if comparable and key in least and value == least[key] else "n"
+        return f"<td class='{kind}'>{value:,.2f}" if isinstance(value, float) else f"<td class=n>{value:,}"
+
+    head = "".join(f"<th{' class=n' if not isinstance(value, str) else ''}>{key}" for key, value in rows[0].items())
+    return f"<table><tr>{head}" + "".join("<tr>" + "".join(cell(*item) for item in row.items()) for row in rows) + "</table>"
+
+
+def _test(folder: Path) -> float | None:
+    """What `bin/evaluate.py --json RUN/test.json` found, if it was asked."""
+    try:
+        return float(json.loads((folder / "test.json").read_text())["nats_per_sequence"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _curves(runs: list[Run], names: list[str]) -> bytes:
+    """Validation (dots) and training (pale) nats against outer steps, and against seconds of training."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True)
+    lowest, highest = np.inf, -np.inf
+    for index, (run, name) in enumerate(zip(runs, names)):
+        colour, metrics = COLOURS[index % len(COLOURS)], run.metrics()
+        training = [row for row in metrics if "nats" in row]
+        valid = [row for row in metrics if "valid_nats" in row]
+        steps = np.array([0, *(row["step"] for row in training)])
+        rates = np.array([row.get("steps_per_second") or np.nan for row in training])
+        seconds = np.concatenate([[0], np.nancumsum(np.diff(steps) / rates)])
+        for axis, scale in zip(axes, (steps, seconds)):
+            axis.plot(scale[1:], [row["nats"] for row in training], color=colour, alpha=0.3)
+            at = np.interp([row["step"] for row in valid], steps, scale)
+            axis.plot(at, [row["valid_nats"] for row in valid], "o-", ms=3, color=colour, label=name)
+        values = [row["valid_nats"] for row in valid] + [row["nats"] for row in training[len(training) // 10 :]]
+        lowest, highest = min([lowest, *values]), max([highest, *values])
+    if np.isfinite(lowest) and highest > lowest:  # the first lines would hide the rest
+        axes[0].set_ylim(lowest - 0.05 * (highest - lowest), highest + 0.05 * (highest - lowest))
+    for axis, unit in zip(axes, ("outer steps", "seconds of training")):
+        axis.set_xlabel(unit)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    axes[0].set_ylabel("nats a sequence")
+    axes[1].legend(frameon=False)
+    figure.tight_layout()
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=110)
+    plt.close(figure)
+    return picture.getvalue()
+
+
+def _differences(runs: list[Run], names: list[str]) -> str:
+    configs = [dataclasses.asdict(run.config()) for run in runs]
+    ignored = FREE - {"steps", "form"}
+    differ = [key for key in configs[0] if key not in ignored and len({str(config[key]) for config in configs}) > 1]
+    if not differ:
+        return "<p>Nothing.</p>"
+    head = "<tr><th>option" + "".join(f"<th>{html.escape(name)}" for name in names)
+    lines = (f"<tr><td>--{key.replace('_', '-')}" + "".join(f"<td>{html.escape(str(c[key]))}" for c in configs) for key in differ)
+    return f"<table>{head}{''.join(lines)}</table>"
+
+
+def _samples(run: Run, name: str) -> str:
+    for kind in ("image", "text"):
+        path = run.samples_file(kind)
+        if path.exists():
+            if kind == "image":
+                shown = _image(path.read_bytes())
+            else:
+                shown = f"<pre>{html.escape(path.read_bytes()[:2000].decode('utf-8', 'replace'))}</pre>"
+            return f"<figure>{shown}<figcaption>{html.escape(name)}</figcaption></figure>"
+    return ""
+
+
+def _image(png: bytes) -> str:
+    return f"<img alt='' src='data:image/png;base64,{base64.b64encode(png).decode()}'>"
