@@ -114,14 +114,14 @@ class Checkpoints:
                 changed = _changes(metadata.get("versions", {}))
                 raise InputError(f"{where} does not fit the network: {name} needs shape {shape}, and there is {found}.{changed}")
         try:
-            state = self._checkpointer.load(step, _with_sharding(like))
+            state = self._checkpointer.load(step, _as_saved(like, saved))
         except Exception as error:
             raise Damaged(f"{where} is damaged ({type(error).__name__}).") from error
         found = _describe(state)
         for name in found:
             if found[name]["sha256"] != saved[name]["sha256"]:
                 raise Damaged(f"{where} is damaged: {name} is not what was saved.")
-        return state
+        return jax.tree.map(lambda a, wanted: a.astype(wanted.dtype), state, like)
 
 
 def versions() -> dict[str, str]:
@@ -145,11 +145,17 @@ def _leaves(tree: Any) -> dict[str, Any]:
 
 
 def _describe(tree: Any) -> dict[str, dict]:
-    """Shape and checksum of every array, by its path."""
-    arrays = {name: np.asarray(leaf) for name, leaf in _leaves(tree).items()}
-    return {name: {"shape": list(a.shape), "sha256": hashlib.sha256(a.tobytes()).hexdigest()} for name, a in arrays.items()}
+    """Shape, type and checksum of every array, by its path."""
+
+    def describe(a: np.ndarray) -> dict:
+        return {"shape": list(a.shape), "dtype": str(a.dtype), "sha256": hashlib.sha256(a.tobytes()).hexdigest()}
+
+    return {name: describe(np.asarray(leaf)) for name, leaf in _leaves(tree).items()}
 
 
-def _with_sharding(tree: Any) -> Any:
+def _as_saved(tree: Any, saved: dict[str, dict]) -> Any:
+    """The tree's shapes, on one device, with the types that were saved, so that the checksums can be compared."""
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), tree)
+    types = [saved[name]["dtype"] for name in _leaves(tree)]
+    leaves, structure = jax.tree.flatten(tree)
+    return jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(a.shape, t, sharding=device) for a, t in zip(leaves, types)])

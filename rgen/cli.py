@@ -15,6 +15,7 @@ def main(parse: Callable[[], Any], module: str, function: str) -> None:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache_folder())
         # XLA runs small products on one core: with a device for each core, every core has sequences of its own
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores()))
+        sys.unraisablehook = _unraisable
         import importlib
 
         getattr(importlib.import_module(module), function)(config)
@@ -36,6 +37,12 @@ def cache_folder() -> str:
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _unraisable(unraisable: Any) -> None:
+    """Leaves out what Orbax's threads still report after a checkpoint could not be written, of which a sentence tells."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def _fail(sentence: str) -> None:

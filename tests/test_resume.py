@@ -92,7 +92,7 @@ KILLS = 20
 def test_killed_at_random_moments_it_ends_the_same(tmp_path):
     """A real process, killed without warning; every second step is a checkpoint, so that many kills fall into a save."""
     options = words(
-        "digits-maml --network siren --width None --widths 6 4 --reduce 2 --inner-rate 0.05 --rates fixed --steps 400 --meta-batch 2 "
+        "digits-maml --network siren --width None --widths 6 4 --reduce 2 --inner-rate 0.05 --rates fixed --steps 1000 --meta-batch 2 "
         "--log-every 3 --eval-every 2 --eval-count 4 --keep 3"
     )
     command = [sys.executable, str(ROOT / "bin" / "train.py"), *options]
@@ -186,6 +186,14 @@ def test_what_is_saved_is_not_what_it_becomes(tmp_path):
     checkpoints.save(1, state)
     state["a"] += 1
     assert not np.asarray(checkpoints.load(checkpoints.steps()[0], state)["a"]).any()
+
+
+def test_another_precision_loads_what_was_saved(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"a": np.float32([0.1, 0.2])})
+    loaded = checkpoints.load(checkpoints.steps()[0], {"a": np.zeros(2)})["a"]
+    assert loaded.dtype == np.float64
+    np.testing.assert_array_equal(loaded, np.float32([0.1, 0.2]).astype(float))
 
 
 def test_the_newest_and_every_nth_are_kept(tmp_path):
