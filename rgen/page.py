@@ -120,7 +120,7 @@ def _curves(runs: list[Run], names: list[str]) -> bytes:
             axis.plot(scale[1:], [row["nats"] for row in training], color=colour, alpha=0.3)
             at = np.interp([row["step"] for row in valid], steps, scale)
             axis.plot(at, [row["valid_nats"] for row in valid], "o-", ms=3, color=colour, label=name)
-        values = [row["valid_nats"] for row in valid] + [row["nats"] for row in training[len(training) // 10 :]]
+        values = [row["valid_nats"] for row in valid] + [row["nats"] for row in training[len(training) // 4 :]]
         lowest, highest = min([lowest, *values]), max([highest, *values])
     if np.isfinite(lowest) and highest > lowest:  # the first lines would hide the rest
         axes[0].set_ylim(lowest - 0.05 * (highest - lowest), highest + 0.05 * (highest - lowest))

@@ -190,10 +190,10 @@ def test_what_is_saved_is_not_what_it_becomes(tmp_path):
 
 def test_another_precision_loads_what_was_saved(tmp_path):
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(1, {"a": np.float32([0.1, 0.2])})
+    checkpoints.save(1, {"a": np.array([0.1, 0.2], np.float32)})
     loaded = checkpoints.load(checkpoints.steps()[0], {"a": np.zeros(2)})["a"]
     assert loaded.dtype == np.float64
-    np.testing.assert_array_equal(loaded, np.float32([0.1, 0.2]).astype(float))
+    np.testing.assert_array_equal(loaded, np.array([0.1, 0.2], np.float32).astype(float))
 
 
 def test_the_newest_and_every_nth_are_kept(tmp_path):
