@@ -11,6 +11,8 @@ if __name__ == "__main__":
     if len(sys.argv) != 4:
         sys.exit("usage: run_exported.py FILE COUNT SEED")
     path, count, seed = sys.argv[1:]
+    if not (count.isdigit() and seed.isdigit() and int(count)):
+        sys.exit(f"COUNT and SEED are {count} and {seed}; they must be whole numbers, of at least 1 and 0")
     sampler = jax.export.deserialize(bytearray(Path(path).read_bytes()))
     values, nats = sampler.call(np.uint32(seed), np.arange(int(count), dtype=np.int32))
     for sample, cost in zip(np.asarray(values), np.asarray(nats)):

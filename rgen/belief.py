@@ -33,13 +33,14 @@ def show(sampler: Sampler, params: Any, seed: int, count: int, given: Callable[[
     Raises:
       InputError: the model is no network in an inner loop.
     """
-    loop, shape, numbers = sampler.model, sampler.shape, np.arange(count)
+    loop, shape = sampler.model, sampler.shape
+    numbers = np.arange(count if len(shape) > 1 else 1)
     if not isinstance(loop, InnerLoop):
         raise InputError("--belief asks a network about all positions; the recurrent baseline knows only of the next one.")
     known = given(numbers).known if given else None
-    values = next(batches(sampler, params, seed, range(count), count, given))[0]
+    values = next(batches(sampler, params, seed, range(len(numbers)), len(numbers), given))[0]
     places = sampler.places(sampler.keys(np.uint32(seed), numbers), known)
-    y = reorder(values.reshape(count, -1), places).astype(np.int32)
+    y = reorder(values.reshape(len(numbers), -1), places).astype(np.int32)
     weight = np.ones(y.shape) if loop.end is None else until_end(y, loop.end)
     seqs = Sequence(sampler.inputs(places), y, weight.astype(np.float32))
     every = math.ceil(y.shape[1] / FRAMES)
@@ -48,8 +49,8 @@ def show(sampler: Sampler, params: Any, seed: int, count: int, given: Callable[[
     if len(shape) == 1:
         line = values[0].tobytes()
         return lines(probs[0], line[: (line + b"\0").index(b"\0") + 1], steps, path)
-    when = np.argsort(places, axis=1).reshape(count, 1, *shape)
-    return images(probs[..., 1].reshape(count, -1, *shape), values, when < steps[:, None, None], steps, path)
+    when = np.argsort(places, axis=1).reshape(len(numbers), 1, *shape)
+    return images(probs[..., 1].reshape(len(numbers), -1, *shape), values, when < steps[:, None, None], steps, path)
 
 
 def images(probs: np.ndarray, truth: np.ndarray, seen: np.ndarray, steps: np.ndarray, path: Path) -> Path:

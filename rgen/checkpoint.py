@@ -155,7 +155,7 @@ def _describe(tree: Any) -> dict[str, dict]:
 
 def _as_saved(tree: Any, saved: dict[str, dict]) -> Any:
     """The tree's shapes, on one device, with the types that were saved, so that the checksums can be compared."""
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     leaves, structure = jax.tree.flatten(tree)
     types = [saved[name].get("dtype", a.dtype) for name, a in _leaves(tree).items()]
     return jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(a.shape, t, sharding=device) for a, t in zip(leaves, types)])

@@ -97,6 +97,9 @@ class TrainConfig:
     seed: int = 0
     """Seed of the initialization, the batches and the samples."""
 
+    distributed: str | None = None
+    """Train as one of several processes: auto (as the cluster's environment says), or HOST:PORT,PROCESSES,NUMBER with the address of
+    process 0. All share the run folder; process 0 writes."""
     log_every: int = 50
     """Outer steps between lines of metrics.jsonl."""
     eval_every: int = 500
@@ -196,7 +199,8 @@ class SampleConfig:
     json: Path | None = None
     """Write a summary to this file: mean nats, and for text how many lines stand in train and in test."""
     belief: int = 0
-    """Instead of samples, show what the network believes of all places while it draws (or completes) so many: RUN/belief.png and .gif."""
+    """Instead of samples, show what the network believes of all places while it draws (or completes) so many images, or the first line:
+    RUN/belief.png and .gif, or --out."""
     export: Path | None = None
     """Instead of samples, write the sampler with its weights to this file; bin/run_exported.py runs it without rgen."""
 
@@ -204,12 +208,17 @@ class SampleConfig:
         _one_of(self, "split", SPLITS)
         _at_least(self, 1, "count", "batch", "each")
         _at_least(self, 0, "belief")
+        if self.belief > 16:
+            raise InputError(f"--belief is {self.belief}; at most 16 sequences fit into a picture.")
         _seed(self, "seed")
         together = [option for option in ("prompt", "complete", "export") if getattr(self, option) is not None]
         if len(together) > 1:
             raise InputError(f"{' and '.join(map(_flag, together))} cannot be used together; choose one.")
         if self.belief and self.export:
             raise InputError("--belief and --export cannot be used together; choose one.")
+        idle = [option for option in ("json", "sort", "nats") if getattr(self, option)]
+        if idle and (self.belief or self.export):
+            raise InputError(f"{_flag(idle[0])} is about samples, and with --belief or --export none are written; leave it out.")
 
 
 @dataclass(frozen=True)

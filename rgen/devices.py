@@ -1,18 +1,68 @@
-"""Where arrays live: the rows of a batch spread over the devices, parameters on each of them."""
+"""Where arrays live: the rows of a batch spread over the devices of all processes, parameters on each of them."""
 
 from functools import cache
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding
 
+from rgen.errors import InputError
 from rgen.sequence import shards_of
+
+HEARTBEAT = 30  # seconds without a sign of life after which a process counts as lost
+
+
+def join(how: str) -> None:
+    """Makes this process one of several that compute as one. To be called before anything else of JAX.
+
+    Args:
+      how: "auto", as `jax.distributed.initialize` finds it in the cluster's environment (SLURM, Open MPI, TPU pods); or
+        "HOST:PORT,PROCESSES,NUMBER": the address of process 0, how many there are, and which one this is.
+    Raises:
+      InputError: it is neither, or the others cannot be reached.
+    """
+    coordinator, processes, number = None, None, None
+    if how != "auto":
+        try:
+            coordinator, processes, number = how.split(",")
+            processes, number = int(processes), int(number)
+        except ValueError:
+            wanted = "auto, or HOST:PORT,PROCESSES,NUMBER as in 10.0.0.1:1234,2,0"
+            raise InputError(f"--distributed is '{how}'; it must be {wanted}.") from None
+    jax.config.update("jax_enable_recoverability", True)  # a lost process is an error here, and does not abort all others
+    try:
+        jax.distributed.initialize(coordinator, processes, number, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=HEARTBEAT)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"The processes of --distributed {how} did not come together: {str(error).splitlines()[0]}") from error
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes files and speaks."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(what: str) -> None:
+    """Returns when every process is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+def any_of_all(number: int) -> int:
+    """The largest of the processes' numbers."""
+    return number if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.int32(number)).max())
 
 
 @cache
 def shardings(batch: int) -> tuple[NamedSharding, NamedSharding]:
     """Where parameters lie, and where a batch, for `batch` rows: they are spread over as many devices as divide them."""
     devices = jax.devices()[: shards_of(batch)]
+    if len({device.process_index for device in devices}) < jax.process_count():
+        raise InputError(
+            f"{batch} sequences do not spread over the {jax.device_count()} devices of {jax.process_count()} processes; "
+            f"a multiple of {jax.device_count()} does."
+        )
     # with JAX's default, explicit axes, the gathers of an embedding raise
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
     return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
@@ -21,10 +71,30 @@ def shardings(batch: int) -> tuple[NamedSharding, NamedSharding]:
 def even_batch(batch: int, total: int) -> int:
     """The size of the batches in which `total` rows are run, `batch` at most, but rounded up so that all devices have as many."""
     devices, batch = jax.device_count(), min(batch, total)
-    return -(-batch // devices) * devices if batch >= devices else batch
+    return -(-batch // devices) * devices if batch >= devices or jax.process_count() > 1 else batch
+
+
+def put(tree: Any, where: Sharding) -> Any:
+    """Puts arrays, the same ones in every process, where a sharding says; each process loads its own part only."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, where)
+
+    def one(a):
+        if isinstance(a, jax.Array) and a.sharding == where:
+            return a
+        host = np.asarray(a)
+        return jax.make_array_from_callback(host.shape, where, lambda part: host[part])
+
+    return jax.tree.map(one, tree)
 
 
 def place(params: Any, rows: Any) -> tuple[Any, Any]:
     """Puts parameters and a batch, arrays [B, ...], where `shardings` says. What is there already stays."""
     everywhere, spread = shardings(len(jax.tree.leaves(rows)[0]))
-    return jax.device_put(params, everywhere), jax.device_put(rows, spread)
+    return put(params, everywhere), put(rows, spread)
+
+
+def fetch(array: jax.Array) -> np.ndarray:
+    """A whole array, wherever its parts are."""
+    whole = array.is_fully_addressable or array.is_fully_replicated
+    return np.asarray(array if whole else multihost_utils.process_allgather(array, tiled=True))

@@ -12,7 +12,7 @@ import numpy as np
 from rgen import counts
 from rgen.config import EvaluateConfig
 from rgen.data import Dataset
-from rgen.devices import even_batch, place
+from rgen.devices import even_batch, fetch, place
 from rgen.errors import InputError
 from rgen.progress import Progress
 from rgen.run import fitting_batch, load
@@ -22,11 +22,11 @@ _score = jax.jit(lambda model, params, seqs: model.score(params, seqs), static_a
 
 
 def choose(data: Dataset, split: str, count: int | None, seed: int) -> np.ndarray:
-    """Indices of `count` sequences of a split, drawn without replacement; without a count (or with a larger one) all of them."""
+    """Indices of `count` sequences of a split, drawn without replacement, the first of a larger count; without one, all in their order."""
     size = len(data.splits[split])
     if count is None or count >= size:
         return np.arange(size)
-    return np.sort(np.random.default_rng(seed).choice(size, count, replace=False))
+    return np.random.default_rng(seed).permutation(size)[:count]
 
 
 def score_all(
@@ -39,7 +39,7 @@ def score_all(
         part = index[first : first + batch]
         filled = np.resize(part, batch)
         params, seqs = place(params, data.sequences(split, filled))
-        rows.append(np.asarray(_score(model, params, seqs))[: len(part)])
+        rows.append(fetch(_score(model, params, seqs))[: len(part)])
         if progress:
             progress.update(first + len(part), f"{np.mean([r.sum() for r in np.concatenate(rows)]):.3f} nats")
     return np.concatenate(rows)

@@ -1,7 +1,10 @@
 """Files and folders that survive a kill at any moment, and two processes at once."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 from rgen.errors import InputError
 
@@ -10,33 +13,35 @@ try:
 except ImportError:  # not on Windows, where nobody is kept out
     fcntl = None
 
+NEW = ".new"  # behind the name of a file that is being written
 
-def replace(path: Path, content: bytes) -> None:
-    """Writes a file that is either as it was or whole, never in between."""
-    new = path.with_name(path.name + ".new")
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write to, which takes the place of `path` when all is written: it is as it was or whole, never in between."""
+    new = path.with_name(path.name + NEW)
     with new.open("wb") as file:
-        file.write(content)
+        yield file
         file.flush()
         os.fsync(file.fileno())
     new.replace(path)
 
 
-class Lock:
-    """Keeps other processes out of a folder until it is released, or this process ends in any way.
+def replace(path: Path, content: bytes) -> None:
+    """Writes a file as `replacing` does."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+def lock(file: IO[Any], what: str) -> None:
+    """Keeps other processes from an open file until it is closed, or this process ends in any way.
 
     Raises:
-      InputError: another process holds it.
+      InputError: another process is at it; `what` says at what.
     """
-
-    def __init__(self, folder: Path):
-        self._handle = os.open(folder, os.O_RDONLY)
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._handle)
-            raise InputError(f"Another process is at work in {folder}. Wait until it has ended, or choose another folder.") from None
-
-    def release(self) -> None:
-        os.close(self._handle)
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"Another process is at work on {what}. Wait until it has ended, or choose another place.") from None

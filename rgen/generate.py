@@ -12,7 +12,7 @@ import numpy as np
 
 from rgen.data import Dataset
 from rgen.data.images import Images
-from rgen.devices import even_batch, place
+from rgen.devices import even_batch, fetch, place
 from rgen.fast import InnerLoop, Params
 from rgen.likelihood import PLAIN, Decoding
 from rgen.sequence import Array, Given, Sequence, SequenceModel, Trace
@@ -160,4 +160,4 @@ def batches(
         params, (spread, known) = place(params, (index, known))
         values, nats = _draw(sampler, params, seed, spread, known)
         left = len(numbers) - first
-        yield np.asarray(values)[:left], np.asarray(nats)[:left]
+        yield fetch(values)[:left], fetch(nats)[:left]

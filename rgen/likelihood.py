@@ -43,6 +43,9 @@ class Bernoulli:
         return -jax.nn.softplus(jnp.stack([logits[0], -logits[0]]))
 
 
+COLDEST = 1e-30  # temperatures below are 0: dividing by them leaves the range of float32
+
+
 @dataclass(frozen=True)
 class Decoding:
     """How an output is chosen from its probabilities: each of these changes them, in this order; then one is drawn.
@@ -72,17 +75,18 @@ class Decoding:
 
     def log_probs(self, log_probs: jax.Array) -> jax.Array:
         """Log-probabilities [K] after these changes, up to a constant; -inf where nothing is left."""
-        if self.temperature == 0:
+        if self.temperature < COLDEST:
             return jnp.where(jnp.arange(log_probs.size) == log_probs.argmax(), 0.0, -jnp.inf)
-        scaled = log_probs / self.temperature
+        scaled = (log_probs - log_probs.max()) / self.temperature
         if self.top_k is not None or self.top_p is not None:
             order = jnp.argsort(-scaled)  # of equals the first comes first: exactly k are left
             ordered = scaled[order]
             if self.top_k is not None:
                 ordered = jnp.where(jnp.arange(ordered.size) < self.top_k, ordered, -jnp.inf)
-            if self.top_p is not None:
+            if self.top_p is not None and self.top_p < 1:  # all of them is all of them, whatever their sum is rounded to
                 probs = jax.nn.softmax(ordered)
-                ordered = jnp.where(probs.cumsum() - probs < self.top_p, ordered, -jnp.inf)
+                likelier = (probs.cumsum() - probs).at[0].set(-1)  # the first is always left
+                ordered = jnp.where(likelier < self.top_p, ordered, -jnp.inf)
             scaled = scaled.at[order].set(ordered)
         if self.min_p is not None:
             scaled = jnp.where(scaled >= scaled.max() + jnp.log(self.min_p), scaled, -jnp.inf)

@@ -14,6 +14,7 @@ from matplotlib import pyplot as plt
 from rgen import report
 from rgen.config import ReportConfig
 from rgen.errors import InputError
+from rgen.files import replace
 from rgen.run import FREE, Run
 
 STYLE = """
@@ -24,6 +25,7 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums } td.best { f
 img { max-width: 100% } .runs { display: flex; flex-wrap: wrap; gap: 1.5rem } figure { margin: 0 } figcaption { font-size: .9rem }
 pre { background: #f4f6fa; padding: .6rem; font-size: .8rem; max-width: 30rem; overflow: auto }
 """
+DATA = ("data", "data_dir", "max_length", "held_out", "split_seed", "order", "reduce", "score_padding", "eval_count")
 COLOURS = (report.ACCENT, report.INK, "#e9a15b", "#4f9d69", "#7d5ba6", "#5aa9c9")
 
 
@@ -35,7 +37,7 @@ def main(config: ReportConfig) -> None:
             raise InputError(f"There is no run in {run.folder}; make one with bin/train.py PRESET --run {run.folder}.")
         if not run.metrics():
             raise InputError(f"The run in {run.folder} has logged nothing yet; wait for its first --log-every steps.")
-    config.out.write_text(page(runs))
+    replace(config.out, page(runs).encode())
     print(f"{len(runs)} runs: {config.out}")
 
 
@@ -85,7 +87,8 @@ def _table(runs: list[Run], names: list[str]) -> str:
             }
         )
     least = {key: min((row[key] for row in rows if row[key] is not None), default=None) for key in ("validation nats", "test nats")}
-    comparable = len({row["data"] for row in rows}) == 1 < len(rows)
+    configs = [run.config() for run in runs]
+    comparable = len({tuple(str(getattr(config, name)) for name in DATA) for config in configs}) == 1 < len(rows)
 
     def cell(key: str, value: Any) -> str:
         if not isinstance(value, (int, float)):
@@ -119,7 +122,7 @@ def _curves(runs: list[Run], names: list[str]) -> bytes:
         for axis, scale in zip(axes, (steps, seconds)):
             axis.plot(scale[1:], [row["nats"] for row in training], color=colour, alpha=0.3)
             at = np.interp([row["step"] for row in valid], steps, scale)
-            axis.plot(at, [row["valid_nats"] for row in valid], "o-", ms=3, color=colour, label=name)
+            axis.plot(at, [row["valid_nats"] for row in valid], "o-", ms=3, color=colour, label=" " + name.replace("$", r"\$"))
         values = [row["valid_nats"] for row in valid] + [row["nats"] for row in training[len(training) // 4 :]]
         lowest, highest = min([lowest, *values]), max([highest, *values])
     if np.isfinite(lowest) and highest > lowest:  # the first lines would hide the rest

@@ -10,10 +10,12 @@ from rich.progress import Progress as Bar
 class Progress:
     """Counts up to `total` from `start`.
 
-    Use as a context manager. On a terminal: done, of how many, a note, time passed and time left; else only what is said.
+    Use as a context manager. On a terminal: done, of how many, a note, time passed and time left; else only what is said; if `silent`
+    nothing at all.
     """
 
-    def __init__(self, total: int, start: int = 0, what: str = ""):
+    def __init__(self, total: int, start: int = 0, what: str = "", silent: bool = False):
+        self._silent = silent
         self._console = Console(stderr=True)
         note, left = TextColumn("{task.fields[note]}"), TextColumn("left")
         columns = [
@@ -25,7 +27,7 @@ class Progress:
             left,
             TimeRemainingColumn(),
         ]
-        self._bar = Bar(*columns, console=self._console, disable=not sys.stderr.isatty())
+        self._bar = Bar(*columns, console=self._console, disable=silent or not sys.stderr.isatty())
         self._task = self._bar.add_task(what, total=total, completed=start, note="")
 
     def __enter__(self) -> "Progress":
@@ -41,6 +43,8 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Prints a line above the bar."""
+        if self._silent:
+            return
         if sys.stderr.isatty():
             self._bar.console.print(line, highlight=False)
         else:

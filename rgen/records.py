@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rgen.files import lock, replacing
 from rgen.sequence import Array
 
 
@@ -27,6 +28,7 @@ class Records:
         self.path = beside.with_name(f"{beside.name}.{digest}.part")
         self._type = np.dtype([("values", np.uint8, shape), ("nats", np.float64)])
         self._file = self.path.open("ab")
+        lock(self._file, f"{self.path}, which holds the same samples")
         self._count = self._file.tell() // self._type.itemsize
         self._file.truncate(self._count * self._type.itemsize)
 
@@ -53,7 +55,7 @@ class Records:
 
     def save_npz(self, path: Path, order: np.ndarray, values: str) -> None:
         """Writes the records of these numbers as a compressed NPZ: the outputs by the name `values`, "nats", and their "number"."""
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        with replacing(path) as whole, zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as file:
             for name, field in ((values, "values"), ("nats", "nats")):
                 base, shape = self._type[field].base, (len(order), *self._type[field].shape)
                 _write_npy(file, name, base, shape, (rows[field] for rows in self.read(order)))

@@ -12,7 +12,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,25 +24,25 @@ from rgen.config import TrainConfig, from_json, to_json
 from rgen.data import Dataset, stored
 from rgen.errors import InputError
 from rgen.fast import InnerLoop
-from rgen.files import Lock, replace
+from rgen.files import NEW, lock, replace
 from rgen.sequence import SequenceModel
 
 # What may differ when a run goes on: where things are, how often to look, how the same numbers are computed, and a larger number of steps.
 FREE = {
-    *("run", "resume", "data_dir", "download", "log_every", "eval_every", "eval_count", "keep", "keep_every", "steps"),
+    *("run", "resume", "data_dir", "download", "log_every", "eval_every", "keep", "keep_every", "steps", "distributed"),
     *("form", "chunk", "fold", "micro_batch"),
 }
 
 
 class Run:
-    """One run folder."""
+    """One run folder. Without `writes`, as in all processes of a distributed run but the first, nothing is changed in it."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, writes: bool = True):
+        self.folder, self.writes = folder, writes
         self.config_file = folder / "config.json"
         self.data_file = folder / "data.npz"
         self.metrics_file = folder / "metrics.jsonl"
-        self._lock: Lock | None = None
+        self._lock: IO[Any] | None = None
 
     def samples_file(self, kind: str) -> Path:
         """The picture of samples, or for text the file of lines."""
@@ -51,37 +51,51 @@ class Run:
     def exists(self) -> bool:
         return self.config_file.exists()
 
-    def begin(self, config: TrainConfig) -> Dataset:
-        """Makes the folder, or goes on in it; loads the data set and keeps it there.
+    def join(self) -> Dataset:
+        """The data of a run that another process has begun."""
+        return stored.restore(self.data_file)
 
+    def begin(self, config: TrainConfig) -> tuple[Dataset, bool]:
+        """Makes the folder, or goes on in it, and keeps other processes out; loads the data set and keeps it there.
+
+        Returns:
+          (the data, whether a run goes on).
         Raises:
-          InputError: the folder holds another run, or is needed for something else.
+          InputError: the folder holds another run, is needed for something else, or another process trains in it.
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder} is a file; --run needs a folder.")
-        if self.exists():
+        goes_on = self.exists()
+        if goes_on:
+            self._keep_out()
             self._check(config)
-        elif self.folder.exists() and any(self.folder.iterdir()):
+        elif self.folder.exists() and any(path.name != "lock" and path.suffix != NEW for path in self.folder.iterdir()):
             raise InputError(f"{self.folder} is not empty and holds no run; choose another --run folder.")
         data = stored.restore(self.data_file) if self.data_file.exists() else _load(config)
         models.from_config(config, data)  # the sizes are checked before anything is written
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = Lock(self.folder)
-        if not self.exists():
+        if not goes_on:
+            self._keep_out()
+            if self.exists():
+                raise InputError(f"Another process has just begun a run in {self.folder}; choose another --run folder.")
             self.record(config)
         if not self.data_file.exists():
             stored.save(data, self.data_file)
-        return data
+        return data, goes_on
+
+    def _keep_out(self) -> None:
+        self._lock = (self.folder / "lock").open("a")
+        lock(self._lock, f"the run in {self.folder}")
 
     def end(self) -> None:
         """Lets other processes train in the folder."""
         if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+            self._lock.close()
 
     def record(self, config: TrainConfig) -> None:
         """Writes the configuration down; of a run that goes on, only once its checkpoint has been loaded."""
-        replace(self.config_file, to_json(config).encode())
+        if self.writes:
+            replace(self.config_file, to_json(config).encode())
 
     def _check(self, config: TrainConfig) -> None:
         if not config.resume:
@@ -94,7 +108,7 @@ class Run:
             raise InputError(f"{self.folder} is a run of {before['steps']} steps; --steps {config.steps} would shorten it.")
 
     def config(self) -> TrainConfig:
-        return from_json(self.config_file.read_text(), self.config_file)
+        return from_json(self.config_file.read_text(errors="replace"), self.config_file)
 
     def training(self, keep: int = 2, every: int | None = None, clean: bool = False) -> Checkpoints:
         return Checkpoints(self.folder / "checkpoints", keep, every, clean)
@@ -109,13 +123,15 @@ class Run:
         return [row for line in lines if (row := _parse(line)) is not None]
 
     def log(self, **row: Any) -> None:
-        with self.metrics_file.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        if self.writes:
+            with self.metrics_file.open("a") as file:
+                file.write(json.dumps(row) + "\n")
 
     def forget_after(self, step: int) -> None:
         """Drops what was logged after `step`, for a run that goes on from there."""
         rows = [json.dumps(row) + "\n" for row in self.metrics() if row["step"] <= step]
-        replace(self.metrics_file, "".join(rows).encode())
+        if self.writes:
+            replace(self.metrics_file, "".join(rows).encode())
 
 
 class Trained(NamedTuple):

@@ -3,6 +3,8 @@
 import json
 import math
 import sys
+import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from rgen.data import Dataset, known
 from rgen.devices import even_batch, place
 from rgen.errors import InputError
 from rgen.evaluate import choose
+from rgen.files import replace, replacing
 from rgen.generate import Sampler, batches, conditional_nats, make_sampler
 from rgen.likelihood import Decoding
 from rgen.progress import Progress
@@ -59,30 +62,35 @@ def make_task(config: SampleConfig, data: Dataset) -> Task:
         return Task()
     if config.complete.lower().endswith(".png"):
         return Task(Given(*(a[None] for a in known.picture(data, Path(config.complete)))), each=sys.maxsize)
-    count, size = math.ceil(config.count / config.each), len(data.splits[config.split])
+    each = 1 if config.belief else config.each
+    count, size = math.ceil((config.belief or config.count) / each), len(data.splits[config.split])
     mask = known.part(data, config.complete, count, config.seed)
     if count > size:
         raise InputError(
-            f"--count {config.count} with --each {config.each} completes {count} images, and {config.split} has {size}. "
+            f"--count {config.count} with --each {each} completes {count} images, and {config.split} has {size}. "
             "Give a larger --each or a smaller --count."
         )
     index = choose(data, config.split, count, config.seed)
-    return Task(Given(data.splits[config.split][index].astype(np.int32), mask), index, config.each)
+    return Task(Given(data.splits[config.split][index].astype(np.int32), mask), index, each)
 
 
 def main(config: SampleConfig) -> None:
     """bin/sample.py."""
+    for option in ("out", "json", "export"):
+        path = getattr(config, option)
+        if path and (path.is_dir() or not path.parent.is_dir()):
+            raise InputError(f"--{option} is '{path}', {'a folder' if path.is_dir() else 'in a folder that does not exist'}; give a file.")
     decoding = Decoding(config.temperature, config.top_k, config.top_p, config.min_p)
     trained = load(config.run)
     data, model = trained.data, trained.model
-    if data.kind == "image" and config.out and config.out.suffix.lower() != ".png":
-        raise InputError(f"--out is '{config.out}'; of images it must end with .png, and the images themselves come as NPZ beside it.")
+    if (data.kind == "image" or config.belief) and config.out and config.out.suffix.lower() != ".png":
+        raise InputError(f"--out is '{config.out}'; a picture must end with .png, and what else there is comes beside it.")
     sampler = make_sampler(model, data, decoding)
     task = make_task(config, data)
     if task.given is not None and not sampler.random_order and not _is_prefix(task.given.known):
         print("This network was trained in raster order; what is known is fed first, out of that order.", file=sys.stderr)
     if config.export:
-        config.export.write_bytes(export.export(sampler, trained.params))
+        replace(config.export, export.export(sampler, trained.params))
         print(f"The sampler of step {trained.step}: {config.export}, {config.export.stat().st_size / 1e6:.1f} MB")
     elif config.belief:
         path = config.out or trained.run.folder / "belief.png"
@@ -101,7 +109,13 @@ def _is_prefix(known: np.ndarray) -> bool:
 
 
 def _sample(config: SampleConfig, trained: Trained, sampler: Sampler, task: Task) -> None:
-    data, out = trained.data, config.out or trained.run.samples_file(trained.data.kind)
+    with tempfile.TemporaryDirectory() as folder:  # lines on stdout leave nothing behind
+        beside = trained.run.samples_file("image") if trained.data.kind == "image" else Path(folder) / "lines"
+        _sample_beside(config.out or beside, config, trained, sampler, task)
+
+
+def _sample_beside(out: Path, config: SampleConfig, trained: Trained, sampler: Sampler, task: Task) -> None:
+    data = trained.data
     records = _draw(config, trained, sampler, task, out)
     nats = records.nats(config.count)
     numbers = np.arange(config.count)
@@ -116,13 +130,14 @@ def _sample(config: SampleConfig, trained: Trained, sampler: Sampler, task: Task
     else:
         summary |= _write_lines(records, order, config.out, data, config.nats)
         counted = ", ".join(f"{summary[key]} {key.replace('_', ' ')}" for key in ("new", "in_train", "in_valid", "in_test"))
-        print(f"\n{min(config.count, LINES)} lines of {config.split}, to compare:", file=sys.stderr)
-        for line in data.decode(None, data.splits[config.split][choose(data, config.split, min(config.count, LINES), config.seed)]):
+        real = choose(data, config.split, min(config.count, LINES), config.seed)
+        print(f"\n{len(real)} lines of {config.split}, to compare:", file=sys.stderr)
+        for line in data.decode(None, data.splits[config.split][real]):
             print("  " + line.decode("utf-8", "replace"), file=sys.stderr)
         print(f"{_sentence(summary, config)} {counted}.", file=sys.stderr)
-    records.close(delete=True)
     if config.json:
-        config.json.write_text(json.dumps(summary, indent=2) + "\n")
+        replace(config.json, (json.dumps(summary, indent=2) + "\n").encode())
+    records.close(delete=len(records) <= config.count)  # an earlier call may have drawn more
 
 
 def _draw(config: SampleConfig, trained: Trained, sampler: Sampler, task: Task, out: Path) -> Records:
@@ -180,21 +195,17 @@ def _write_lines(records: Records, order: np.ndarray, out: Path | None, data: Da
     """Writes lines, to stdout or to a file with the nats of each in a file beside it; counts where they stand already."""
     places = {line: split for split in ("valid", "test", "train") for line in data.decode(None, data.splits[split])}
     counts: dict[str, int] = dict.fromkeys(("in_train", "in_valid", "in_test", "new"), 0)
-    lines = out.open("wb") if out else sys.stdout.buffer
-    nats = out.with_name(out.name + ".nats").open("w") if out else None
-    try:
+    with ExitStack() as files:
+        lines = files.enter_context(replacing(out)) if out else sys.stdout.buffer
+        nats = files.enter_context(replacing(out.with_name(out.name + ".nats"))) if out else None
         for rows in records.read(order):
             drawn = data.decode(None, rows["values"])
             for line in drawn:
                 counts[f"in_{places[line]}" if line in places else "new"] += 1
             lines.write(report.text(drawn, rows["nats"] if in_front else None))
             if nats:
-                nats.writelines(f"{value:.4f}\n" for value in rows["nats"])
+                nats.write(b"".join(b"%.4f\n" % value for value in rows["nats"]))
         lines.flush()
-    finally:
-        if out and nats:
-            lines.close()
-            nats.close()
     return counts
 
 

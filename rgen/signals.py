@@ -1,10 +1,12 @@
 """Being asked to stop: once politely, so that work can be saved, and a second time at once."""
 
+import os
 import signal
 import threading
-from collections.abc import Callable
 from types import FrameType
 from typing import Any
+
+NOTE = b"\nStopping after this step, with a checkpoint; once more, and it stops at once.\n"
 
 
 class Signals:
@@ -14,9 +16,8 @@ class Signals:
       number: of the signal that came, or 0.
     """
 
-    def __init__(self, say: Callable[[str], None]):
+    def __init__(self) -> None:
         self.number = 0
-        self._say = say
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
@@ -32,4 +33,4 @@ class Signals:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.number = number
         self.__exit__()
-        self._say("Stopping after this step, with a checkpoint; once more, and it stops at once.")
+        os.write(2, NOTE)  # print may be what was interrupted

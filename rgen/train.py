@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rgen import evaluate, generate, meta, models, report
+from rgen import devices, evaluate, generate, meta, models, report
 from rgen.config import TrainConfig
 from rgen.data import Dataset
-from rgen.devices import shardings
 from rgen.errors import InputError
 from rgen.fast import Params
 from rgen.progress import Progress
@@ -107,11 +106,18 @@ def train(config: TrainConfig) -> Run:
       InputError: the configuration, the data or the folder cannot be used, or the loss is no longer finite.
       SystemExit: stopped by SIGINT or SIGTERM, after a checkpoint.
     """
-    run = Run(config.run)
-    goes_on = run.exists()
-    data = run.begin(config)
+    run = Run(config.run, writes=devices.is_first())
     try:
-        Trainer(config, run, data, goes_on).run_all()
+        data, goes_on = run.begin(config) if run.writes else (None, False)
+        goes_on = bool(devices.any_of_all(goes_on))
+        Trainer(config, run, data or run.join(), goes_on).run_all()
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        raise InputError(
+            f"Another process was lost ({str(error).splitlines()[0][:200]}). Start all of them again with --resume, which goes on from the "
+            f"last checkpoint in {run.folder}."
+        ) from error
     finally:
         run.end()
     return run
@@ -130,51 +136,58 @@ class Trainer:
         self.step_function = make_step(self.model, config.algorithm, optimizer)
         self.checkpoints, self.best = run.training(config.keep, config.keep_every, clean=True), run.best(clean=True)
         self.state = init_state(self.model, data, optimizer, config.seed)
-        if goes_on and (found := self.checkpoints.newest(self.state, _say)) is not None:
+        if goes_on and (found := self.checkpoints.newest(self.state, self._say)) is not None:
             self.state = found[1]
         self.start = int(self.state.step)
         run.record(config)
         self.checkpoints.forget_after(self.start)
         self.best.forget_after(self.start)
         run.forget_after(self.start)
+        devices.wait_for_all("ready")
+        logged = [row["valid_nats"] for row in run.metrics() if "valid_nats" in row and row["step"] <= self.start]
+        self.valid = [nats for nats in logged if np.isfinite(nats)]
 
     def run_all(self) -> None:
         for note in self.data.notes:
-            _say(note)
+            self._say(note)
         if self.start >= self.config.steps:
-            _say(f"The run has had its {self.start} steps already; a larger --steps goes on.")
-        everywhere, spread = shardings(self.config.meta_batch)
-        if (used := len(spread.device_set)) < jax.device_count():
-            _say(f"--meta-batch {self.config.meta_batch} is spread over {used} of {jax.device_count()} devices; a multiple would use all.")
-        self.state = jax.device_put(self.state, everywhere)
-        measured, done = None, self.start
-        with Progress(self.config.steps, self.start, "train") as progress, Signals(progress.say) as signals:
+            self._say(f"The run has had its {self.start} steps already; a larger --steps goes on.")
+        everywhere, spread = devices.shardings(self.config.meta_batch)
+        used, there = len(spread.device_set), jax.device_count()
+        if used < there:
+            self._say(f"--meta-batch {self.config.meta_batch} is spread over {used} of {there} devices; a multiple of {there} uses all.")
+        self.state = devices.put(self.state, everywhere)
+        measured, done, stop = None, self.start, 0
+        with Progress(self.config.steps, self.start, "train", not self.run.writes) as progress, Signals() as signals:
             self.clock, self.counted = time.perf_counter(), self.start
             for step in range(self.start, self.config.steps):
                 batch = self.data.batch(self.config.seed, step, self.config.meta_batch)
                 before, done = measured, step + 1
-                self.state, measured = self.step_function(self.state, jax.device_put(batch, spread))
+                self.state, measured = self.step_function(self.state, devices.put(batch, spread))
                 if before is not None:  # a step late, so that the device never waits for us
                     self._check(step, before)
                     progress.update(step, f"{float(before[0]):.3f} nats")
-                last = done == self.config.steps
-                if done % self.config.log_every == 0 or last:
+                last, line = done == self.config.steps, done % self.config.log_every == 0
+                # read once, as a signal may come at any time; several processes agree on it now and then
+                stop = devices.any_of_all(signals.number) if line or jax.process_count() == 1 else 0
+                if line or last:
                     self._check(done, measured)
                     self._log(done, progress)
                 if done % self.config.eval_every == 0 or last:
                     self._check(done, measured)
                     self._evaluate(done, progress)
-                elif signals.number:
+                elif stop:
                     self._check(done, measured)
                     self.checkpoints.save(done, self.state)
-                if signals.number and not last:
+                if stop:
                     break
             self.checkpoints.wait()
             self.best.wait()
-        report.curves(self.run.metrics(), self.run.folder / "curves.png")
-        if signals.number and done < self.config.steps:
-            _say(f"Stopped after step {done}, which is saved. The same command with --resume goes on.")
-            raise SystemExit(128 + signals.number)
+        if self.run.writes:
+            report.curves(self.run.metrics(), self.run.folder / "curves.png")
+        if stop and done < self.config.steps:
+            self._say(f"Stopped after step {done}, which is saved. The same command with --resume goes on.")
+            raise SystemExit(128 + stop)
 
     def _check(self, step: int, measured: tuple[jax.Array, ...]) -> None:
         """Raises InputError if too many steps up to this one were not finite."""
@@ -185,21 +198,19 @@ class Trainer:
         good = f"the checkpoint of step {steps[0]} is kept" if steps else "there is no checkpoint yet"
         raise InputError(
             f"The last {int(bad)} steps up to step {step} were not finite (nats {float(nats)}, norm of the meta-gradient {float(norm)}) "
-            f"and changed nothing; {good} in {self.run.folder}. Try a smaller --inner-rate or --outer-rate, a longer --warmup, or --clip 1."
+            f"and changed nothing; {good} in {self.run.folder}. Train anew in another folder, with a smaller --inner-rate or --outer-rate, "
+            "a longer --warmup, or --clip 1."
         )
 
     def _log(self, step: int, progress: Progress) -> None:
         steps, nats, norm, skipped = (float(value) for value in self.state.window)
-        self.state = self.state._replace(window=jax.device_put(Window.empty(), self.state.step.sharding))
+        self.state = self.state._replace(window=devices.put(Window.empty(), self.state.step.sharding))
         now = time.perf_counter()
         rate, self.clock, self.counted = (step - self.counted) / (now - self.clock), now, step
         note = f", {skipped:.0f} steps skipped that were not finite" if skipped else ""
-        if steps:
-            row = {"step": step, "nats": nats / steps, "gradient_norm": norm / steps, "steps_per_second": rate}
-            self.run.log(**row, **({"skipped": int(skipped)} if skipped else {}))
-            progress.say(f"step {step}: {nats / steps:.3f} nats a sequence, {rate:.2f} steps/s{note}")
-        else:
-            progress.say(f"step {step}:{note[1:]}")
+        row = {"step": step, "steps_per_second": rate} | ({"skipped": int(skipped)} if skipped else {})
+        self.run.log(**row, **({"nats": nats / steps, "gradient_norm": norm / steps} if steps else {}))
+        progress.say(f"step {step}: {nats / max(1, steps):.3f} nats a sequence, {rate:.2f} steps/s{note}")
 
     def _evaluate(self, step: int, progress: Progress) -> None:
         """Validation nats, samples, and a checkpoint, in this order: what a checkpoint's step has led to is there when it is.
@@ -210,34 +221,40 @@ class Trainer:
         params, batch = self.state.params, fitting_batch(self.model, self.data)
         index = evaluate.choose(self.data, "valid", self.config.eval_count or None, seed=0)
         nats = evaluate.score_all(self.model, params, self.data, "valid", index, batch).sum(1).mean()
-        before = [row["valid_nats"] for row in self.run.metrics() if np.isfinite(row.get("valid_nats", np.nan))]
-        if nats < min(before, default=np.inf) or not self.best.steps():
+        if nats < min(self.valid, default=np.inf) or not self.best.steps():
             self.best.save(step, params)
             self.best.wait()
+        self.valid += [nats] if np.isfinite(nats) else []
         self.run.log(step=step, valid_nats=float(nats))
         progress.say(f"step {step}: {nats:.3f} validation nats a sequence")
         self._draw(params, batch)
         self.checkpoints.save(step, self.state)
         self.clock += time.perf_counter() - began  # not part of the rate
 
+    def _say(self, sentence: str) -> None:
+        if self.run.writes:
+            print(sentence, file=sys.stderr)
+
     def _draw(self, params: Any, batch: int) -> None:
         """16 samples, to see how far it is."""
         sampler = generate.make_sampler(self.model, self.data)
         drawn = np.concatenate([values for values, _ in generate.batches(sampler, params, self.config.seed, range(16), batch)])
         path = self.run.samples_file(self.data.kind)
+        if not self.run.writes:
+            return
         if self.data.kind == "image":
             report.sheet({"16 samples": drawn}, path)
         else:
             path.write_bytes(report.text(self.data.decode(None, drawn)))
 
 
-def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr)
-
-
 def main(config: TrainConfig) -> None:
     """bin/train.py."""
+    if config.distributed:
+        devices.join(config.distributed)
     run = train(config)
+    if not run.writes:
+        return
     print(f"Curves:  {run.folder / 'curves.png'}")
     print(f"Samples: {next(run.folder.glob('samples.*'))}")
     print(f"Next:    bin/evaluate.py --run {run.folder}   and   bin/sample.py --run {run.folder}")

@@ -23,6 +23,8 @@ BY_HAND = {
     "all": (Decoding(top_k=9, top_p=1, min_p=1e-9), PROBS),
     "top-p between": (Decoding(top_p=0.7), [0, 0.625, 0, 0.375]),
     "top-p small": (Decoding(top_p=1e-6), [0, 1, 0, 0]),
+    "top-p of nothing": (Decoding(top_p=1e-300), [0, 1, 0, 0]),
+    "hardly any temperature": (Decoding(temperature=1e-40), [0, 1, 0, 0]),
     "min-p": (Decoding(min_p=0.2), np.array([0.15, 0.5, 0, 0.3]) / 0.95),
     "top-p of what top-k left": (Decoding(top_k=2, top_p=0.63), [0, 0.625, 0, 0.375]),
     "top-p of what top-k left, just enough": (Decoding(top_k=2, top_p=0.62), [0, 1, 0, 0]),
@@ -34,6 +36,17 @@ BY_HAND = {
 def test_decoding_by_hand(case):
     decoding, expected = BY_HAND[case]
     np.testing.assert_allclose(jax.nn.softmax(decoding.log_probs(jnp.log(PROBS))), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [1e-45, 1e-38, 1e-29, 1e-3, 1e30])
+def test_in_float32_too_something_is_always_left(temperature):
+    """The likeliest output, and with a large temperature all of them."""
+    log_probs = jnp.log(jnp.array([0.1, 0.7, 0.2], jnp.float32))
+    for top_p in (None, 1e-45, 1.0):
+        left = np.isfinite(Decoding(temperature, top_p=top_p).log_probs(log_probs))
+        assert left[1] and (left.all() or temperature < 1 or top_p == 1e-45)
+    many = jax.nn.log_softmax(5 * jax.random.normal(jax.random.key(0), (256,), jnp.float32))
+    assert np.isfinite(Decoding(top_p=1.0).log_probs(many)).all()
 
 
 def test_of_equals_the_first_are_left():

@@ -20,7 +20,7 @@ from rgen import train
 from rgen.checkpoint import Checkpoints
 from rgen.data.images import Images
 from rgen.errors import InputError
-from rgen.files import Lock
+from rgen.files import lock
 from rgen.run import Run, load
 
 ODD = dataclasses.replace(TINY, steps=7, log_every=3, eval_every=5)  # lines and checkpoints at different steps
@@ -82,7 +82,8 @@ def test_asked_again_it_stops_at_once(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         train.train(dataclasses.replace(ODD, run=tmp_path / "run"))
     assert Run(tmp_path / "run").training().steps() == []
-    Lock(tmp_path / "run").release()  # the folder is free
+    with (tmp_path / "run" / "lock").open("a") as file:
+        lock(file, "")  # the folder is free
 
 
 KILLS = 20
@@ -204,10 +205,10 @@ def test_the_newest_and_every_nth_are_kept(tmp_path):
 
 
 def test_two_processes_do_not_train_in_one_folder(copied):  # noqa: F811
-    lock = Lock(copied)
-    with pytest.raises(InputError, match=r"Another process is at work in .* Wait until it has ended"):
-        train.train(dataclasses.replace(TINY, run=copied, steps=5, resume=True))
-    lock.release()
+    with (copied / "lock").open("a") as file:
+        lock(file, "")
+        with pytest.raises(InputError, match=r"Another process is at work on the run in .* Wait until it has ended"):
+            train.train(dataclasses.replace(TINY, run=copied, steps=5, resume=True))
     train.train(dataclasses.replace(TINY, run=copied, steps=5, resume=True))
 
 
@@ -264,7 +265,7 @@ def test_a_run_of_them_ends_with_advice_and_the_last_good_checkpoint(trained, co
     monkeypatch.setattr(train, "BAD", 3)
     shutil.rmtree(copied / "checkpoints" / "4")
     again = dataclasses.replace(TINY, run=copied, resume=True, steps=9, eval_every=100, log_every=100)
-    with pytest.raises(InputError, match=r"The last 3 steps up to step 5 .* checkpoint of step 2 is kept .* Try a smaller --inner-rate"):
+    with pytest.raises(InputError, match=r"The last 3 steps up to step 5 .* checkpoint of step 2 is kept .* Train anew in another folder"):
         train.train(again)
     assert Run(copied).training().steps() == [2]
     bad["from"] = 99

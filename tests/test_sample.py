@@ -70,6 +70,32 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_files(lines, tmp_path, mon
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_a_smaller_count_leaves_what_was_drawn_beyond_it(lines, tmp_path, monkeypatch, capsys):
+    append = Records.append
+
+    def stop(self, values, nats):
+        append(self, values, nats)
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(Records, "append", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(run=lines, count=12, batch=8, out=out)
+    run(run=lines, count=2, out=out)
+    assert out.read_bytes().count(b"\n") == 2
+    run(run=lines, count=12, out=out)
+    assert "8 samples are there already" in capsys.readouterr().err and not list(tmp_path.glob("*.part"))
+
+
+def test_two_processes_do_not_draw_the_same(tmp_path):
+    first = Records(tmp_path / "out", {}, (2,))
+    with pytest.raises(InputError, match="Another process is at work on"):
+        Records(tmp_path / "out", {}, (2,))
+    first.close(delete=True)
+    Records(tmp_path / "out", {}, (2,)).close(delete=True)
+
+
 def test_other_options_do_not_go_on_with_what_is_there(lines, tmp_path):
     shape, of = (6,), dict[str, object]
     first = Records(tmp_path / "out", of(seed=1), shape)
@@ -172,6 +198,13 @@ def test_pictures(tmp_path):
     assert y[0].all() and not y[1].any()
 
 
+def test_pictures_of_16_bits(tmp_path):
+    values = np.repeat([0, 65535, 32768, 200], 6).reshape(4, 6).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    y, is_known = known.picture(IMAGES, tmp_path / "deep.png")
+    assert y[:, 0].tolist() == [1, 0, 0, 1] and is_known[:, 0].tolist() == [True, True, False, True]
+
+
 LINES = Text({"train": np.zeros((1, 6), np.uint8)})
 BAD_PARTS = {
     "prompt of images": (lambda folder: known.prompt(IMAGES, "a"), "this run was trained on images"),
@@ -218,6 +251,8 @@ def test_a_bad_part_is_a_sentence(case, tmp_path):
         ({"complete": "top", "export": Path("a")}, "--complete and --export cannot be used together"),
         ({"belief": 1, "export": Path("a")}, "--belief and --export"),
         ({"each": 0}, "--each is 0"),
+        ({"belief": 17}, "--belief is 17; at most 16"),
+        ({"belief": 1, "sort": True}, "--sort is about samples"),
         ({"belief": -1}, "--belief is -1"),
     ],
 )
@@ -239,11 +274,33 @@ def frames(path: Path) -> int:
         return sum(1 for _ in ImageSequence.Iterator(film))
 
 
-@pytest.mark.parametrize("options", [{}, {"complete": "random:0.5"}])
+@pytest.mark.parametrize("options", [{}, {"complete": "random:0.5"}, {"complete": "top", "count": 1, "each": 1}])
 def test_belief_of_images(options, digits, tmp_path):
     run(run=digits, belief=2, out=tmp_path / "belief.png", **options)
     assert Image.open(tmp_path / "belief.png").size[0] > 300
     assert frames(tmp_path / "belief.gif") == 17  # 16 pixels, and before them
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        ({"out": Path("picture.jpg")}, "must end with .png"),
+        ({"out": Path("no/folder/a.png")}, "in a folder that does not exist"),
+        ({"out": ROOT}, "a folder; give a file"),
+        ({"json": Path("no/folder/a.json")}, "--json is 'no/folder/a.json', in a folder that does not exist"),
+    ],
+)
+def test_where_nothing_can_be_written_nothing_is_drawn(options, sentence, digits, tmp_path):
+    with pytest.raises(InputError, match=sentence):
+        run(run=digits, count=3, **({"out": tmp_path / "a.png"} | options))
+    assert not list(tmp_path.iterdir())
+
+
+def test_completions_of_a_smaller_count_are_the_first_of_a_larger(digits, tmp_path):
+    for count in (4, 8):
+        run(run=digits, count=count, each=2, complete="random:0.4", out=tmp_path / f"{count}.png")
+    few, many = (np.load(tmp_path / f"{count}.npz")["images"] for count in (4, 8))
+    np.testing.assert_array_equal(few, many[:4])
 
 
 def test_belief_of_text(lines, tmp_path):

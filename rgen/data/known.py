@@ -65,8 +65,11 @@ def picture(data: Dataset, path: Path) -> Given:
     _must_be_images(data)
     try:
         with Image.open(path) as file:
-            opaque = Image.new("RGBA", file.size, (128, 128, 128, 255))  # what is transparent is unknown too
-            grey = np.asarray(Image.alpha_composite(opaque, file.convert("RGBA")).convert("L"))
+            if file.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
+                grey = np.asarray(file) / 257
+            else:
+                opaque = Image.new("RGBA", file.size, (128, 128, 128, 255))  # what is transparent is unknown too
+                grey = np.asarray(Image.alpha_composite(opaque, file.convert("RGBA")).convert("L"))
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         what = getattr(error, "strerror", None) or "it is not a picture, or a damaged one"
         raise DataError(f"The picture {str(path)!r} cannot be read: {what}.") from error

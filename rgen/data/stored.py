@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def restore(path: Path) -> Dataset:
                     shape = (int(file[f"{name}_count"]), *about["shape"])
                     rows = file[name]
                     splits[name] = (np.unpackbits(rows, count=np.prod(shape)) if about["kind"] == "image" else rows).reshape(shape)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}, the run's own copy of its data, is damaged ({error}). Train anew in another folder.") from error
     fields = about["fields"] | {"notes": tuple(about["fields"]["notes"])}
     return KINDS[about["kind"]](splits, **fields)

@@ -262,7 +262,8 @@ def run_unless_ended(engine: Engine, core: Core, past: dict, small: Any, ended: 
         chunk, _, _, (y, nll) = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(go, small, ended))
         return chunk, small, ended, (jnp.full_like(y, observer.end), nll)
 
-    return jax.lax.cond(jax.lax.pmin(ended.astype(jnp.int32), GROUP) == 1, skip, go, small, ended)
+    # not pmin, which jax.export cannot lower for a symbolic batch
+    return jax.lax.cond(jax.lax.all_gather(ended, GROUP).all(), skip, go, small, ended)
 
 
 def run(engine: Engine, core: Core, observer: Any, steps: Any) -> tuple[list[Chunk], dict | None, Any, Any]:

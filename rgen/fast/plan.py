@@ -89,7 +89,8 @@ def plan(
     folded_chunk = min(choice.chunk or even(length, STEPS), length)
     kept = {path: (1 + 1 / pieces) * length * la.tap_size + 2 * la.size / together for path, la in found.items()}
     folded = {path: la.size * (2 + 3 / folded_chunk) + folded_chunk * la.tap_size for path, la in found.items()}
-    best = {path: min(kept[path] if choice.fold is not True else math.inf, folded[path]) for path in found}
+    ways = {None: (kept, folded), True: (folded,), False: (kept,)}[choice.fold]
+    best = {path: min(way[path] for way in ways) for path in found}
     layers = {path: layer for path, layer in found.items() if choice.every_layer or best[path] < 6 * layer.size}
     fold = sum(folded[p] for p in layers) < sum(kept[p] for p in layers) if choice.fold is None else choice.fold
     chunk = folded_chunk if fold else min(choice.chunk or math.ceil(length / pieces), length)

@@ -1,0 +1,76 @@
+"""Several processes on 127.0.0.1 train as one."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_devices import TRAINING, close_metrics, script
+
+from rgen import devices
+from rgen.errors import InputError
+from rgen.run import Run, load
+
+
+def address() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def start(folder: Path, coordinator: str, number: int, options: str) -> subprocess.Popen:
+    command = [sys.executable, str(Path(__file__).parents[1] / "bin" / "train.py"), *options.split()]
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}
+    joined = ["--distributed", f"{coordinator},2,{number}"]
+    return subprocess.Popen([*command, *joined], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def both(folder: Path, options: str) -> list[str]:
+    """Runs two processes to the end; what each of them said."""
+    coordinator = address()
+    processes = [start(folder, coordinator, number, options) for number in (1, 0)]
+    said = ["".join(process.communicate(timeout=300)) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    return said
+
+
+def test_two_processes_are_one(tmp_path):
+    """They give the numbers of one process with one device, also when one process goes on from their checkpoint."""
+    script("train", TRAINING.format(steps=4, run="one"), 1, tmp_path)
+    second, first = both(tmp_path, TRAINING.format(steps=4, run="two"))
+    close_metrics(tmp_path / "two", tmp_path / "one")
+    assert "step 4:" in first and "step" not in second  # one of them speaks
+    assert load(tmp_path / "two").step == load(tmp_path / "one").step
+    script("train", TRAINING.format(steps=6, run="one") + " --resume", 1, tmp_path)
+    script("train", TRAINING.format(steps=6, run="two") + " --resume", 1, tmp_path)
+    close_metrics(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_asked_to_stop_or_left_alone_they_end_and_go_on(tmp_path):
+    """SIGTERM to one of them stops both; a process that is killed is missed at once; what they saved is gone on with."""
+    options = TRAINING.format(steps=10**6, run="run")
+    for number, victim, sentence in ((signal.SIGTERM, 1, "Stopped after step"), (signal.SIGKILL, 1, "Another process was lost")):
+        coordinator = address()
+        resume = " --resume" if (tmp_path / "run").exists() else ""
+        processes = [start(tmp_path, coordinator, process, options + resume) for process in (0, 1)]
+        before = Run(tmp_path / "run").metrics()
+        while len(Run(tmp_path / "run").metrics()) < len(before) + 20:
+            assert processes[0].poll() is None, processes[0].communicate()
+            time.sleep(0.5)
+        processes[victim].send_signal(number)
+        said = processes[0].communicate(timeout=60)[1]
+        assert processes[0].returncode == (143 if number == signal.SIGTERM else 2)
+        assert sentence in said and "Traceback" not in said
+        processes[1].wait(60)
+    assert Run(tmp_path / "run").training().steps()
+
+
+@pytest.mark.parametrize("how", ["here", "127.0.0.1:1,2", "127.0.0.1:1,two,0"])
+def test_how_to_join_is_checked(how):
+    with pytest.raises(InputError, match="it must be auto, or HOST:PORT,PROCESSES,NUMBER"):
+        devices.join(how)
