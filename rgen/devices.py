@@ -31,7 +31,6 @@ def join(how: str) -> None:
         except ValueError:
             wanted = "auto, or HOST:PORT,PROCESSES,NUMBER as in 10.0.0.1:1234,2,0"
             raise InputError(f"--distributed is '{how}'; it must be {wanted}.") from None
-    jax.config.update("jax_enable_recoverability", True)  # a lost process is an error here, and does not abort all others
     try:
         jax.distributed.initialize(coordinator, processes, number, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=HEARTBEAT)
     except (ValueError, TypeError, RuntimeError) as error:

@@ -1,5 +1,6 @@
 """The outer loop: draw a meta-batch, take the meta-gradient, let optax change the initialization."""
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -218,6 +219,7 @@ class Trainer:
         The parameters are kept apart while they are the best.
         """
         began = time.perf_counter()
+        self.checkpoints.wait()  # several processes write one at a time
         params, batch = self.state.params, fitting_batch(self.model, self.data)
         index = evaluate.choose(self.data, "valid", self.config.eval_count or None, seed=0)
         nats = evaluate.score_all(self.model, params, self.data, "valid", index, batch).sum(1).mean()
@@ -252,7 +254,13 @@ def main(config: TrainConfig) -> None:
     """bin/train.py."""
     if config.distributed:
         devices.join(config.distributed)
-    run = train(config)
+    try:
+        run = train(config)
+    except InputError as error:
+        if not config.distributed:
+            raise
+        print(f"train.py: {error}", file=sys.stderr, flush=True)
+        os._exit(2)  # at exit JAX would wait for processes that are gone
     if not run.writes:
         return
     print(f"Curves:  {run.folder / 'curves.png'}")
