@@ -4,6 +4,7 @@ import json
 import math
 import sys
 import tempfile
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from rgen.sequence import Given
 
 SHOWN = 64  # images on a contact sheet
 COLUMNS, ROWS = 8, 16  # of a sheet of completions, at most
+EVERY = 30  # seconds between lines on how far it is
 LINES = 16  # of the split, beside the samples
 
 
@@ -154,14 +156,20 @@ def _draw(config: SampleConfig, trained: Trained, sampler: Sampler, task: Task, 
     if len(records):
         print(f"Going on: {min(len(records), config.count):,} samples are there already.", file=sys.stderr)
     batch = config.batch or fitting_batch(trained.model, trained.data)
-    numbers = range(len(records), config.count)
+    numbers, began, said = range(len(records), config.count), time.monotonic(), time.monotonic()
     try:
         with Progress(config.count, len(records), "sample") as progress:
             for values, nats in batches(sampler, trained.params, config.seed, numbers, batch, task.known if given else None):
                 records.append(values, nats)
-                progress.update(len(records), f"{nats.mean():.2f} nats")
+                now = time.monotonic()
+                rate = f"{(len(records) - numbers.start) / (now - began):,.0f} a second"
+                progress.update(len(records), f"{nats.mean():.2f} nats, {rate}")
+                if now - said > EVERY:
+                    said = now
+                    progress.say(f"{len(records):,} of {config.count:,} samples, {rate}")
     except KeyboardInterrupt:
-        print(f"Stopped; {len(records):,} samples are kept in {records.path}. The same command goes on from there.", file=sys.stderr)
+        if config.out or trained.data.kind == "image":
+            print(f"Stopped; {len(records):,} samples are kept in {records.path}. The same command goes on from there.", file=sys.stderr)
         raise
     return records
 

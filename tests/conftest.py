@@ -1,5 +1,8 @@
 """Every test runs in float64, where exactness can be seen, unless it asks for less."""
 
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import jax
@@ -10,6 +13,20 @@ jax.config.update("jax_enable_x64", True)
 settings.register_profile("unhurried", deadline=None)  # tests are never timed
 settings.load_profile("unhurried")
 MAPS = Path("/proc/self/maps")
+
+
+def pytest_configure(config):
+    """Workers and scripts share what was compiled: many tests train the same tiny models. It is forgotten at the end."""
+    if not hasattr(config, "workerinput"):
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="rgen-tests-")
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

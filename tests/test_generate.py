@@ -16,6 +16,7 @@ from rgen.recurrent import LSTM, Recurrent
 from rgen.sequence import Given, Sequence, until_end
 
 every_form = pytest.mark.parametrize("form", FORMS)
+OPTIONS = ({"temperature": 0.6}, {"top_k": 2}, {"top_p": 0.7}, {"min_p": 0.4}, {"temperature": 1.5, "top_p": 0.8})
 COUNT = 5000
 
 
@@ -54,10 +55,8 @@ def changed(probs: np.ndarray, decoding: Decoding) -> np.ndarray:
     return probs / probs.sum()
 
 
-@every_form
-@pytest.mark.parametrize(
-    "options", [{"temperature": 0.6}, {"top_k": 2}, {"top_p": 0.7}, {"min_p": 0.4}, {"temperature": 1.5, "top_p": 0.8}]
-)
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("form", ["dual", pytest.param("direct", marks=pytest.mark.slow)])
 def test_decoded_samples_come_as_often_as_the_changed_probabilities_say(options, form):
     loop, params, seqs = make("text-mlp", form)
     x, y, decoding = seqs.x[0, :3], problems.every_sequence(3, 3), Decoding(**options)
@@ -142,13 +141,12 @@ def test_number_k_of_a_seed_is_always_the_same(name, shape, random):
     sampler = Sampler(loop, shape, random)
     values, nats = draw_all(sampler, params, range(9), batch=9)
     assert len({value.tobytes() for value in values}) > 4  # each has a key of its own
-    for numbers, batch in ((range(9), 4), (range(3, 8), 2), (range(5), 100)):
+    for numbers, batch in ((range(9), 4), (range(3, 8), 100)):
         again, nats_again = draw_all(sampler, params, numbers, batch)
         np.testing.assert_array_equal(again, values[list(numbers)])
         np.testing.assert_allclose(nats_again, nats[list(numbers)], rtol=1e-9)
     direct = dataclasses.replace(sampler, model=with_form(loop, "direct"))
-    np.testing.assert_array_equal(draw_all(direct, params, range(9), batch=3)[0], values)
-    np.testing.assert_array_equal(draw_all(sampler, params, range(9), batch=9)[0], values)
+    np.testing.assert_array_equal(draw_all(direct, params, range(9), batch=9)[0], values)
 
 
 def test_a_sampler_puts_outputs_where_they_belong():
