@@ -1,20 +1,25 @@
 #!/usr/bin/env python
 """Draw from what `bin/sample.py --export FILE` wrote, with jax and flatbuffers, without rgen: bin/run_exported.py FILE COUNT SEED."""
 
-import sys
+import argparse
 from pathlib import Path
 
 import jax.export
 import numpy as np
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4:
-        sys.exit("usage: run_exported.py FILE COUNT SEED")
-    path, count, seed = sys.argv[1:]
-    if not (count.isdigit() and seed.isdigit() and int(count)):
-        sys.exit(f"COUNT and SEED are {count} and {seed}; they must be whole numbers, of at least 1 and 0")
-    sampler = jax.export.deserialize(bytearray(Path(path).read_bytes()))
-    values, nats = sampler.call(np.uint32(seed), np.arange(int(count), dtype=np.int32))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path, help="the exported sampler")
+    parser.add_argument("count", type=int, help="how many samples, from number 0 on")
+    parser.add_argument("seed", type=int, help="seed of the draws, from 0 to 2147483647")
+    given = parser.parse_args()
+    if given.count < 1 or not 0 <= given.seed < 2**31 or not given.file.is_file():
+        parser.error(f"{given.file} must be a file, {given.count} at least 1, and {given.seed} a seed from 0 to {2**31 - 1}.")
+    try:
+        sampler = jax.export.deserialize(bytearray(given.file.read_bytes()))
+    except Exception as error:
+        parser.error(f"{given.file} is not what bin/sample.py --export writes, or it is damaged ({type(error).__name__}).")
+    values, nats = sampler.call(np.uint32(given.seed), np.arange(given.count, dtype=np.int32))
     for sample, cost in zip(np.asarray(values), np.asarray(nats)):
         print(f"{cost:.2f} nats")
         if sample.ndim == 1:  # bytes of a line, which a NUL ends

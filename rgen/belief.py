@@ -81,23 +81,22 @@ def lines(probs: np.ndarray, line: bytes, steps: np.ndarray, path: Path) -> Path
     Returns:
       Where the GIF is.
     """
-    length = min(len(line), probs.shape[1])
+    line = line[: probs.shape[1]]
+    length = len(line)
     probs, steps = probs[:, :length], np.minimum(steps, length)
     last = int(np.argmax(steps == length))  # nothing is learned after the end
     probs, steps = probs[: last + 1], steps[: last + 1]
-    symbols = sorted({*line[:length], *np.flatnonzero((probs > 0.05).any((0, 1))).tolist()})
+    symbols = sorted({*line, *np.flatnonzero((probs > 0.05).any((0, 1))).tolist()})
     chosen = np.unique(np.linspace(0, last, LINES).round().astype(int))
     width, height = 1.6 + 0.17 * max(length, 20), 0.8 + 0.13 * len(symbols)
     figure, axes = plt.subplots(len(chosen), 1, figsize=(width, height * len(chosen)), sharex=True, squeeze=False)
     for axis, i in zip(axes[:, 0], chosen):
-        _heat(axis, probs[i], line[:length], int(steps[i]), symbols)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+        _heat(axis, probs[i], line, int(steps[i]), symbols)
+    report.save(figure, path)
     frames = []
     for moment, step in zip(probs, steps):
         figure, axis = plt.subplots(figsize=(width, height))
-        _heat(axis, moment, line[:length], int(step), symbols)
+        _heat(axis, moment, line, int(step), symbols)
         figure.tight_layout()
         figure.canvas.draw()
         frames.append(np.asarray(figure.canvas.buffer_rgba())[..., :3] / 255)  # type: ignore[reportAttributeAccessIssue]

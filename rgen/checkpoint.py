@@ -45,7 +45,8 @@ class Checkpoints:
         self.wait()
         copy = jax.tree.map(lambda a: np.array(a), state)  # not a view: training goes on in the same memory
         metadata: Any = {"arrays": _describe(copy), "versions": versions()}
-        self._try(step, lambda: self._checkpointer.save_async(step, copy, custom_metadata=metadata, overwrite=True))
+        begun = self._try(step, lambda: self._checkpointer.save_async(step, copy, custom_metadata=metadata, overwrite=True))
+        self._writing = None if begun is None else (step, begun)
 
     def wait(self) -> None:
         """Returns when all that was saved is on disk. Raises as `save`."""
@@ -54,16 +55,14 @@ class Checkpoints:
             self._writing = None
             self._try(step, response.result)
 
-    def _try(self, step: int, call: Callable[[], Any]) -> None:
+    def _try(self, step: int, call: Callable[[], Any]) -> Any:
         try:
-            response = call()
+            return call()
         except Exception as error:  # Orbax and tensorstore raise many kinds
             raise InputError(
                 f"The checkpoint of step {step} cannot be written to {self._folder} ({_short(error)}). "
                 "Those before it are whole; make room, or make the folder writable, and go on with --resume."
             ) from error
-        if hasattr(response, "result"):
-            self._writing = step, response
 
     def steps(self) -> list[int]:
         """The steps there are, the newest first."""

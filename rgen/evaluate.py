@@ -14,6 +14,7 @@ from rgen.config import EvaluateConfig
 from rgen.data import Dataset
 from rgen.devices import even_batch, fetch, place
 from rgen.errors import InputError
+from rgen.generate import conditional_nats
 from rgen.progress import Progress
 from rgen.run import fitting_batch, load
 from rgen.sequence import SequenceModel
@@ -24,22 +25,33 @@ _score = jax.jit(lambda model, params, seqs: model.score(params, seqs), static_a
 def choose(data: Dataset, split: str, count: int | None, seed: int) -> np.ndarray:
     """Indices of `count` sequences of a split, drawn without replacement, the first of a larger count; without one, all in their order."""
     size = len(data.splits[split])
-    if count is None or count >= size:
-        return np.arange(size)
-    return np.random.default_rng(seed).permutation(size)[:count]
+    return np.arange(size) if count is None else np.random.default_rng(seed).permutation(size)[:count]
 
 
 def score_all(
-    model: SequenceModel, params: Any, data: Dataset, split: str, index: np.ndarray, batch: int, progress: Progress | None = None
+    model: SequenceModel,
+    params: Any,
+    data: Dataset,
+    split: str,
+    index: np.ndarray,
+    batch: int,
+    progress: Progress | None = None,
+    known: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Nats [N, T] of the sequences `index` [N] of a split, `batch` at a time; the last batch is filled up by repetition."""
+    """Nats [N, T] of the sequences `index` [N] of a split, `batch` at a time; the last batch is filled up by repetition.
+
+    With `known`, booleans [N, H, W] of images, those of the rest given what is known, as `rgen.generate.conditional_nats`.
+    """
     rows = []
     batch = even_batch(batch, len(index))
     for first in range(0, len(index), batch):
-        part = index[first : first + batch]
+        part = np.arange(first, min(first + batch, len(index)))
         filled = np.resize(part, batch)
-        params, seqs = place(params, data.sequences(split, filled))
-        rows.append(fetch(_score(model, params, seqs))[: len(part)])
+        seqs = data.sequences(split, index[filled])
+        at = None if known is None else known[(filled[:, None], *np.moveaxis(seqs.x, -1, 0))]  # [batch, T]
+        params, (seqs, at) = place(params, (seqs, at))
+        nats = _score(model, params, seqs) if at is None else conditional_nats(model, params, seqs, at)
+        rows.append(fetch(nats)[: len(part)])
         if progress:
             progress.update(first + len(part), f"{np.mean([r.sum() for r in np.concatenate(rows)]):.3f} nats")
     return np.concatenate(rows)

@@ -129,14 +129,10 @@ def _curves(runs: list[Run], names: list[str]) -> bytes:
         axes[0].set_ylim(lowest - 0.05 * (highest - lowest), highest + 0.05 * (highest - lowest))
     for axis, unit in zip(axes, ("outer steps", "seconds of training")):
         axis.set_xlabel(unit)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25)
     axes[0].set_ylabel("nats a sequence")
     axes[1].legend(frameon=False)
-    figure.tight_layout()
     picture = io.BytesIO()
-    figure.savefig(picture, dpi=110)
-    plt.close(figure)
+    report.finish(figure, picture)
     return picture.getvalue()
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import matplotlib
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 
 INK, PALE, ACCENT = "#1b2a49", "#9fb3d1", "#d1495b"
 
@@ -35,9 +37,7 @@ def sheet(groups: dict[str, np.ndarray], path: Path, columns: int = 8) -> None:
         axis.set_title(caption, fontsize=11, color=INK)
         axis.set_axis_off()
         axis.set_anchor("N")
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    save(figure, path)
 
 
 def tile(images: np.ndarray, columns: int) -> np.ndarray:
@@ -85,9 +85,7 @@ def completions(rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]]
         axis.imshow(image, interpolation="nearest")
         axis.set_title(title, fontsize=10, color=INK)
         axis.set_axis_off()
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    save(figure, path)
 
 
 def strip(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str], path: Path) -> None:
@@ -103,9 +101,7 @@ def strip(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str], path: P
         axis.spines[:].set_color(PALE)
     for axis, caption in zip(axes[0], captions):
         axis.set_title(caption, fontsize=9, color=INK)
-    figure.tight_layout(pad=0.4)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    save(figure, path, pad=0.4)
 
 
 def curves(metrics: Sequence[dict], path: Path) -> None:
@@ -121,7 +117,7 @@ def curves(metrics: Sequence[dict], path: Path) -> None:
     bottom.set_ylabel("meta-gradient")
     bottom.set_yscale("log")
     bottom.set_xlabel("outer steps")
-    _finish(figure, path)
+    finish(figure, path)
 
 
 def bars(labels: Sequence[str], kinds: Sequence[str], values: Sequence[float], unit: str, path: Path) -> None:
@@ -138,7 +134,7 @@ def bars(labels: Sequence[str], kinds: Sequence[str], values: Sequence[float], u
     axis.margins(y=0.15)
     axis.set_ylabel(unit)
     axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    _finish(figure, path)
+    finish(figure, path)
 
 
 def growth(points: dict[str, list[tuple[float, float, float]]], unit: str, path: Path) -> None:
@@ -154,13 +150,19 @@ def growth(points: dict[str, list[tuple[float, float, float]]], unit: str, path:
         sizes = sorted({point[0] for mine in points.values() for point in mine})
         axis.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
     panels[1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
-    _finish(figure, path)
+    finish(figure, path)
 
 
-def _finish(figure, path: Path) -> None:
+def finish(figure: Figure, path: Path | IO[bytes]) -> None:
+    """Saves diagrams: without frames, with a pale grid."""
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
-    figure.tight_layout()
+    save(figure, path)
+
+
+def save(figure: Figure, path: Path | IO[bytes], pad: float = 1.08) -> None:
+    """Writes a figure as PNG, with `pad` letters' widths around its parts, and forgets it."""
+    figure.tight_layout(pad=pad)
     figure.savefig(path, dpi=130)
     plt.close(figure)

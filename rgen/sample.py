@@ -16,11 +16,10 @@ import numpy as np
 from rgen import belief, export, report
 from rgen.config import SampleConfig
 from rgen.data import Dataset, known
-from rgen.devices import even_batch, place
 from rgen.errors import InputError
-from rgen.evaluate import choose
+from rgen.evaluate import choose, score_all
 from rgen.files import replace, replacing
-from rgen.generate import Sampler, batches, conditional_nats, make_sampler
+from rgen.generate import Sampler, batches, make_sampler
 from rgen.likelihood import Decoding
 from rgen.progress import Progress
 from rgen.records import Records, fingerprint
@@ -124,7 +123,8 @@ def _sample_beside(out: Path, config: SampleConfig, trained: Trained, sampler: S
     order = np.lexsort((nats, task.rows(numbers))) if config.sort else numbers
     summary: dict[str, Any] = {"count": config.count, "seed": config.seed, "step": trained.step, "nats_per_sequence": float(nats.mean())}
     if task.index is not None and task.given is not None:
-        truth = _truth(trained, config.split, task.index, task.given.known, config.batch)
+        batch = config.batch or fitting_batch(trained.model, data)
+        truth = score_all(trained.model, trained.params, data, config.split, task.index, batch, known=task.given.known).sum(1)
         summary |= {"truth_nats_per_sequence": float(truth.mean()), "completed": len(truth)}
     if data.kind == "image":
         written = _write_images(records, order, out, task, data, config)
@@ -172,20 +172,6 @@ def _draw(config: SampleConfig, trained: Trained, sampler: Sampler, task: Task, 
             print(f"Stopped; {len(records):,} samples are kept in {records.path}. The same command goes on from there.", file=sys.stderr)
         raise
     return records
-
-
-def _truth(trained: Trained, split: str, index: np.ndarray, known: np.ndarray, batch: int | None) -> np.ndarray:
-    """Exact nats [N] of what is not known of the sequences `index`, given what is: known [N, *shape]."""
-    data, model, params = trained.data, trained.model, trained.params
-    batch = even_batch(batch or fitting_batch(model, data), len(index))
-    found = []
-    for first in range(0, len(index), batch):
-        rows = np.resize(np.arange(first, min(first + batch, len(index))), batch)
-        seqs = data.sequences(split, index[rows])
-        at = known[(rows[:, None], *np.moveaxis(np.asarray(seqs.x), -1, 0))]
-        params, (seqs, at) = place(params, (seqs, at))
-        found.append(np.asarray(conditional_nats(model, params, seqs, at)).sum(1))
-    return np.concatenate(found)[: len(index)]
 
 
 def _sentence(summary: dict[str, Any], config: SampleConfig) -> str:

@@ -168,17 +168,16 @@ class Trainer:
                 if before is not None:  # a step late, so that the device never waits for us
                     self._check(step, before)
                     progress.update(step, f"{float(before[0]):.3f} nats")
-                last, line = done == self.config.steps, done % self.config.log_every == 0
+                logs, looks = (done % every == 0 or done == self.config.steps for every in (self.config.log_every, self.config.eval_every))
                 # read once, as a signal may come at any time; several processes agree on it now and then
-                stop = devices.any_of_all(signals.number) if line or jax.process_count() == 1 else 0
-                if line or last:
+                stop = devices.any_of_all(signals.number) if logs or jax.process_count() == 1 else 0
+                if logs or looks or stop:
                     self._check(done, measured)
+                if logs:
                     self._log(done, progress)
-                if done % self.config.eval_every == 0 or last:
-                    self._check(done, measured)
+                if looks:
                     self._evaluate(done, progress)
                 elif stop:
-                    self._check(done, measured)
                     self.checkpoints.save(done, self.state)
                 if stop:
                     break

@@ -1,5 +1,6 @@
 """Every test runs in float64, where exactness can be seen, unless it asks for less."""
 
+import dataclasses
 import os
 import shutil
 import tempfile
@@ -35,3 +36,19 @@ def few_programs():
     yield
     if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 25_000:
         jax.clear_caches()
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """The folder of a run of TINY, never stopped. Read only."""
+    from runs import TINY
+
+    from rgen import train  # here, so that tests which need no run do not wait for it
+
+    return train.train(dataclasses.replace(TINY, run=tmp_path_factory.mktemp("trained") / "run")).folder
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """A copy of it that may be damaged."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))

@@ -1,7 +1,6 @@
 """A batch spread over devices gives what it gives on one."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from runs import script, words
 
 from rgen.run import Run
 from rgen.sequence import Sequence, group_rows, ungroup_rows
@@ -66,11 +66,8 @@ TRAINING = (
 )
 
 
-def script(name: str, arguments: str, devices: int, folder: Path) -> None:
-    command = [sys.executable, str(Path(__file__).parents[1] / "bin" / f"{name}.py"), *arguments.split()]
-    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
+def on_devices(name: str, arguments: str, devices: int, folder: Path) -> None:
+    script(name, *words(arguments), cwd=folder, JAX_NUM_CPU_DEVICES=str(devices))
 
 
 def close_metrics(ours: Path, theirs: Path) -> None:
@@ -85,9 +82,9 @@ def close_metrics(ours: Path, theirs: Path) -> None:
 def test_whole_programs_on_one_two_four_and_eight_devices(tmp_path):
     """Training, evaluation and sampling give the same; a checkpoint from 8 devices goes on with 1, and the reverse."""
     for devices in (1, 2, 4, 8):
-        script("train", TRAINING.format(steps=4, run=devices), devices, tmp_path)
-        script("evaluate", f"--run {devices} --json {devices}.json", devices, tmp_path)
-        script("sample", f"--run {devices} --count 11 --out {devices}.png", devices, tmp_path)
+        on_devices("train", TRAINING.format(steps=4, run=devices), devices, tmp_path)
+        on_devices("evaluate", f"--run {devices} --json {devices}.json", devices, tmp_path)
+        on_devices("sample", f"--run {devices} --count 11 --out {devices}.png", devices, tmp_path)
         close_metrics(tmp_path / str(devices), tmp_path / "1")
         nats = [json.loads((tmp_path / f"{n}.json").read_text())["nats_per_sequence"] for n in (devices, 1)]
         assert nats[0] == pytest.approx(nats[1], rel=1e-5)
@@ -95,6 +92,6 @@ def test_whole_programs_on_one_two_four_and_eight_devices(tmp_path):
         np.testing.assert_array_equal(*images)
     for first, then in ((8, 1), (1, 8)):
         name = f"{first}-{then}"
-        script("train", TRAINING.format(steps=2, run=name), first, tmp_path)
-        script("train", TRAINING.format(steps=4, run=name) + " --resume", then, tmp_path)
+        on_devices("train", TRAINING.format(steps=2, run=name), first, tmp_path)
+        on_devices("train", TRAINING.format(steps=4, run=name) + " --resume", then, tmp_path)
         close_metrics(tmp_path / name, tmp_path / "1")

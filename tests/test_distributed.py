@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from test_devices import TRAINING, close_metrics, script
+from runs import ROOT
+from test_devices import TRAINING, close_metrics, on_devices
 
 from rgen import devices
 from rgen.errors import InputError
@@ -23,7 +24,7 @@ def address() -> str:
 
 
 def start(folder: Path, coordinator: str, number: int, options: str) -> subprocess.Popen:
-    command = [sys.executable, str(Path(__file__).parents[1] / "bin" / "train.py"), *options.split()]
+    command = [sys.executable, str(ROOT / "bin" / "train.py"), *options.split()]
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}
     joined = ["--distributed", f"{coordinator},2,{number}"]
     return subprocess.Popen([*command, *joined], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -40,13 +41,13 @@ def both(folder: Path, options: str) -> list[str]:
 
 def test_two_processes_are_one(tmp_path):
     """They give the numbers of one process with one device, also when one process goes on from their checkpoint."""
-    script("train", TRAINING.format(steps=4, run="one"), 1, tmp_path)
+    on_devices("train", TRAINING.format(steps=4, run="one"), 1, tmp_path)
     second, first = both(tmp_path, TRAINING.format(steps=4, run="two"))
     close_metrics(tmp_path / "two", tmp_path / "one")
     assert "step 4:" in first and "step" not in second  # one of them speaks
     assert load(tmp_path / "two").step == load(tmp_path / "one").step
-    script("train", TRAINING.format(steps=6, run="one") + " --resume", 1, tmp_path)
-    script("train", TRAINING.format(steps=6, run="two") + " --resume", 1, tmp_path)
+    on_devices("train", TRAINING.format(steps=6, run="one") + " --resume", 1, tmp_path)
+    on_devices("train", TRAINING.format(steps=6, run="two") + " --resume", 1, tmp_path)
     close_metrics(tmp_path / "two", tmp_path / "one")
 
 

@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from test_run import TINY, trained  # noqa: F401
+from runs import TINY
 
 from rgen import page, train
 from rgen.config import ReportConfig
@@ -13,7 +13,7 @@ from rgen.errors import InputError
 from rgen.run import Run
 
 
-def test_a_page_of_two_runs(trained, tmp_path):  # noqa: F811
+def test_a_page_of_two_runs(trained, tmp_path):
     other = train.train(dataclasses.replace(TINY, run=tmp_path / "<other>", inner_rate=0.02, form="direct")).folder
     (other / "test.json").write_text(json.dumps({"nats_per_sequence": 12.345}))
     page.main(ReportConfig((trained, other), tmp_path / "page.html"))
@@ -34,7 +34,7 @@ def test_names_tell_folders_apart(tmp_path):
     assert len(set(names)) == 3 and names[:2] == ["a/run", "b/run"]
 
 
-def test_what_cannot_be_compared_is_named(trained, tmp_path):  # noqa: F811
+def test_what_cannot_be_compared_is_named(trained, tmp_path):
     with pytest.raises(InputError, match=r"There is no run in .*nowhere"):
         page.main(ReportConfig((trained, tmp_path / "nowhere"), tmp_path / "page.html"))
     with pytest.raises(InputError, match="--run needs the folder"):

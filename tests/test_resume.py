@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from test_run import ROOT, TINY, contents, copied, last_state, refused, rows, trained, words  # noqa: F401
+from runs import ROOT, TINY, contents, cut, last_state, rows, spoil_arrays, words
 
 from rgen import train
 from rgen.checkpoint import Checkpoints
@@ -126,18 +126,10 @@ def test_killed_at_random_moments_it_ends_the_same(tmp_path):
 # ---------------------------------------------------------------- damage
 
 
-def _spoil_arrays(folder: Path) -> None:
-    """Flips bits in the middle of every file of arrays."""
-    for path in folder.rglob("d/*"):
-        content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 0xFF
-        path.write_bytes(content)
-
-
 def _truncate(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+            cut(path)
 
 
 def _empty(folder: Path) -> None:
@@ -151,8 +143,8 @@ def _arrays_of_another_step(folder: Path) -> None:
     shutil.copytree(folder.parent / "2" / "state", folder / "state")
 
 
-@pytest.mark.parametrize("damage", [_spoil_arrays, _truncate, _empty, _arrays_of_another_step])
-def test_of_a_damaged_checkpoint_the_one_before_is_used(damage, trained, copied, capsys):  # noqa: F811
+@pytest.mark.parametrize("damage", [spoil_arrays, _truncate, _empty, _arrays_of_another_step])
+def test_of_a_damaged_checkpoint_the_one_before_is_used(damage, trained, copied, capsys):
     damage(copied / "checkpoints" / "4")
     train.train(dataclasses.replace(TINY, run=copied, resume=True))
     said = capsys.readouterr().err
@@ -160,8 +152,8 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used(damage, trained, copied,
     same(copied, trained)
 
 
-@pytest.mark.parametrize("damage", [_spoil_arrays, _truncate])
-def test_without_a_whole_checkpoint_nothing_is_changed(damage, copied, monkeypatch, capfd):  # noqa: F811
+@pytest.mark.parametrize("damage", [spoil_arrays, _truncate])
+def test_without_a_whole_checkpoint_nothing_is_changed(damage, copied):
     damage(copied / "checkpoints")
     before = contents(copied)
     with pytest.raises(InputError, match=r"The checkpoint of step 2 in .* (damaged|cannot be read)"):
@@ -169,7 +161,7 @@ def test_without_a_whole_checkpoint_nothing_is_changed(damage, copied, monkeypat
     assert contents(copied) == before
 
 
-def test_the_checkpoint_of_another_network_is_refused(copied):  # noqa: F811
+def test_the_checkpoint_of_another_network_is_refused(copied):
     shutil.rmtree(copied / "checkpoints")
     checkpoints = Checkpoints(copied / "checkpoints")
     checkpoints.save(4, {"init": {"logits": np.zeros(3)}})
@@ -204,7 +196,7 @@ def test_the_newest_and_every_nth_are_kept(tmp_path):
     assert checkpoints.steps() == [11, 10, 8, 4]
 
 
-def test_two_processes_do_not_train_in_one_folder(copied):  # noqa: F811
+def test_two_processes_do_not_train_in_one_folder(copied):
     with (copied / "lock").open("a") as file:
         lock(file, "")
         with pytest.raises(InputError, match=r"Another process is at work on the run in .* Wait until it has ended"):
@@ -259,7 +251,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path, monkeypatch,
     assert int(state.window.skipped) == 0 == int(state.bad)
 
 
-def test_a_run_of_them_ends_with_advice_and_the_last_good_checkpoint(trained, copied, monkeypatch):  # noqa: F811
+def test_a_run_of_them_ends_with_advice_and_the_last_good_checkpoint(trained, copied, monkeypatch):
     bad = {"from": 2}
     at_step(monkeypatch, lambda step, batch: _scaled(batch, np.nan if step >= bad["from"] else 1))
     monkeypatch.setattr(train, "BAD", 3)

@@ -18,71 +18,22 @@ import numpy as np
 import pytest
 import tyro
 from PIL import Image
+from runs import ROOT, TINY, contents, cut, last_state, rows, script, spoil_arrays, words
 
 from rgen import config, evaluate, models, train
 from rgen.checkpoint import Checkpoints
-from rgen.config import PRESETS, BenchmarkConfig, EvaluateConfig, SampleConfig, TrainConfig
+from rgen.config import PRESETS, BenchmarkConfig, EvaluateConfig, SampleConfig
 from rgen.data.images import Images
 from rgen.data.text import Text
 from rgen.fast import InnerLoop
 from rgen.recurrent import Recurrent
 from rgen.run import Run, load
 
-ROOT = Path(__file__).parents[1]
 SUMMARY = {"nats_per_sequence", "standard_error", "nats_per_symbol", "bits_per_symbol", "sequences"}
 ROW = {
     *("network", "algorithm", "form", "meta_batch", "length", "seconds", "inner_steps_per_second", "sequences_per_second"),
     *("temp_bytes", "compile_seconds", "least_flops", "least_bytes", "share_of_limit"),
 }
-TINY = TrainConfig(  # digits of 4 by 4 pixels
-    network="siren",
-    widths=(6, 4),
-    reduce=2,
-    rates="per-array",
-    inner_rate=0.05,
-    warmup=1,
-    clip=1.0,
-    weight_decay=0.01,
-    steps=4,
-    meta_batch=2,
-    log_every=1,
-    eval_every=2,
-    eval_count=4,
-)
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory):
-    """The folder of a run of TINY, never stopped. Read only."""
-    return train.train(dataclasses.replace(TINY, run=tmp_path_factory.mktemp("trained") / "run")).folder
-
-
-@pytest.fixture
-def copied(trained, tmp_path):
-    """A copy of it that may be damaged."""
-    return Path(shutil.copytree(trained, tmp_path / "run"))
-
-
-def words(line: str) -> list[str]:
-    return line.split()
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def rows(folder: Path) -> list[dict]:
-    """metrics.jsonl without the clock."""
-    return [{key: value for key, value in row.items() if key != "steps_per_second"} for row in Run(folder).metrics()]
-
-
-def last_state(folder: Path) -> train.State:
-    run = Run(folder)
-    data = load(folder).data
-    begun = train.init_state(models.from_config(run.config(), data), data, train.make_optimizer(run.config()), seed=0)
-    return run.training().load(run.training().steps()[0], begun)
-
-
 # ---------------------------------------------------------------- names that other programs call
 
 
@@ -147,11 +98,6 @@ except SystemExit as end:
 
 
 # ---------------------------------------------------------------- as users run them
-
-
-def script(name: str, *arguments: Any, cwd: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "bin" / f"{name}.py", *arguments]
-    return subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True, cwd=cwd)
 
 
 def test_a_text_run_as_users_make_it(tmp_path):
@@ -344,27 +290,15 @@ def test_bad_input_to_the_other_scripts_is_a_sentence(case, trained, tmp_path, m
     assert not list(tmp_path.iterdir())
 
 
-def _cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def _spoil_arrays(folder: Path) -> None:
-    """Flips bits in the middle of every file of arrays."""
-    for path in folder.rglob("d/*"):
-        content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 0xFF
-        path.write_bytes(content)
-
-
 DAMAGE = {
-    "configuration": (lambda run: _cut(run / "config.json"), "config.json is not the configuration of a run"),
+    "configuration": (lambda run: cut(run / "config.json"), "config.json is not the configuration of a run"),
     "option of another version": (
         lambda run: (run / "config.json").write_text('{"colour": 1}'),
         "has options that this version of rgen does not know: colour",
     ),
-    "data": (lambda run: _cut(run / "data.npz"), "data.npz, the run's own copy of its data, is damaged"),
-    "checkpoint cut": (lambda run: [_cut(path) for path in (run / "best").rglob("*") if path.is_file()], "checkpoint of step"),
-    "checkpoint spoiled": (lambda run: _spoil_arrays(run / "best"), "damaged"),
+    "data": (lambda run: cut(run / "data.npz"), "data.npz, the run's own copy of its data, is damaged"),
+    "checkpoint cut": (lambda run: [cut(path) for path in (run / "best").rglob("*") if path.is_file()], "checkpoint of step"),
+    "checkpoint spoiled": (lambda run: spoil_arrays(run / "best"), "damaged"),
     "no checkpoint": (lambda run: shutil.rmtree(run / "best"), "has no checkpoint yet"),
     "checkpoint of another network": (lambda run: _other_network(run / "best"), "does not fit the network"),
 }

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence
+from runs import ROOT
 
 from rgen import records, report, sample, train
 from rgen.config import SampleConfig, TrainConfig
@@ -21,7 +23,6 @@ from rgen.errors import InputError
 from rgen.records import Records
 from rgen.run import load
 
-ROOT = Path(__file__).parents[1]
 TINY = TrainConfig(steps=2, meta_batch=2, log_every=1, eval_every=2, eval_count=2, inner_rate=0.05)
 DIGITS = dataclasses.replace(TINY, network="siren", widths=(6, 4), reduce=2, order="random")
 TEXT = dataclasses.replace(TINY, network="text-mlp", features=4, widths=(5,), max_length=6)
@@ -331,6 +332,26 @@ def test_an_exported_sampler_draws_the_same_without_rgen(name, request, tmp_path
             drawn = file["images"]
         pixels = [[mark == "#" for mark in line[::2]] for line in said.splitlines() if not line.endswith(" nats")]
         np.testing.assert_array_equal(np.reshape(pixels, (5, 4, 4)), drawn)
+
+
+BAD_EXPORTS = {
+    "no file": (["nowhere", "3", "0"], "nowhere must be a file"),
+    "none": (["sampler", "0", "0"], "0 at least 1"),
+    "seed": (["sampler", "1", "-1"], "-1 a seed from 0"),
+    "not a number": (["sampler", "many", "0"], "invalid int value: 'many'"),
+    "damaged": (["sampler", "1", "0"], "sampler is not what bin/sample.py --export writes, or it is damaged"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_EXPORTS)
+def test_bad_input_to_what_runs_exports_is_a_sentence(case, tmp_path, monkeypatch, capsys):
+    arguments, sentence = BAD_EXPORTS[case]
+    monkeypatch.chdir(tmp_path)
+    Path("sampler").write_bytes(b"no sampler")
+    monkeypatch.setattr(sys, "argv", ["run_exported.py", *arguments])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / "bin" / "run_exported.py"), run_name="__main__")
+    assert end.value.code == 2 and sentence in capsys.readouterr().err
 
 
 def test_what_is_exported_runs_everywhere_for_any_batch(digits, tmp_path):
