@@ -106,6 +106,8 @@ class TrainConfig:
     """Outer steps between checkpoints, each with validation nats and samples."""
     eval_count: int = 500
     """Validation sequences scored then; 0 for the whole split."""
+    tensorboard: bool = False
+    """Also write the metrics for TensorBoard, to RUN/tensorboard; needs pip install -e ".[tensorboard]"."""
     keep: int = 2
     """How many of the newest checkpoints are kept."""
     keep_every: int | None = None

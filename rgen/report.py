@@ -105,7 +105,7 @@ def strip(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str], path: P
 
 
 def curves(metrics: Sequence[dict], path: Path) -> None:
-    """Training and validation nats a sequence against outer steps; the norm of the meta-gradient below."""
+    """Training and validation nats a sequence against outer steps; the norms of the meta-gradient and of the inner gradients below."""
     training = [row for row in metrics if "nats" in row]
     validation = [row for row in metrics if "valid_nats" in row]
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 5), sharex=True, height_ratios=[3, 1])
@@ -113,8 +113,12 @@ def curves(metrics: Sequence[dict], path: Path) -> None:
     top.plot([r["step"] for r in validation], [r["valid_nats"] for r in validation], "o-", color=ACCENT, ms=4, label="validation")
     top.set_ylabel("nats a sequence")
     top.legend(frameon=False)
-    bottom.plot([r["step"] for r in training], [r["gradient_norm"] for r in training], color=PALE)
-    bottom.set_ylabel("meta-gradient")
+    bottom.plot([r["step"] for r in training], [r["gradient_norm"] for r in training], color=PALE, label="meta-gradient")
+    inner = [(r["step"], r["inner_gradient_norm"]) for r in validation if "inner_gradient_norm" in r]
+    if inner:
+        bottom.plot(*zip(*inner), "o-", color=ACCENT, ms=4, label="inner gradients")
+    bottom.set_ylabel("norms")
+    bottom.legend(frameon=False, fontsize=8)
     bottom.set_yscale("log")
     bottom.set_xlabel("outer steps")
     finish(figure, path)

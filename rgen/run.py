@@ -6,6 +6,7 @@ metrics.jsonl   a line every --log-every steps, and one for each validation
 checkpoints/    the newest training states
 best/           parameters with the least validation nats so far, and those before them
 curves.png, samples.png (samples.txt for text)
+tensorboard/    the metrics once more, if --tensorboard asks for it
 """
 
 import dataclasses
@@ -29,16 +30,21 @@ from rgen.sequence import SequenceModel
 
 # What may differ when a run goes on: where things are, how often to look, how the same numbers are computed, and a larger number of steps.
 FREE = {
-    *("run", "resume", "data_dir", "download", "log_every", "eval_every", "keep", "keep_every", "steps", "distributed"),
+    *("run", "resume", "data_dir", "download", "log_every", "eval_every", "keep", "keep_every", "steps", "distributed", "tensorboard"),
     *("form", "chunk", "fold", "micro_batch"),
 }
 
 
 class Run:
-    """One run folder. Without `writes`, as in all processes of a distributed run but the first, nothing is changed in it."""
+    """One run folder. Without `writes`, as in all processes of a distributed run but the first, nothing is changed in it.
 
-    def __init__(self, folder: Path, writes: bool = True):
+    With `board`, what is logged is written for TensorBoard too.
+    """
+
+    def __init__(self, folder: Path, writes: bool = True, board: bool = False):
         self.folder, self.writes = folder, writes
+        self._make_board = _board_maker() if board and writes else None
+        self._board: Any = None
         self.config_file = folder / "config.json"
         self.data_file = folder / "data.npz"
         self.metrics_file = folder / "metrics.jsonl"
@@ -89,6 +95,8 @@ class Run:
 
     def end(self) -> None:
         """Lets other processes train in the folder."""
+        if self._board is not None:
+            self._board.close()
         if self._lock is not None:
             self._lock.close()
 
@@ -126,12 +134,18 @@ class Run:
         if self.writes:
             with self.metrics_file.open("a") as file:
                 file.write(json.dumps(row) + "\n")
+            if self._board is not None:
+                for name in row.keys() - {"step"}:
+                    self._board.add_scalar(name, row[name], row["step"])
+                self._board.flush()
 
     def forget_after(self, step: int) -> None:
         """Drops what was logged after `step`, for a run that goes on from there."""
         rows = [json.dumps(row) + "\n" for row in self.metrics() if row["step"] <= step]
         if self.writes:
             replace(self.metrics_file, "".join(rows).encode())
+            if self._make_board is not None:
+                self._board = self._make_board(str(self.folder / "tensorboard"), purge_step=step + 1)
 
 
 class Trained(NamedTuple):
@@ -184,6 +198,14 @@ def fitting_batch(model: SequenceModel, data: Dataset, budget: float = 1e9) -> i
 def _load(config: TrainConfig) -> Dataset:
     names = ("data_dir", "max_length", "held_out", "split_seed", "order", "reduce", "score_padding", "download")
     return data_sets.load(config.data, **{name: getattr(config, name) for name in names})
+
+
+def _board_maker() -> Any:
+    try:
+        from tensorboardX import SummaryWriter  # an extra
+    except ImportError:
+        raise InputError("--tensorboard needs tensorboardX, which is not installed; pip install tensorboardX, or leave it out.") from None
+    return SummaryWriter
 
 
 def _parse(line: str) -> dict | None:

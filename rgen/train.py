@@ -16,11 +16,17 @@ from rgen import devices, evaluate, generate, meta, models, report
 from rgen.config import TrainConfig
 from rgen.data import Dataset
 from rgen.errors import InputError
-from rgen.fast import Params
+from rgen.fast import InnerLoop, Params
 from rgen.progress import Progress
 from rgen.run import Run, fitting_batch
 from rgen.sequence import Sequence, SequenceModel
 from rgen.signals import Signals
+
+
+@partial(jax.jit, static_argnums=0)
+def _inner_norms(model: InnerLoop, params: Params, seqs: Sequence) -> jax.Array:
+    """[B, T] norms of the inner gradients, of all arrays together."""
+    return jnp.sqrt(sum(norm**2 for norm in jax.tree.leaves(model.gradient_norms(params, seqs))))
 
 
 class Window(NamedTuple):
@@ -107,7 +113,7 @@ def train(config: TrainConfig) -> Run:
       InputError: the configuration, the data or the folder cannot be used, or the loss is no longer finite.
       SystemExit: stopped by SIGINT or SIGTERM, after a checkpoint.
     """
-    run = Run(config.run, writes=devices.is_first())
+    run = Run(config.run, writes=devices.is_first(), board=config.tensorboard)
     try:
         data, goes_on = run.begin(config) if run.writes else (None, False)
         goes_on = bool(devices.any_of_all(goes_on))
@@ -226,11 +232,20 @@ class Trainer:
             self.best.save(step, params)
             self.best.wait()
         self.valid += [nats] if np.isfinite(nats) else []
-        self.run.log(step=step, valid_nats=float(nats))
+        self.run.log(step=step, valid_nats=float(nats), **self._inner_gradients(params, index))
         progress.say(f"step {step}: {nats:.3f} validation nats a sequence")
         self._draw(params, batch)
         self.checkpoints.save(step, self.state)
         self.clock += time.perf_counter() - began  # not part of the rate
+
+    def _inner_gradients(self, params: Any, index: np.ndarray) -> dict[str, float]:
+        """Mean and largest norm of the inner gradients over the scored steps of a few validation sequences."""
+        if not isinstance(self.model, InnerLoop):
+            return {}
+        few = self.data.sequences("valid", np.resize(index, -(-8 // jax.device_count()) * jax.device_count()))
+        params, seqs = devices.place(params, few)
+        norms = devices.fetch(_inner_norms(self.model, params, seqs))[np.asarray(few.weight) > 0]
+        return {"inner_gradient_norm": float(norms.mean()), "inner_gradient_most": float(norms.max())}
 
     def _say(self, sentence: str) -> None:
         if self.run.writes:

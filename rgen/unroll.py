@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rgen.likelihood import PLAIN, Decoding, Likelihood
-from rgen.sequence import Array, Given, Trace, pad_rows
+from rgen.sequence import Array, Given, pad_rows
 
 
 class Observer(Protocol):
@@ -72,12 +72,12 @@ def drawn_steps(x: Array, keys: Array, given: Given | None, dtype: Any) -> Drawn
     return DrawnStep(x, split, given.y, given.known, jnp.ones(shape, dtype))
 
 
-# (state, x, observe) -> (state, Trace): predict from x, ask `observe(logits)` for (y, weight), learn it.
+# (state, x, observe) -> (state, Trace or what else is wanted of a step): predict from x, ask `observe(logits)` for (y, weight), learn it.
 Observe = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
-Advance = Callable[[Any, jax.Array, Observe], tuple[Any, Trace]]
+Advance = Callable[[Any, jax.Array, Observe], tuple[Any, Any]]
 
 
-def unroll(advance: Advance, state: Any, observer: Observer, steps: Any) -> tuple[Any, Trace]:
+def unroll(advance: Advance, state: Any, observer: Observer, steps: Any) -> tuple[Any, Any]:
     """Runs a model over ONE sequence: steps [T], a `Sequence` to score or `DrawnStep` to draw.
 
     Differentiating it costs memory for about 2 sqrt(T) states instead of T: the scan is cut into segments, and the backward pass

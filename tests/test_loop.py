@@ -173,6 +173,19 @@ def test_maml_is_the_gradient_of_a_plain_loop(name, form):
     close(maml(loop, params, seqs)[1], expected)
 
 
+@pytest.mark.parametrize("name", FIXED)
+def test_gradient_norms_are_those_of_what_each_step_changes(name):
+    loop, params, seqs = make(name)
+    norms = jax.tree.leaves(loop.gradient_norms(params, seqs))
+    before = [jnp.broadcast_to(w, (len(seqs.y), *w.shape)) for w in jax.tree.leaves(params.init)]
+    for t in range(seqs.y.shape[1]):
+        after = jax.tree.leaves(adapt(loop, params, problems.steps(seqs, slice(0, t + 1)))[0])
+        moved = [jnp.linalg.norm((a - b).reshape(len(a), -1), axis=1) / params.rates["fixed"] for a, b in zip(before, after)]
+        for norm, wanted in zip(norms, moved):
+            np.testing.assert_allclose(norm[:, t], wanted, rtol=1e-9, atol=1e-12)
+        before = after
+
+
 # ---------------------------------------------------------------- how the meta-gradients hang together
 
 

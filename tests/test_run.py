@@ -25,6 +25,7 @@ from rgen.checkpoint import Checkpoints
 from rgen.config import PRESETS, BenchmarkConfig, EvaluateConfig, SampleConfig
 from rgen.data.images import Images
 from rgen.data.text import Text
+from rgen.errors import InputError
 from rgen.fast import InnerLoop
 from rgen.recurrent import Recurrent
 from rgen.run import Run, load
@@ -156,6 +157,7 @@ def test_what_a_run_leaves(trained):
     logged = rows(trained)
     assert [row["step"] for row in logged if "nats" in row] == [1, 2, 3, 4]
     assert [row["step"] for row in logged if "valid_nats" in row] == [2, 4]
+    assert all(0 < row["inner_gradient_norm"] <= row["inner_gradient_most"] for row in logged if "valid_nats" in row)
     assert all(row["gradient_norm"] > 0 for row in logged if "nats" in row)
     assert Image.open(trained / "curves.png").size[0] > 100 and Image.open(trained / "samples.png").size[0] > 100
     assert Run(trained).config() == dataclasses.replace(TINY, run=trained)
@@ -168,6 +170,21 @@ def test_the_learned_rates_and_the_weights_both_move(trained):
     moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), begun, last_state(trained).params)
     assert all(change > 0 for change in jax.tree.leaves(moved))
     assert run.best().steps()[0] in (2, 4)
+
+
+def test_tensorboard_gets_what_is_logged(tmp_path):
+    train.train(dataclasses.replace(TINY, run=tmp_path / "run", steps=2, tensorboard=True))
+    (events,) = (tmp_path / "run" / "tensorboard").iterdir()
+    written = events.read_bytes()
+    for name in {name for row in rows(tmp_path / "run") for name in row} - {"step"}:
+        assert name.encode() in written
+
+
+def test_without_tensorboardx_a_sentence_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(InputError, match="pip install tensorboardX"):
+        train.train(dataclasses.replace(TINY, run=tmp_path / "run", tensorboard=True))
+    assert not (tmp_path / "run").exists()
 
 
 # ---------------------------------------------------------------- evaluating

@@ -13,7 +13,7 @@ from rgen.fast.plan import COST_MODEL, Choice
 from rgen.fast.rates import expand_rates, init_rates
 from rgen.likelihood import PLAIN, Decoding, Likelihood
 from rgen.sequence import Array, Given, Sequence, Trace, check_shapes, pad_rows
-from rgen.unroll import Advance, Drawing, Observer, Scoring, drawn_steps, unroll
+from rgen.unroll import Advance, Drawing, Observe, Observer, Scoring, drawn_steps, unroll
 
 
 class Params(NamedTuple):
@@ -133,6 +133,18 @@ class InnerLoop:
 
         return jax.vmap(one)(Sequence(*map(jnp.asarray, seqs)))
 
+    def gradient_norms(self, params: Params, seqs: Sequence) -> Any:
+        """How large the inner gradients are: shaped like `params.init`, of each array the norm [B, T] of its gradient at each step."""
+        check_shapes(seqs)
+
+        rates = expand_rates(self.rate_kind, params.rates, params.init)
+
+        def advance(fast, x, observe):
+            gradient, _ = self._gradient(fast, x, observe)
+            return _descend(fast, rates, gradient), jax.tree.map(lambda g: jnp.linalg.norm(g.ravel()), gradient)
+
+        return jax.vmap(lambda seq: unroll(advance, params.init, Scoring(), seq)[1])(Sequence(*map(jnp.asarray, seqs)))
+
     def drift(self, params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
         """How far learning whole sequences moves the weights: (initialization minus the mean of the final weights, nats [B, T])."""
         check_shapes(seqs)
@@ -148,16 +160,26 @@ class InnerLoop:
         return jax.vmap(lambda steps: unroll(self._advance(params), params.init, observer, steps))(steps)
 
     def _advance(self, params: Params) -> Advance:
-        """One inner step. This is the definition; everything else is bookkeeping."""
+        """One inner step. This, with the two functions below, is the definition; everything else is bookkeeping."""
         rates = expand_rates(self.rate_kind, params.rates, params.init)
 
         def advance(fast, x, observe):
-            logits, pull = jax.vjp(lambda fast: self.network.apply({"params": fast}, x), fast)
-            y, weight = observe(logits)
-            nll, cotangent = jax.value_and_grad(self.likelihood.nll)(logits, y)
-            (gradient,) = pull(weight * cotangent)
-            if self.first_order:
-                gradient = jax.lax.stop_gradient(gradient)
-            return jax.tree.map(lambda w, rate, g: w - rate * g, fast, rates, gradient), Trace(y, weight * nll)
+            gradient, trace = self._gradient(fast, x, observe)
+            return _descend(fast, rates, gradient), trace
 
         return advance
+
+    def _gradient(self, fast: Any, x: jax.Array, observe: Observe) -> tuple[Any, Trace]:
+        """Predict and pay: (the gradient by the fast weights, what was paid)."""
+        logits: Any
+        logits, pull = jax.vjp(lambda fast: self.network.apply({"params": fast}, x), fast)
+        y, weight = observe(logits)
+        nll, cotangent = jax.value_and_grad(self.likelihood.nll)(logits, y)
+        (gradient,) = pull(weight * cotangent)
+        if self.first_order:
+            gradient = jax.lax.stop_gradient(gradient)
+        return gradient, Trace(y, weight * nll)
+
+
+def _descend(fast: Any, rates: Any, gradient: Any) -> Any:
+    return jax.tree.map(lambda w, rate, g: w - rate * g, fast, rates, gradient)
