@@ -67,6 +67,9 @@ class TrainConfig:
     inner_rate: float = 1e-3
     """The inner SGD rate, or where the learned ones start."""
 
+    fast: tuple[str, ...] | None = None
+    """What learns in the inner loop, by its place in the network, as heads/memory; the rest is the same for all sequences. None: all."""
+
     form: str = "dual"
     """Form of the inner loop: dual (fast), or direct (the definition). Both give the same numbers up to rounding."""
     chunk: int | None = None
@@ -130,6 +133,9 @@ class TrainConfig:
             raise InputError(f"--beta2 is {self.beta2}; it must lie between 0 and 1.")
         if self.network == "lstm" and self.algorithm != "maml":
             raise InputError(f"The recurrent baseline has no inner loop for '{self.algorithm}'; train it with --algorithm maml.")
+        if self.fast is not None and (self.network == "lstm" or self.algorithm == "reptile"):
+            reason = "The recurrent baseline has no inner loop" if self.network == "lstm" else "Reptile needs weights that all learn"
+            raise InputError(f"{reason}; leave out --fast.")
         if self.algorithm == "reptile" and self.rates != "fixed":
             raise InputError(f"Reptile has no gradient for inner rates; with --rates {self.rates} use maml or first-order-maml.")
 
@@ -331,7 +337,8 @@ def from_json(text: str, origin: Path) -> TrainConfig:
             raise InputError(f"{origin} has options that this version of rgen does not know: {', '.join(unknown)}.")
         for path in ("run", "data_dir"):
             values[path] = values.get(path) and Path(values[path])
-        values["widths"] = values.get("widths") and tuple(values["widths"])
+        for several in ("widths", "fast"):
+            values[several] = values.get(several) and tuple(values[several])
         return TrainConfig(**values)
     except (json.JSONDecodeError, TypeError, AttributeError) as error:
         raise InputError(f"{origin} is not the configuration of a run: {error}. Restore it, or train anew in another folder.") from None

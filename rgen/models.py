@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import jax
+
 from rgen import networks
 from rgen.config import TrainConfig
 from rgen.data import Dataset
+from rgen.errors import InputError
 from rgen.fast import COST_MODEL, Choice, InnerLoop
 from rgen.likelihood import Bernoulli, Categorical
 from rgen.recurrent import LSTM, Recurrent
@@ -18,6 +21,7 @@ def build(
     end: int | None = None,
     rates: str = "fixed",
     rate: float = 1e-3,
+    fast: tuple[str, ...] | None = None,
     form: str = "dual",
     choice: Choice = COST_MODEL,
     **sizes: Any,
@@ -30,6 +34,7 @@ def build(
       symbols: how many different outputs there are; 2 are predicted as a bit.
       end: the output that ends a sequence, if one does.
       rates, rate: kind of the inner rates, and where they start; the recurrent baseline has none.
+      fast: what learns in the inner loop, as in `rgen.fast.InnerLoop`.
       form, choice: form of the inner loop, and what is not left to the dual form's cost model.
       **sizes: options of the network; None means its default.
     Raises:
@@ -38,7 +43,7 @@ def build(
     likelihood, outputs = (Bernoulli(), 1) if symbols == 2 else (Categorical(), symbols)
     if name == "lstm":
         return Recurrent(networks.configure(LSTM, name, sizes, shape=shape, symbols=symbols, outputs=outputs), likelihood, end)
-    return InnerLoop(networks.build(name, shape, outputs, **sizes), likelihood, rates, rate, end, form=form, choice=choice)
+    return InnerLoop(networks.build(name, shape, outputs, **sizes), likelihood, rates, rate, fast, end, form=form, choice=choice)
 
 
 def from_config(config: TrainConfig, data: Dataset) -> SequenceModel:
@@ -46,4 +51,16 @@ def from_config(config: TrainConfig, data: Dataset) -> SequenceModel:
     end = 0 if data.kind == "text" and not config.score_padding else None
     sizes = {option: getattr(config, option) for option in networks.OPTIONS}
     choice = Choice(config.chunk, config.fold, config.micro_batch)
-    return build(config.network, data.shape, data.symbols, end, config.rates, config.inner_rate, config.form, choice, **sizes)
+    model = build(config.network, data.shape, data.symbols, end, config.rates, config.inner_rate, config.fast, config.form, choice, **sizes)
+    if config.fast is not None:
+        try:
+            template(model, data)
+        except ValueError as error:
+            raise InputError(f"--fast: {error}") from None
+    return model
+
+
+def template(model: SequenceModel, data: Dataset) -> Any:
+    """Shapes of the model's parameters."""
+    x = data.sequences("train", [0]).x[0, 0]
+    return jax.eval_shape(lambda key: model.init(key, x), jax.random.key(0))

@@ -170,17 +170,11 @@ def load(folder: Path) -> Trained:
         raise InputError(f"There is no run in {folder}; make one with bin/train.py PRESET --run {folder}.")
     config, data = run.config(), stored.restore(run.data_file)
     model = models.from_config(config, data)
-    best = run.best().newest(template(model, data), lambda sentence: print(sentence, file=sys.stderr))
+    best = run.best().newest(models.template(model, data), lambda sentence: print(sentence, file=sys.stderr))
     if best is None:
         raise InputError(f"The run in {folder} has no checkpoint yet; go on with bin/train.py PRESET --run {folder} --resume.")
     step, params = best
     return Trained(run, config, data, model, params, step)
-
-
-def template(model: SequenceModel, data: Dataset) -> Any:
-    """Shapes of the model's parameters."""
-    x = data.sequences("train", [0]).x[0, 0]
-    return jax.eval_shape(lambda key: model.init(key, x), jax.random.key(0))
 
 
 def fitting_batch(model: SequenceModel, data: Dataset, budget: float = 1e9) -> int:
@@ -191,7 +185,7 @@ def fitting_batch(model: SequenceModel, data: Dataset, budget: float = 1e9) -> i
     """
     if isinstance(model, InnerLoop) and model.form == "dual":
         return 512 if jax.default_backend() == "cpu" else 4096
-    size = sum(np.prod(leaf.shape, dtype=int) for leaf in jax.tree.leaves(template(model, data)))
+    size = sum(np.prod(leaf.shape, dtype=int) for leaf in jax.tree.leaves(models.template(model, data)))
     return int(np.clip(budget // (3 * 4 * size), 1, 256))
 
 

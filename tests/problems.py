@@ -15,6 +15,7 @@ import numpy as np
 from rgen import meta, networks
 from rgen.fast import InnerLoop, Params
 from rgen.fast.rates import init_rates
+from rgen.fast.taps import learning
 from rgen.likelihood import Bernoulli, Categorical
 from rgen.sequence import Sequence
 
@@ -38,7 +39,9 @@ PROBLEMS = {
     "siren": ("siren", "fixed"),
     "gated": ("gated", "rank-one"),
     "image-heads": ("image-heads", "rank-one"),
+    "text-heads partly": ("text-heads", "rank-one"),
 }
+LEARNS = {"text-heads partly": ("heads/memory", "norm_0", "logits/bias")}  # where not everything does
 NAMES = tuple(PROBLEMS)
 FAST = ("text-mlp per-array", "image-heads")  # for what need not be seen on every network
 FIXED = ("text-mlp", "siren")  # one inner rate
@@ -57,7 +60,7 @@ def make(name: str, form: str = "direct") -> Problem:
     text = isinstance(loop.likelihood, Categorical)
     x, rng = inputs(SHAPES["text" if text else "image"]), np.random.default_rng(0)
     weights = jit(loop.network.init)(jax.random.key(0), x[0])["params"]  # what loop.init does, compiled quickly
-    params = disturbed(Params(weights, init_rates(loop.rate_kind, weights, loop.rate)), rng)
+    params = disturbed(Params(weights, init_rates(loop.rate_kind, learning(weights, loop.fast), loop.rate)), rng)
     y = rng.integers(SYMBOLS if text else 2, size=(2, len(x)))
     weight = np.ones(y.shape)
     if name.startswith("text-mlp"):
@@ -70,7 +73,7 @@ def build_loop(name: str, rate: float = 0.1) -> InnerLoop:
     network, kind = PROBLEMS[name]
     text = networks.NETWORKS[network][0] == "text"
     module = networks.build(network, SHAPES["text" if text else "image"], SYMBOLS if text else 1, **SIZES[network])
-    return InnerLoop(module, Categorical() if text else Bernoulli(), kind, rate)
+    return InnerLoop(module, Categorical() if text else Bernoulli(), kind, rate, LEARNS.get(name))
 
 
 def with_form(loop: InnerLoop, form: str) -> InnerLoop:

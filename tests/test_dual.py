@@ -15,7 +15,7 @@ from test_loop import close
 
 from rgen.fast import Choice, InnerLoop, Params
 from rgen.fast.plan import even, plan
-from rgen.likelihood import Bernoulli, Categorical
+from rgen.likelihood import Categorical
 from rgen.sequence import Sequence
 
 CHOICES = {
@@ -34,12 +34,17 @@ def dual(loop: InnerLoop, choice: Choice) -> InnerLoop:
 def agree(loop: InnerLoop, params: Params, seqs: Sequence, choice: Choice, rtol: float = 1e-10) -> None:
     """Nats and meta-gradients of both forms are the same."""
     other = dual(loop, choice)
-    for function in (maml, first_order_maml, reptile):
+    for function in (maml, first_order_maml, *([reptile] if loop.fast is None else [])):
         close(function(other, params, seqs), function(loop, params, seqs), rtol)
 
 
 @pytest.mark.parametrize(
-    ("name", "choice"), [*((name, "kept") for name in NAMES), *(pytest.param(name, "folded", marks=pytest.mark.slow) for name in FOLDED)]
+    ("name", "choice"),
+    [
+        *((name, "kept") for name in NAMES),
+        ("text-heads partly", "folded"),
+        *(pytest.param(name, "folded", marks=pytest.mark.slow) for name in FOLDED),
+    ],
 )
 def test_every_network(name, choice):
     """With all layers taken over that can be; test_loop.py has what the cost model chooses."""
@@ -74,7 +79,7 @@ def test_chunks_of_several_parts():
     rng = np.random.default_rng(1)
     x = np.broadcast_to(rng.integers(7, size=33), (2, 33))
     choice = Choice(chunk=20, fold=False, every_layer=True)
-    engine = plan(loop.network, loop.likelihood, params.init, x, choice, False)
+    engine = plan(dataclasses.replace(loop, choice=choice), params.init, x)
     assert (engine.chunk, engine.part, engine.chunks) == (20, 10, 2)
     agree(loop, params, Sequence(x, rng.integers(3, size=x.shape), np.ones(x.shape)), choice)
 
@@ -138,7 +143,7 @@ def test_networks_of_ones_own(network, taken):
     seqs = Sequence(x, rng.integers(3, size=x.shape), np.ones(x.shape))
     loop = InnerLoop(network, Categorical(), "rank-one", 0.2, form="direct")
     params = problems.disturbed(loop.init(jax.random.key(0), x[0, 0]), rng)
-    engine = plan(network, loop.likelihood, params.init, x, CHOICES["kept"], False)
+    engine = plan(dataclasses.replace(loop, choice=CHOICES["kept"]), params.init, x)
     assert ["/".join(path) for path, _ in engine.layers] == taken
     agree(loop, params, seqs, CHOICES["kept"])
 
@@ -157,7 +162,7 @@ def test_chunks_after_the_end_are_skipped(fold):
 
 def test_heads_are_one_batched_layer():
     loop, params, seqs = make("image-heads", "direct")
-    layers = dict(plan(loop.network, Bernoulli(), params.init, seqs.x, CHOICES["kept"], False).layers)
+    layers = dict(plan(dataclasses.replace(loop, choice=CHOICES["kept"]), params.init, seqs.x).layers)
     assert layers["heads", "memory"].heads == (2,)
 
 
@@ -186,7 +191,7 @@ def test_vmap_over_rates():
 def test_chunks_cover_the_length(length, chunk, fold):
     loop, params, _ = make("siren", "direct")
     x = np.zeros((3, length, 2))
-    engine = plan(loop.network, loop.likelihood, params.init, x, Choice(chunk, fold, every_layer=True), False)
+    engine = plan(dataclasses.replace(loop, choice=Choice(chunk, fold, every_layer=True)), params.init, x)
     assert engine.chunk % engine.part == 0
     assert length <= engine.length < length + engine.chunk
     assert engine.part <= 16

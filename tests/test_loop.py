@@ -17,6 +17,7 @@ from scipy import stats
 from rgen import meta, networks
 from rgen.fast import InnerLoop, Params
 from rgen.fast.rates import expand_rates
+from rgen.fast.taps import learning, overlaid
 from rgen.likelihood import Bernoulli, Categorical, Likelihood
 from rgen.sequence import Given, Sequence, until_end
 
@@ -147,14 +148,16 @@ def plain(loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[Any, jax.Arr
         gradient = jax.grad(lambda weights: weight * nats(weights))(weights)
         return jax.tree.map(lambda w, rate, g: w - rate * g, weights, rates, gradient), weight * nats(weights)
 
-    rates, rows, last = expand_rates(loop.rate_kind, params.rates, params.init), [], []
+    everything = jax.tree.map(jnp.zeros_like, params.init)
+    rates = overlaid(everything, expand_rates(loop.rate_kind, params.rates, learning(params.init, loop.fast)))
+    rows, last = [], []
     for x, y, weight in zip(*seqs):
         weights, row = params.init, []
         for t in range(len(y)):
             weights, nats = step(weights, rates, x[t], y[t], weight[t])
             row.append(nats)
         rows.append(jnp.stack(row))
-        last.append(weights)
+        last.append(learning(weights, loop.fast))
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *last), jnp.stack(rows)
 
 
@@ -208,6 +211,15 @@ def test_first_order_maml_is_reptile_over_the_rate(name, form):
     close(first_order.init, jax.tree.map(lambda a: a / params.rates["fixed"], step.init))
     _, exact = maml(loop, params, seqs)
     assert abs(norm(exact.init) / norm(first_order.init) - 1) > 1e-3  # these problems can tell first order from exact
+
+
+@every_form
+def test_a_path_that_is_not_there_and_reptile_of_a_part_are_refused(form):
+    loop, params, seqs = make("text-heads partly", form)
+    with pytest.raises(ValueError, match=r"'nowhere' is not in the network.*heads/memory/kernel"):
+        dataclasses.replace(loop, fast=("nowhere",)).init(jax.random.key(0), seqs.x[0, 0])
+    with pytest.raises(ValueError, match="weights that all do"):
+        reptile(loop, params, seqs)
 
 
 def norm(tree: Any) -> float:

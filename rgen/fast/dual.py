@@ -16,6 +16,8 @@ layer only through x_t V = b (a x_t L) and V g_t = a (L (b g_t)): tangents of th
 derivatives need nothing more: by a, -sum x_t (L_{t+1} b g_t); by b, -sum g_t (a x_t L_{t+1}).
 
 Time is cut into chunks. Taps of finished chunks are constants of the scan over the current one; only the current chunk's are written.
+
+A layer that does not learn in the inner loop is the case a = b = c = 0: its taps are never read, and V = 0.
 """
 
 from functools import partial
@@ -42,11 +44,14 @@ class Block(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """All that the weights of a layer consist of at one moment: those at some earlier moment, and the taps since then."""
+    """All that the weights of a layer consist of at one moment: those at some earlier moment, and the taps since then.
+
+    A layer that does not learn has neither factors nor blocks.
+    """
 
     kernel: jax.Array
     bias: jax.Array | None
-    factors: Factors
+    factors: Factors | None
     blocks: tuple[Block, ...]
 
 
@@ -63,6 +68,8 @@ def forward(kind: str, q: jax.Array, memory: Memory, one: float) -> jax.Array:
     out = kernel[q[:, 0].astype(jnp.int32)] if kind == "embed" else q @ kernel
     if bias is not None:
         out = out + one * bias
+    if factors is None:
+        return out
     change: Any = 0.0
     for x, g, mask in blocks:
         k = similarity(kind, q, x, factors, one)
@@ -73,6 +80,8 @@ def forward(kind: str, q: jax.Array, memory: Memory, one: float) -> jax.Array:
 def backward(g: jax.Array, memory: Memory) -> jax.Array:
     """W_t g of a Dense layer, [r, n] to [r, m]."""
     kernel, _, factors, blocks = memory
+    if factors is None:
+        return g @ kernel.T
     scaled = g * factors.column
     change: Any = 0.0
     for x, taps, mask in blocks:
@@ -152,7 +161,7 @@ class Core(NamedTuple):
 
     Attributes:
       base: path -> {"kernel", "bias"} of the layers taken over ("kernel" is an Embed's table too).
-      factors: path -> their rates.
+      factors: path -> the rates of those that learn.
       small: all other parameters, which are carried as ordinary fast weights.
       small_rates: a rate for each of them.
     """
@@ -191,8 +200,14 @@ class Past(NamedTuple):
     blocks: tuple[Block, ...]
 
 
-def memory_of(past: Past, factors: Factors, block: Block) -> Memory:
-    return Memory(past.weights["kernel"], past.weights.get("bias"), factors, (*past.blocks, block))
+def memories_of(core: Core, past: dict[Path, Past], blocks: dict[Path, Block]) -> dict[Path, Memory]:
+    """Path -> Memory of all layers: `past` and `blocks` have those that learn."""
+
+    def memory(weights: dict, factors: Factors | None, blocks: tuple[Block, ...]) -> Memory:
+        return Memory(weights["kernel"], weights.get("bias"), factors, blocks)
+
+    static = {p: memory(weights, None, ()) for p, weights in core.base.items() if p not in core.factors}
+    return static | {p: memory(past[p].weights, core.factors[p], (*past[p].blocks, block)) for p, block in blocks.items()}
 
 
 def empty_block(layer: Layer, steps: int, dtype: Any) -> Block:
@@ -218,7 +233,7 @@ def run_chunk(engine: Engine, core: Core, past: dict, small: Any, ended: Any, ob
     Returns:
       (Chunk, carried parameters, whether the sequence has ended, (y, nll) [S]).
     """
-    layers = dict(engine.layers)
+    layers, learning = dict(engine.layers), engine.learning
     dtype = jax.tree.leaves((core.base, core.small))[0].dtype
     probes = {path: zero_probe(layer, dtype) for path, layer in layers.items()}
     size = steps.weight.shape[0]
@@ -228,23 +243,25 @@ def run_chunk(engine: Engine, core: Core, past: dict, small: Any, ended: Any, ob
         j, now = now
 
         def predict(probes, small):
-            slots = {path: Slot(memory_of(past[path], core.factors[path], blocks[path]), probes[path]) for path in layers}
+            slots = {p: Slot(memory, probes[p]) for p, memory in memories_of(core, past, blocks).items()}
             return apply(engine.network, small, slots, record, now.x)
 
         logits, pull = jax.vjp(predict, probes, small)
         ended, y, weight = observer(ended, now, logits)
         nll, cotangent = jax.value_and_grad(engine.likelihood.nll)(logits, y)
         taps, gradient = pull(weight * cotangent)
-        for p, t in taps.items():
-            x, g = after((t["x"], t["g"]), t["out"], t["back"], t["g"])
+        for p in learning:
+            x, g = after((taps[p]["x"], taps[p]["g"]), taps[p]["out"], taps[p]["back"], taps[p]["g"])
             blocks[p] = Block(write(blocks[p].x, x, j), write(blocks[p].g, g, j))
+        static = {p: Block(t["x"], t["g"]) for p, t in taps.items() if p not in learning}
         replay = Replay({p: t["out"] for p, t in taps.items()}, {p: t["back"] for p, t in taps.items()}, small, gradient)
         small = jax.tree.map(lambda w, rate, g: w - rate * g, small, core.small_rates, gradient)
-        return (blocks, small, ended), (replay, y, weight * nll)
+        return (blocks, small, ended), (static, replay, y, weight * nll)
 
-    empty = {path: empty_block(layer, size, dtype) for path, layer in layers.items()}
-    (blocks, small, ended), (replay, y, nll) = jax.lax.scan(step, (empty, small, ended), (jnp.arange(size), steps))
-    return Chunk(blocks, replay), small, ended, (y, nll)
+    empty = {path: empty_block(layer, size, dtype) for path, layer in learning.items()}
+    (blocks, small, ended), (static, replay, y, nll) = jax.lax.scan(step, (empty, small, ended), (jnp.arange(size), steps))
+    static = {p: jax.tree.map(partial(by_tap, layers[p]), block) for p, block in static.items()}
+    return Chunk(blocks | static, replay), small, ended, (y, nll)
 
 
 GROUP = "micro-batch"
@@ -272,7 +289,7 @@ def run(engine: Engine, core: Core, observer: Any, steps: Any) -> tuple[list[Chu
     Returns:
       (chunks (stacked into one if they are folded), path -> last weights if they are folded, carried parameters, (y, nll) [T]).
     """
-    layers, ended = dict(engine.layers), jnp.array(False)
+    layers, ended = engine.learning, jnp.array(False)
     if engine.fold:
 
         def one(carry, now):
@@ -282,7 +299,8 @@ def run(engine: Engine, core: Core, observer: Any, steps: Any) -> tuple[list[Chu
             weights = {p: learn(la, weights[p], chunk.blocks[p], core.factors[p]) for p, la in layers.items()}
             return (weights, small, ended), (chunk, traced)
 
-        (weights, small, _), (chunks, traced) = jax.lax.scan(one, (core.base, core.small, ended), by_chunk(engine, steps))
+        start = {p: core.base[p] for p in layers}
+        (weights, small, _), (chunks, traced) = jax.lax.scan(one, (start, core.small, ended), by_chunk(engine, steps))
         return [chunks], weights, small, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), traced)
     small, chunks, traces = core.small, [], []
     for i in range(engine.chunks):
@@ -427,12 +445,13 @@ def reverse_chunk(engine: Engine, core: Core, past: dict, chunk: Chunk, later: d
         for p, (h, xd) in adjoint.items():
             adjoints, fold, bias = later[p]
             following[p] = Later((*adjoints, Adjoint(blocks[p], h, xd)), fold, bias + h.sum(-2))
-        new, sums = reverse_part(engine, core, past, blocks, taps, following, sums, *inputs)
-        adjoint = {p: tuple(write(a, n, number) for a, n in zip(adjoint[p], new[p])) for p in layers}
-        return (adjoint, sums), None
+        new, static, sums = reverse_part(engine, core, past, blocks, taps, following, sums, *inputs)
+        adjoint = {p: tuple(write(a, n, number) for a, n in zip(adjoint[p], new[p])) for p in adjoint}
+        return (adjoint, sums), static
 
-    start = {p: (jnp.zeros_like(b.g), jnp.zeros_like(b.x)) for p, b in blocks.items()}
-    (adjoint, sums), _ = jax.lax.scan(part, (start, sums), (jnp.arange(parts), inputs, taps), reverse=True)
+    start = {p: (jnp.zeros_like(blocks[p].g), jnp.zeros_like(blocks[p].x)) for p in engine.learning}
+    (adjoint, sums), static = jax.lax.scan(part, (start, sums), (jnp.arange(parts), inputs, taps), reverse=True)
+    adjoint |= {p: tuple(by_tap(layers[p], a) for a in static[p]) for p in static}
     return {p: Adjoint(blocks[p], *adjoint[p]) for p in layers}, sums
 
 
@@ -448,40 +467,43 @@ def reverse_part(
     steps: Sequence,
     ct: Any,
     known: Replay,
-) -> tuple[dict[Path, tuple[jax.Array, jax.Array]], Sums]:
-    """One part of a chunk: (path -> (h, xd) of its taps, Sums).
+) -> tuple[dict[Path, Any], dict[Path, Any], Sums]:
+    """One part of a chunk: (path -> (h, xd) of the taps of layers that learn, the same of the others, Sums).
 
     Args:
       blocks: the chunk's taps; own: the part's; j: the part's steps, counted in the chunk.
     """
-    layers, size = dict(engine.layers), ct.shape[0]
-    products = {p: over_heads(partial(later_products, la), la)(own[p], later[p], core.factors[p]) for p, la in layers.items()}
-    gram = {p: over_heads(partial(grams, la), la)(own[p], core.factors[p]) for p, la in layers.items()}
-    split = {p: jax.tree.map(partial(by_step, la, size), (own[p], products[p], gram[p])) for p, la in layers.items()}
+    learning, size = engine.learning, ct.shape[0]
+    products = {p: over_heads(partial(later_products, la), la)(own[p], later[p], core.factors[p]) for p, la in learning.items()}
+    gram = {p: over_heads(partial(grams, la), la)(own[p], core.factors[p]) for p, la in learning.items()}
+    taps = {p: jax.tree.map(partial(by_step, la, size), own[p]) for p, la in engine.layers}
+    split = {p: jax.tree.map(partial(by_step, la, size), (products[p], gram[p])) for p, la in learning.items()}
 
     def step(carry, now):
         adjoint, lam, small_rates = carry
-        i, j, now, ct, taps, known = now
+        i, j, now, ct, taps, split, known = now
         done = {}
-        for p, la in layers.items():
+        for p, la in learning.items():
             of_heads = over_heads(partial(current_products, la), la)
-            done[p] = of_heads(taps[p][0], own[p], *adjoint[p], *taps[p][1:], core.factors[p])
+            done[p] = of_heads(taps[p], own[p], *adjoint[p], *split[p], core.factors[p])
         if engine.first_order:
-            tangent, small_tangent = jax.tree.map(jnp.zeros_like, ({p: taps[p][0] for p in layers}, lam))
+            tangent, small_tangent = jax.tree.map(jnp.zeros_like, (taps, lam))
         else:
             tangent, small_tangent = hessian_product(engine, core, past, blocks, j, now, known, done, lam)
+        new = {p: (ct * taps[p].g - tangent[p].g, tangent[p].x) for p in taps}
         for p, (h, xd) in adjoint.items():
-            new_h, new_xd = after((ct * taps[p][0].g - tangent[p].g, tangent[p].x), *done[p])
+            new_h, new_xd = after(new.pop(p), *done[p])
             adjoint[p] = write(h, new_h, i), write(xd, new_xd, i)
         small_rates = jax.tree.map(lambda total, lam, g: total - lam * g, small_rates, lam, known.small_gradient)
         lam = jax.tree.map(lambda lam, g, t: lam + ct * g - t, lam, known.small_gradient, small_tangent)
-        return (adjoint, lam, small_rates), done
+        return (adjoint, lam, small_rates), (done, new)
 
-    start = {p: (jnp.zeros_like(b.g), jnp.zeros_like(b.x)) for p, b in own.items()}
-    inputs = (jnp.arange(size), j, steps, ct, split, known)
-    (adjoint, lam, small_rates), done = jax.lax.scan(step, (start, sums.small, sums.small_rates), inputs, reverse=True)
-    factors = {p: rate_gradient(la, own[p], adjoint[p][0], later[p].bias, done[p], core.factors[p]) for p, la in layers.items()}
-    return adjoint, Sums(lam, small_rates, jax.tree.map(jnp.add, sums.factors, factors))
+    start = {p: (jnp.zeros_like(own[p].g), jnp.zeros_like(own[p].x)) for p in learning}
+    inputs = (jnp.arange(size), j, steps, ct, taps, split, known)
+    (adjoint, lam, small_rates), (done, static) = jax.lax.scan(step, (start, sums.small, sums.small_rates), inputs, reverse=True)
+    static = {p: tuple(by_tap(dict(engine.layers)[p], a) for a in static[p]) for p in static}
+    factors = {p: rate_gradient(la, own[p], adjoint[p][0], later[p].bias, done[p], core.factors[p]) for p, la in learning.items()}
+    return adjoint, static, Sums(lam, small_rates, jax.tree.map(jnp.add, sums.factors, factors))
 
 
 def hessian_product(
@@ -489,17 +511,18 @@ def hessian_product(
 ) -> tuple[dict[Path, Block], Any]:
     """The tangent of step j's gradient in direction V: (path -> Block of tangents of the taps, tangent of the carried gradient)."""
     layers = dict(engine.layers)
-    memories, probes, directions = {}, {}, {}
+    seen, probes, directions = {}, {}, {}
     for p, layer in layers.items():
+        directions[p] = zero_probe(layer, blocks[p].x.dtype)
+        probes[p] = directions[p] | {"out": known.out[p], "back": known.back[p]}
+    for p, layer in engine.learning.items():
         block, factors = blocks[p], core.factors[p]
         before = (jnp.arange(block.x.shape[-2]) < j * layer.taps).astype(block.x.dtype)
-        mask = jnp.broadcast_to(before, block.x.shape[:-1])
-        memories[p] = memory_of(past[p], factors, block._replace(mask=mask))
-        zero = zero_probe(layer, block.x.dtype)
-        probes[p] = zero | {"out": known.out[p], "back": known.back[p]}
-        directions[p] = zero | {"g": factors.column[..., None, :] * done[p].v}
+        seen[p] = block._replace(mask=jnp.broadcast_to(before, block.x.shape[:-1]))
+        directions[p]["g"] = factors.column[..., None, :] * done[p].v
         if layer.kind == "dense":
             directions[p]["x"] = factors.row[..., None, :] * done[p].u
+    memories = memories_of(core, past, seen)
 
     def gradient(probes, small):
         def predict(probes, small):
@@ -530,7 +553,7 @@ def reverse(engine: Engine, core: Core, chunks: list[Chunk], weights: dict | Non
     """The reverse sweep over one sequence.
 
     Returns:
-      (path -> adjoints of all chunks, first to last; or, if they are folded, the `Later` of what would come before; Sums).
+      (path -> adjoints of all chunks, first to last; or, of layers that learn and are folded, the `Later` of what would come before; Sums).
     """
     zeros = partial(jax.tree.map, jnp.zeros_like)
     sums = Sums(zeros(core.small), zeros(core.small_rates), zeros(core.factors))
@@ -541,7 +564,7 @@ def reverse(engine: Engine, core: Core, chunks: list[Chunk], weights: dict | Non
 
 def _reverse_folded(engine: Engine, core: Core, chunks: Chunk, weights: Any, steps: Any, sums: Sums) -> tuple[dict, Sums]:
     """Takes chunk by chunk out of the last weights again, and folds their adjoints into L."""
-    layers = dict(engine.layers)
+    layers = engine.learning
 
     def one(carry, now):
         weights, later, sums = carry
@@ -549,23 +572,24 @@ def _reverse_folded(engine: Engine, core: Core, chunks: Chunk, weights: Any, ste
         weights = {p: learn(la, weights[p], chunk.blocks[p], core.factors[p], 1.0) for p, la in layers.items()}
         past = {p: Past(weights[p], ()) for p in layers}
         new, sums = reverse_chunk(engine, core, past, chunk, later, sums, *steps)
-        return (weights, {p: fold_adjoint(la, later[p], new[p]) for p, la in layers.items()}, sums), None
+        static = {p: new[p] for p in new if p not in layers}
+        return (weights, {p: fold_adjoint(la, later[p], new[p]) for p, la in layers.items()}, sums), static
 
     kernels = {p: core.base[p]["kernel"] for p in layers}
     start = {p: Later((), jnp.zeros_like(kernels[p]), zero_bias(la, kernels[p].dtype)) for p, la in layers.items()}
-    (_, folded, sums), _ = jax.lax.scan(one, (weights, start, sums), (chunks, by_chunk(engine, steps)), reverse=True)
-    return folded, sums
+    (_, folded, sums), static = jax.lax.scan(one, (weights, start, sums), (chunks, by_chunk(engine, steps)), reverse=True)
+    return folded | {p: (jax.tree.map(partial(by_tap, dict(engine.layers)[p]), static[p]),) for p in static}, sums
 
 
 def _reverse_kept(engine: Engine, core: Core, chunks: list[Chunk], steps: Any, sums: Sums) -> tuple[dict, Sums]:
-    layers = dict(engine.layers)
-    adjoints: dict[Path, tuple[Adjoint, ...]] = {p: () for p in layers}
+    layers = engine.learning
+    adjoints: dict[Path, tuple[Adjoint, ...]] = {p: () for p, _ in engine.layers}
     for i in reversed(range(engine.chunks)):
         past = {p: Past(core.base[p], join([chunk.blocks[p] for chunk in chunks[:i]])) for p in layers}
         none = {p: zero_bias(la, core.base[p]["kernel"].dtype) for p, la in layers.items()}
         later = {p: Later(join(adjoints[p]), None, sum((a.h.sum(-2) for a in adjoints[p]), none[p])) for p in layers}
         new, sums = reverse_chunk(engine, core, past, chunks[i], later, sums, *piece(engine, steps, i))
-        adjoints = {p: (new[p], *adjoints[p]) for p in layers}
+        adjoints = {p: (new[p], *adjoints[p]) for p in adjoints}
     return adjoints, sums
 
 
@@ -620,7 +644,7 @@ def _score_backward(engine, kept, ct):
     adjoints, sums = jax.vmap(partial(reverse, engine, core))(chunks, weights, seqs, ct)
     base = {}
     for p, layer in layers.items():
-        if engine.fold:
+        if isinstance(adjoints[p], Later):
             kernel, bias = adjoints[p].fold.sum(0), adjoints[p].bias.sum(0)
         else:
             x, g, h, xd = (jnp.concatenate(parts, -2) for parts in zip(*((a.block.x, a.block.g, a.h, a.xd) for a in adjoints[p])))
@@ -645,7 +669,8 @@ def adapt(engine: Engine, core: Core, observer: Any, steps: Any) -> tuple[dict, 
     def one(steps):
         chunks, weights, small, traced = run(engine, core, observer, steps)
         if weights is None:
-            weights = {p: learn(la, core.base[p], join([c.blocks[p] for c in chunks])[0], core.factors[p]) for p, la in engine.layers}
+            taken = engine.learning.items()
+            weights = {p: learn(la, core.base[p], join([c.blocks[p] for c in chunks])[0], core.factors[p]) for p, la in taken}
         return weights, small, traced
 
     return jax.vmap(one, axis_name=GROUP)(steps)

@@ -9,18 +9,21 @@ import jax.numpy as jnp
 from rgen.fast import dual
 from rgen.fast.plan import Engine, join_weights, plan, split_weights
 from rgen.fast.rates import expand_rates, factor_rates
+from rgen.fast.taps import learning, overlaid
 from rgen.sequence import Array, Sequence, Trace, group_rows, pad_rows, ungroup_rows
 from rgen.unroll import Observer
 
 
 def prepare(loop: Any, params: Any, x: Array, gradient: bool = True) -> tuple[Engine, dual.Core]:
     """The plan for x [B, T, ...], and what it computes with, of an `InnerLoop` and its parameters."""
-    engine = plan(loop.network, loop.likelihood, params.init, x, loop.choice, loop.first_order, gradient)
+    engine = plan(loop, params.init, x, gradient)
     layers = dict(engine.layers)
     base, small = split_weights(params.init, layers)
-    _, rates = split_weights(expand_rates(loop.rate_kind, params.rates, params.init), layers)
+    _, rates = split_weights(expand_rates(loop.rate_kind, params.rates, learning(params.init, loop.fast)), layers)
+    rates = overlaid(jax.tree.map(jnp.zeros_like, small), rates)  # what is carried and does not learn has the rate 0
     rates = jax.tree.map(lambda rate, w: jnp.broadcast_to(rate, w.shape), rates, small)
-    return engine, dual.Core(base, {p: factor_rates(loop.rate_kind, params.rates, p, la) for p, la in layers.items()}, small, rates)
+    factors = {p: factor_rates(loop.rate_kind, params.rates, p, la) for p, la in engine.learning.items()}
+    return engine, dual.Core(base, factors, small, rates)
 
 
 def score(loop: Any, params: Any, seqs: Sequence) -> jax.Array:
@@ -35,8 +38,8 @@ def adapt(loop: Any, params: Any, observer: Observer, steps: Any) -> tuple[Any, 
     engine, core = prepare(loop, params, steps.x, gradient=False)
     batch, length = steps.weight.shape
     base, small, (y, nll) = by_group(engine, lambda steps: dual.adapt(engine, core, observer, steps), steps)
-    fast = join_weights(ungroup_rows(base, batch), ungroup_rows(small, batch), dict(engine.layers))
-    return fast, Trace(_outputs(y, batch, length), _outputs(nll, batch, length))
+    fast = join_weights(ungroup_rows(base, batch), ungroup_rows(small, batch), engine.learning)
+    return learning(fast, loop.fast), Trace(_outputs(y, batch, length), _outputs(nll, batch, length))
 
 
 def drift(loop: Any, params: Any, seqs: Sequence) -> tuple[Any, jax.Array]:
@@ -44,7 +47,7 @@ def drift(loop: Any, params: Any, seqs: Sequence) -> tuple[Any, jax.Array]:
     engine, core = prepare(loop, params, seqs.x, gradient=False)
     base, small, nll = by_group(engine, lambda seqs: dual.drift(engine, core, seqs), _cast(params, seqs))
     base, small = jax.tree.map(lambda a: a.sum(0) / seqs.y.shape[0], (base, small))
-    return join_weights(base, small, dict(engine.layers)), _outputs(nll, *seqs.y.shape)
+    return join_weights(base, small, engine.learning), _outputs(nll, *seqs.y.shape)
 
 
 def by_group(engine: Engine, function: Callable, steps: Any) -> Any:

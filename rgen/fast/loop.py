@@ -11,6 +11,7 @@ from flax import linen as nn
 from rgen.fast import engine
 from rgen.fast.plan import COST_MODEL, Choice
 from rgen.fast.rates import expand_rates, init_rates
+from rgen.fast.taps import learning, overlaid
 from rgen.likelihood import PLAIN, Decoding, Likelihood
 from rgen.sequence import Array, Given, Sequence, Trace, check_shapes, pad_rows
 from rgen.unroll import Advance, Drawing, Observe, Observer, Scoring, drawn_steps, unroll
@@ -32,6 +33,8 @@ class InnerLoop:
       likelihood: how logits become nats and draws.
       rate_kind: "fixed", "per-array" or "rank-one".
       rate: the inner rate at the beginning. It enters `init` only, so another rate does not recompile anything.
+      fast: what learns in the inner loop: paths of modules (or parameters) such as "heads/memory"; None: all. The other weights are
+        meta-learned, and the same for all sequences.
       end: the output that ends a sampled sequence, if one does.
       first_order: take the inner gradients as constants when differentiating: first-order MAML.
       form: "direct", the definition, or "dual", which computes the same numbers much faster and has first derivatives only.
@@ -42,6 +45,7 @@ class InnerLoop:
     likelihood: Likelihood
     rate_kind: str = "fixed"
     rate: float = field(default=0.01, compare=False)
+    fast: tuple[str, ...] | None = None
     end: int | None = None
     first_order: bool = False
     form: str = "dual"
@@ -52,9 +56,13 @@ class InnerLoop:
             raise ValueError(f"The form of the inner loop is '{self.form}'; it must be 'direct' or 'dual'.")
 
     def init(self, key: jax.Array, x: Array) -> Params:
-        """Draws an initialization for inputs that look like `x` [...], ONE input."""
+        """Draws an initialization for inputs that look like `x` [...], ONE input.
+
+        Raises:
+          ValueError: a path of `fast` is not in the network.
+        """
         weights = jax.jit(self.network.init)(key, x)["params"]
-        return Params(weights, init_rates(self.rate_kind, weights, self.rate))
+        return Params(weights, init_rates(self.rate_kind, learning(weights, self.fast), self.rate))
 
     def score(self, params: Params, seqs: Sequence) -> jax.Array:
         """Scores sequences under online adaptation from `params.init`.
@@ -78,7 +86,8 @@ class InnerLoop:
         """Learns whole sequences.
 
         Returns:
-          (fast weights after the last step, each array with a leading B; [B, T] nats as `score` gives them).
+          (fast weights after the last step, each array with a leading B; [B, T] nats as `score` gives them). Weights that do not learn
+          are not among them.
         """
         check_shapes(seqs)
         fast, trace = self._unroll(params, Scoring(), seqs)
@@ -119,7 +128,8 @@ class InnerLoop:
         moments = math.ceil(seqs.y.shape[1] / every)
 
         def ask(fast):
-            logits: Any = jax.vmap(lambda x: self.network.apply({"params": fast}, x))(x)
+            weights = overlaid(params.init, fast)
+            logits: Any = jax.vmap(lambda x: self.network.apply({"params": weights}, x))(x)
             return jax.vmap(self.likelihood.log_probs)(logits)
 
         def learn(fast, steps):
@@ -128,26 +138,31 @@ class InnerLoop:
 
         def one(seq):
             steps = jax.tree.map(lambda a: a.reshape(moments, every, *a.shape[1:]), pad_rows(seq, moments * every))
-            asked = jax.lax.scan(learn, params.init, steps)[1]
-            return jnp.concatenate([ask(params.init)[None], asked])
+            asked = jax.lax.scan(learn, self._start(params), steps)[1]
+            return jnp.concatenate([ask(self._start(params))[None], asked])
 
         return jax.vmap(one)(Sequence(*map(jnp.asarray, seqs)))
 
     def gradient_norms(self, params: Params, seqs: Sequence) -> Any:
-        """How large the inner gradients are: shaped like `params.init`, of each array the norm [B, T] of its gradient at each step."""
+        """How large the inner gradients are: shaped like the fast weights, of each array the norm [B, T] of its gradient at each step."""
         check_shapes(seqs)
-
-        rates = expand_rates(self.rate_kind, params.rates, params.init)
+        rates = self._rates(params)
 
         def advance(fast, x, observe):
-            gradient, _ = self._gradient(fast, x, observe)
+            gradient, _ = self._gradient(params, fast, x, observe)
             return _descend(fast, rates, gradient), jax.tree.map(lambda g: jnp.linalg.norm(g.ravel()), gradient)
 
-        return jax.vmap(lambda seq: unroll(advance, params.init, Scoring(), seq)[1])(Sequence(*map(jnp.asarray, seqs)))
+        return jax.vmap(lambda seq: unroll(advance, self._start(params), Scoring(), seq)[1])(Sequence(*map(jnp.asarray, seqs)))
 
     def drift(self, params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
-        """How far learning whole sequences moves the weights: (initialization minus the mean of the final weights, nats [B, T])."""
+        """How far learning whole sequences moves the weights: (initialization minus the mean of the final weights, nats [B, T]).
+
+        Raises:
+          ValueError: not all weights learn.
+        """
         check_shapes(seqs)
+        if self.fast is not None:
+            raise ValueError(f"Only {', '.join(self.fast)} learns in the inner loop; the drift, and Reptile, need weights that all do.")
         if self.form == "dual":
             return engine.drift(self, params, seqs)
         fast, nll = self.adapt(params, seqs)
@@ -157,22 +172,28 @@ class InnerLoop:
     def _unroll(self, params: Params, observer: Observer, steps: Any) -> tuple[Any, Trace]:
         if self.form == "dual":
             return engine.adapt(self, params, observer, steps)
-        return jax.vmap(lambda steps: unroll(self._advance(params), params.init, observer, steps))(steps)
+        return jax.vmap(lambda steps: unroll(self._advance(params), self._start(params), observer, steps))(steps)
+
+    def _start(self, params: Params) -> Any:
+        return learning(params.init, self.fast)
+
+    def _rates(self, params: Params) -> Any:
+        return expand_rates(self.rate_kind, params.rates, self._start(params))
 
     def _advance(self, params: Params) -> Advance:
         """One inner step. This, with the two functions below, is the definition; everything else is bookkeeping."""
-        rates = expand_rates(self.rate_kind, params.rates, params.init)
+        rates = self._rates(params)
 
         def advance(fast, x, observe):
-            gradient, trace = self._gradient(fast, x, observe)
+            gradient, trace = self._gradient(params, fast, x, observe)
             return _descend(fast, rates, gradient), trace
 
         return advance
 
-    def _gradient(self, fast: Any, x: jax.Array, observe: Observe) -> tuple[Any, Trace]:
+    def _gradient(self, params: Params, fast: Any, x: jax.Array, observe: Observe) -> tuple[Any, Trace]:
         """Predict and pay: (the gradient by the fast weights, what was paid)."""
         logits: Any
-        logits, pull = jax.vjp(lambda fast: self.network.apply({"params": fast}, x), fast)
+        logits, pull = jax.vjp(lambda fast: self.network.apply({"params": overlaid(params.init, fast)}, x), fast)
         y, weight = observe(logits)
         nll, cotangent = jax.value_and_grad(self.likelihood.nll)(logits, y)
         (gradient,) = pull(weight * cotangent)

@@ -2,14 +2,14 @@
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 from flax import linen as nn
 from flax import traverse_util
 
-from rgen.fast.taps import Layer, Path, find_layers
+from rgen.fast.taps import Layer, Path, find_layers, learns
 from rgen.likelihood import Likelihood
 from rgen.sequence import shards_of
 
@@ -35,6 +35,11 @@ class Engine:
     fold: bool
     micro_batch: int
     first_order: bool
+
+    @property
+    def learning(self) -> dict[Path, Layer]:
+        """The layers that change in the inner loop."""
+        return {path: layer for path, layer in self.layers if layer.learns}
 
     @property
     def length(self) -> int:
@@ -63,9 +68,7 @@ LEAST = {True: 4, False: 32}
 initialization."""
 
 
-def plan(
-    network: nn.Module, likelihood: Likelihood, weights: Any, x: Any, choice: Choice, first_order: bool, gradient: bool = True
-) -> Engine:
+def plan(loop: Any, weights: Any, x: Any, gradient: bool = True) -> Engine:
     """Chooses, from T, B, the widths and the device, what costs least.
 
     Costs are counted in numbers read and written at a step of one sequence, which is what bounds a step: its products are matrix
@@ -76,12 +79,21 @@ def plan(
                                             + 2 m n / M                     and the initialization, read twice for M sequences at once
       taps of a chunk of C, then folded     2 m n + 3 m n / C + C (m + n)   weights read twice, and formed once a chunk
 
+    A layer that does not learn in the inner loop has no past to read: its taps are kept for its derivative only.
+
     Args:
+      loop: an `InnerLoop`.
       x: [B, T, ...] inputs, or their shapes.
       gradient: whether the score will be differentiated.
     """
+    choice = loop.choice
     batch, length = x.shape[:2]
-    found = find_layers(network, weights, jax.ShapeDtypeStruct(x.shape[2:], x.dtype))
+    everywhere = find_layers(loop.network, weights, jax.ShapeDtypeStruct(x.shape[2:], x.dtype))
+    parts: dict[Path, set[bool]] = {}
+    for path in traverse_util.flatten_dict(weights):
+        parts.setdefault(path[:-1], set()).add(learns(path, loop.fast))
+    found = {path: layer for path, layer in everywhere.items() if parts[path] == {True}}
+    static = {path: replace(layer, learns=False) for path, layer in everywhere.items() if parts[path] == {False}}
     most, least = KEPT[gradient]
     pieces = max(1, min(most, length // least))
     share = batch // shards_of(batch)
@@ -96,9 +108,10 @@ def plan(
     chunk = folded_chunk if fold else min(choice.chunk or math.ceil(length / pieces), length)
     part = even(chunk, STEPS)
     chunk = part * math.ceil(chunk / part)
-    state = sum(la.size if fold else length * la.tap_size for la in layers.values())
+    state = sum(la.size if fold else length * la.tap_size for la in layers.values()) + sum(length * la.tap_size for la in static.values())
     micro = min(choice.micro_batch or default_micro_batch(batch, state, 1 if fold else LEAST[gradient]), batch)
-    return Engine(network, likelihood, tuple(sorted(layers.items())), chunk, math.ceil(length / chunk), part, fold, micro, first_order)
+    layers = tuple(sorted((layers | static).items()))
+    return Engine(loop.network, loop.likelihood, layers, chunk, math.ceil(length / chunk), part, fold, micro, loop.first_order)
 
 
 def even(length: int, size: int) -> int:

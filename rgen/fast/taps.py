@@ -28,6 +28,7 @@ class Layer:
       inputs, outputs: m and n of its kernel [*heads, m, n]; for an Embed the number of rows, and their width.
       heads: leading axes of the kernel, from a lifted layer.
       rows: rows [*, m] that one call transforms; calls: how often it is called in one step.
+      learns: whether it changes in the inner loop.
     """
 
     kind: str
@@ -37,6 +38,7 @@ class Layer:
     rows: int
     calls: int
     bias: bool
+    learns: bool = True
 
     @property
     def taps(self) -> int:
@@ -64,6 +66,34 @@ class Slot(NamedTuple):
 
     memory: Any
     probe: dict[str, jax.Array]
+
+
+def learning(weights: Any, fast: tuple[str, ...] | None) -> Any:
+    """The weights that learn in the inner loop: the part of a tree of dicts under the paths `fast`; None: all of it.
+
+    Raises:
+      ValueError: a path is not there.
+    """
+    if fast is None:
+        return weights
+    flat = traverse_util.flatten_dict(weights)
+    for path in fast:
+        if not any(learns(name, (path,)) for name in flat):
+            there = sorted({"/".join(name[:depth]) for name in flat for depth in range(1, len(name) + 1)})
+            raise ValueError(f"'{path}' is not in the network and cannot learn; there are {', '.join(there)}.")
+    return traverse_util.unflatten_dict({name: value for name, value in flat.items() if learns(name, fast)})
+
+
+def learns(name: Path, fast: tuple[str, ...] | None) -> bool:
+    """Whether what stands at this place in the parameter tree learns in the inner loop."""
+    return fast is None or any(name[: len(prefix)] == prefix for prefix in (tuple(path.split("/")) for path in fast))
+
+
+def overlaid(weights: Any, fast: Any) -> Any:
+    """All weights, of which some learn."""
+    if not isinstance(fast, dict):
+        return fast
+    return weights | {name: overlaid(weights[name], child) for name, child in fast.items()}
 
 
 # (kind, rows [r, width], memory, probe of this call) -> outputs [r, n]
