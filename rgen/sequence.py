@@ -65,6 +65,20 @@ def until_end(y: Array, end: int) -> Array:
     return ends.cumsum(-1) == ends
 
 
+def with_context(x: Array, y: Array | None, count: int) -> Array:
+    """Inputs x [B, T, ...] with the last `count` outputs of y [B, T] beside them, the latest first: [B, T, inputs + count].
+
+    Where there is no output yet, and everywhere without y, stands -1.
+    """
+    if not count:
+        return x
+    x = jnp.asarray(x).reshape(*x.shape[:2], -1)
+    if y is None:
+        return jnp.pad(x, ((0, 0), (0, 0), (0, count)), constant_values=-1)
+    before = jnp.pad(jnp.asarray(y, x.dtype), ((0, 0), (count, 0)), constant_values=-1)
+    return jnp.concatenate([x, *(before[:, count - i : before.shape[1] - i, None] for i in range(1, count + 1))], -1)
+
+
 def check_shapes(seqs: Sequence) -> None:
     """Raises ValueError unless x [B, T, ...], y [B, T] and weight [B, T] agree."""
     shapes = {name: value.shape for name, value in seqs._asdict().items()}

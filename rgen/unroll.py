@@ -22,8 +22,20 @@ class Observer(Protocol):
     @property
     def end(self) -> int | None: ...
 
-    def __call__(self, ended: jax.Array, now: Any, logits: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """(whether the sequence has ended, the step's part of the inputs, logits) -> (ended, y, weight)."""
+    def start(self) -> Any:
+        """What it remembers before the first step."""
+        ...
+
+    def ended(self, seen: Any) -> jax.Array:
+        """Whether the sequence has ended."""
+        ...
+
+    def x(self, seen: Any, now: Any) -> jax.Array:
+        """The network's input, from what is remembered and the step's part of the inputs."""
+        ...
+
+    def __call__(self, seen: Any, now: Any, logits: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
+        """(what is remembered, the step's part of the inputs, logits) -> (what is remembered, y, weight)."""
         ...
 
 
@@ -43,24 +55,47 @@ class Scoring:
 
     end: None = None
 
-    def __call__(self, ended, now, logits):
-        return ended, now.y, now.weight.astype(logits.dtype)
+    def start(self):
+        return ()
+
+    def ended(self, seen):
+        return jnp.array(False)
+
+    def x(self, seen, now):
+        return now.x
+
+    def __call__(self, seen, now, logits):
+        return seen, now.y, now.weight.astype(logits.dtype)
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """Outputs are drawn where they are not known. After the output `end` all further ones are `end`, cost and teach nothing."""
+    """Outputs are drawn where they are not known. After the output `end` all further ones are `end`, cost and teach nothing.
+
+    The last `context` outputs take the last places of the network's input, as in `rgen.sequence.with_context`.
+    """
 
     likelihood: Likelihood
     end: int | None
     decoding: Decoding = PLAIN
+    context: int = 0
 
-    def __call__(self, ended, now, logits):
+    def start(self):
+        return jnp.array(False), jnp.full(self.context, -1)
+
+    def ended(self, seen):
+        return seen[0]
+
+    def x(self, seen, now):
+        return jnp.concatenate([now.x[: -self.context], seen[1].astype(now.x.dtype)]) if self.context else now.x
+
+    def __call__(self, seen, now, logits):
+        ended, recent = seen
         y = jnp.where(now.known, now.y, self.decoding.draw(now.key, self.likelihood.log_probs(logits))).astype(jnp.int32)
         weight = now.weight.astype(logits.dtype)
-        if self.end is None:
-            return ended, y, weight
-        return ended | (y == self.end), jnp.where(ended, self.end, y), jnp.where(ended, 0, weight)
+        if self.end is not None:
+            y, weight, ended = jnp.where(ended, self.end, y), jnp.where(ended, 0, weight), ended | (y == self.end)
+        return (ended, jnp.concatenate([y[None].astype(recent.dtype), recent])[: self.context]), y, weight
 
 
 def drawn_steps(x: Array, keys: Array, given: Given | None, dtype: Any) -> DrawnStep:
@@ -93,18 +128,18 @@ def unroll(advance: Advance, state: Any, observer: Observer, steps: Any) -> tupl
     filled = jax.tree.map(lambda a: a.reshape(segments, size, *a.shape[1:]), pad_rows(steps, segments * size))
 
     def step(carry, now):
-        state, ended = carry
-        after = ended
+        state, seen = carry
+        after = seen
 
         def observe(logits):
             nonlocal after
-            after, y, weight = observer(ended, now, logits)
+            after, y, weight = observer(seen, now, logits)
             return y, weight
 
-        state, trace = advance(state, now.x, observe)
+        state, trace = advance(state, observer.x(seen, now), observe)
         return (state, after), trace
 
     # prevent_cse: a scan's body is compiled on its own, so nothing can be merged with the forward pass
     segment = jax.checkpoint(lambda carry, steps: jax.lax.scan(step, carry, steps), prevent_cse=False)
-    (state, _), trace = jax.lax.scan(segment, (state, jnp.array(False)), filled)
+    (state, _), trace = jax.lax.scan(segment, (state, observer.start()), filled)
     return state, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:length], trace)

@@ -227,11 +227,11 @@ def after(taps: tuple[jax.Array, jax.Array], *reads: jax.Array) -> tuple[jax.Arr
     return tuple(jnp.where(token != token, token, tap) for tap in taps)
 
 
-def run_chunk(engine: Engine, core: Core, past: dict, small: Any, ended: Any, observer: Any, steps: Any) -> tuple:
+def run_chunk(engine: Engine, core: Core, past: dict, small: Any, seen: Any, observer: Any, steps: Any) -> tuple:
     """One chunk of the inner loop. `past`: path -> Past of the chunks before.
 
     Returns:
-      (Chunk, carried parameters, whether the sequence has ended, (y, nll) [S]).
+      (Chunk, carried parameters, what the observer remembers, (y, nll) [S]).
     """
     layers, learning = dict(engine.layers), engine.learning
     dtype = jax.tree.leaves((core.base, core.small))[0].dtype
@@ -239,15 +239,15 @@ def run_chunk(engine: Engine, core: Core, past: dict, small: Any, ended: Any, ob
     size = steps.weight.shape[0]
 
     def step(carry, now):
-        blocks, small, ended = carry
+        blocks, small, seen = carry
         j, now = now
 
         def predict(probes, small):
             slots = {p: Slot(memory, probes[p]) for p, memory in memories_of(core, past, blocks).items()}
-            return apply(engine.network, small, slots, record, now.x)
+            return apply(engine.network, small, slots, record, observer.x(seen, now))
 
         logits, pull = jax.vjp(predict, probes, small)
-        ended, y, weight = observer(ended, now, logits)
+        seen, y, weight = observer(seen, now, logits)
         nll, cotangent = jax.value_and_grad(engine.likelihood.nll)(logits, y)
         taps, gradient = pull(weight * cotangent)
         for p in learning:
@@ -256,31 +256,31 @@ def run_chunk(engine: Engine, core: Core, past: dict, small: Any, ended: Any, ob
         static = {p: Block(t["x"], t["g"]) for p, t in taps.items() if p not in learning}
         replay = Replay({p: t["out"] for p, t in taps.items()}, {p: t["back"] for p, t in taps.items()}, small, gradient)
         small = jax.tree.map(lambda w, rate, g: w - rate * g, small, core.small_rates, gradient)
-        return (blocks, small, ended), (static, replay, y, weight * nll)
+        return (blocks, small, seen), (static, replay, y, weight * nll)
 
     empty = {path: empty_block(layer, size, dtype) for path, layer in learning.items()}
-    (blocks, small, ended), (static, replay, y, nll) = jax.lax.scan(step, (empty, small, ended), (jnp.arange(size), steps))
+    (blocks, small, seen), (static, replay, y, nll) = jax.lax.scan(step, (empty, small, seen), (jnp.arange(size), steps))
     static = {p: jax.tree.map(partial(by_tap, layers[p]), block) for p, block in static.items()}
-    return Chunk(blocks | static, replay), small, ended, (y, nll)
+    return Chunk(blocks | static, replay), small, seen, (y, nll)
 
 
 GROUP = "micro-batch"
 
 
-def run_unless_ended(engine: Engine, core: Core, past: dict, small: Any, ended: Any, observer: Any, steps: Any) -> tuple:
+def run_unless_ended(engine: Engine, core: Core, past: dict, small: Any, seen: Any, observer: Any, steps: Any) -> tuple:
     """`run_chunk`, but a chunk that finds all sequences of the micro-batch ended costs nothing."""
     if observer.end is None:
-        return run_chunk(engine, core, past, small, ended, observer, steps)
+        return run_chunk(engine, core, past, small, seen, observer, steps)
 
-    def go(small, ended):
-        return run_chunk(engine, core, past, small, ended, observer, steps)
+    def go(small, seen):
+        return run_chunk(engine, core, past, small, seen, observer, steps)
 
-    def skip(small, ended):
-        chunk, _, _, (y, nll) = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(go, small, ended))
-        return chunk, small, ended, (jnp.full_like(y, observer.end), nll)
+    def skip(small, seen):
+        chunk, _, _, (y, nll) = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(go, small, seen))
+        return chunk, small, seen, (jnp.full_like(y, observer.end), nll)
 
     # not pmin, which jax.export cannot lower for a symbolic batch
-    return jax.lax.cond(jax.lax.all_gather(ended, GROUP).all(), skip, go, small, ended)
+    return jax.lax.cond(jax.lax.all_gather(observer.ended(seen), GROUP).all(), skip, go, small, seen)
 
 
 def run(engine: Engine, core: Core, observer: Any, steps: Any) -> tuple[list[Chunk], dict | None, Any, Any]:
@@ -289,23 +289,23 @@ def run(engine: Engine, core: Core, observer: Any, steps: Any) -> tuple[list[Chu
     Returns:
       (chunks (stacked into one if they are folded), path -> last weights if they are folded, carried parameters, (y, nll) [T]).
     """
-    layers, ended = engine.learning, jnp.array(False)
+    layers, seen = engine.learning, observer.start()
     if engine.fold:
 
         def one(carry, now):
-            weights, small, ended = carry
+            weights, small, seen = carry
             past = {p: Past(weights[p], ()) for p in layers}
-            chunk, small, ended, traced = run_unless_ended(engine, core, past, small, ended, observer, now)
+            chunk, small, seen, traced = run_unless_ended(engine, core, past, small, seen, observer, now)
             weights = {p: learn(la, weights[p], chunk.blocks[p], core.factors[p]) for p, la in layers.items()}
-            return (weights, small, ended), (chunk, traced)
+            return (weights, small, seen), (chunk, traced)
 
         start = {p: core.base[p] for p in layers}
-        (weights, small, _), (chunks, traced) = jax.lax.scan(one, (start, core.small, ended), by_chunk(engine, steps))
+        (weights, small, _), (chunks, traced) = jax.lax.scan(one, (start, core.small, seen), by_chunk(engine, steps))
         return [chunks], weights, small, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), traced)
     small, chunks, traces = core.small, [], []
     for i in range(engine.chunks):
         past = {p: Past(core.base[p], join([chunk.blocks[p] for chunk in chunks])) for p in layers}
-        chunk, small, ended, traced = run_unless_ended(engine, core, past, small, ended, observer, piece(engine, steps, i))
+        chunk, small, seen, traced = run_unless_ended(engine, core, past, small, seen, observer, piece(engine, steps, i))
         chunks.append(chunk)
         traces.append(traced)
     return chunks, None, small, jax.tree.map(lambda *parts: jnp.concatenate(parts), *traces)

@@ -13,7 +13,7 @@ from rgen.fast.plan import COST_MODEL, Choice
 from rgen.fast.rates import expand_rates, init_rates
 from rgen.fast.taps import learning, overlaid
 from rgen.likelihood import PLAIN, Decoding, Likelihood
-from rgen.sequence import Array, Given, Sequence, Trace, check_shapes, pad_rows
+from rgen.sequence import Array, Given, Sequence, Trace, check_shapes, pad_rows, with_context
 from rgen.unroll import Advance, Drawing, Observe, Observer, Scoring, drawn_steps, unroll
 
 
@@ -55,13 +55,18 @@ class InnerLoop:
         if self.form not in ("direct", "dual"):
             raise ValueError(f"The form of the inner loop is '{self.form}'; it must be 'direct' or 'dual'.")
 
+    @property
+    def context(self) -> int:
+        """How many of the last outputs the network reads besides its input: what it says itself, or none."""
+        return getattr(self.network, "context", 0)
+
     def init(self, key: jax.Array, x: Array) -> Params:
         """Draws an initialization for inputs that look like `x` [...], ONE input.
 
         Raises:
           ValueError: a path of `fast` is not in the network.
         """
-        weights = jax.jit(self.network.init)(key, x)["params"]
+        weights = jax.jit(self.network.init)(key, with_context(x[None, None], None, self.context)[0, 0])["params"]
         return Params(weights, init_rates(self.rate_kind, learning(weights, self.fast), self.rate))
 
     def score(self, params: Params, seqs: Sequence) -> jax.Array:
@@ -77,7 +82,7 @@ class InnerLoop:
           ValueError: x, y and weight disagree in B or T.
         Source: Finn et al. 2017, arXiv:1703.03400; unixpickle/reptile-gen.
         """
-        check_shapes(seqs)
+        seqs = self._read(seqs)
         if self.form == "dual":
             return engine.score(self, params, seqs)
         return self._unroll(params, Scoring(), seqs)[1].nll
@@ -89,13 +94,13 @@ class InnerLoop:
           (fast weights after the last step, each array with a leading B; [B, T] nats as `score` gives them). Weights that do not learn
           are not among them.
         """
-        check_shapes(seqs)
+        seqs = self._read(seqs)
         fast, trace = self._unroll(params, Scoring(), seqs)
         return fast, trace.nll
 
     def micro_batch(self, params: Params, seqs: Sequence) -> int:
         """How many sequences a gradient is best taken of at once: what the dual form runs together."""
-        return engine.prepare(self, params, seqs.x)[0].micro_batch if self.form == "dual" else seqs.y.shape[0]
+        return engine.prepare(self, params, self._read(seqs).x)[0].micro_batch if self.form == "dual" else seqs.y.shape[0]
 
     def sample(self, params: Params, x: Array, keys: jax.Array, given: Given | None = None, decoding: Decoding = PLAIN) -> Trace:
         """Draws sequences, learning each output as soon as it is drawn.
@@ -111,7 +116,8 @@ class InnerLoop:
         """
 
         dtype = jax.tree.leaves(params.init)[0].dtype
-        return self._unroll(params, Drawing(self.likelihood, self.end, decoding), drawn_steps(x, keys, given, dtype))[1]
+        x = with_context(x, None, self.context)
+        return self._unroll(params, Drawing(self.likelihood, self.end, decoding, self.context), drawn_steps(x, keys, given, dtype))[1]
 
     def belief(self, params: Params, seqs: Sequence, x: Array, every: int = 1) -> jax.Array:
         """Asks the network about any places while it learns sequences; what is asked teaches it nothing.
@@ -124,7 +130,7 @@ class InnerLoop:
           [B, F, P, K] log-probabilities of the K outputs at each place: before the first step, and after 1, 2, ... times `every` steps and
           after the last one, so that F = 1 + ceil(T / every).
         """
-        check_shapes(seqs)
+        seqs = self._read(seqs)
         moments = math.ceil(seqs.y.shape[1] / every)
 
         def ask(fast):
@@ -141,18 +147,18 @@ class InnerLoop:
             asked = jax.lax.scan(learn, self._start(params), steps)[1]
             return jnp.concatenate([ask(self._start(params))[None], asked])
 
-        return jax.vmap(one)(Sequence(*map(jnp.asarray, seqs)))
+        return jax.vmap(one)(seqs)
 
     def gradient_norms(self, params: Params, seqs: Sequence) -> Any:
         """How large the inner gradients are: shaped like the fast weights, of each array the norm [B, T] of its gradient at each step."""
-        check_shapes(seqs)
+        seqs = self._read(seqs)
         rates = self._rates(params)
 
         def advance(fast, x, observe):
             gradient, _ = self._gradient(params, fast, x, observe)
             return _descend(fast, rates, gradient), jax.tree.map(lambda g: jnp.linalg.norm(g.ravel()), gradient)
 
-        return jax.vmap(lambda seq: unroll(advance, self._start(params), Scoring(), seq)[1])(Sequence(*map(jnp.asarray, seqs)))
+        return jax.vmap(lambda seq: unroll(advance, self._start(params), Scoring(), seq)[1])(seqs)
 
     def drift(self, params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
         """How far learning whole sequences moves the weights: (initialization minus the mean of the final weights, nats [B, T]).
@@ -160,12 +166,12 @@ class InnerLoop:
         Raises:
           ValueError: not all weights learn.
         """
-        check_shapes(seqs)
+        seqs = self._read(seqs)
         if self.fast is not None:
             raise ValueError(f"Only {', '.join(self.fast)} learns in the inner loop; the drift, and Reptile, need weights that all do.")
         if self.form == "dual":
             return engine.drift(self, params, seqs)
-        fast, nll = self.adapt(params, seqs)
+        fast, (_, nll) = self._unroll(params, Scoring(), seqs)
         # the mean of differences, not the difference of means: in float32 it keeps more digits
         return jax.tree.map(lambda init, fast: (init - fast).mean(0), params.init, fast), nll
 
@@ -173,6 +179,11 @@ class InnerLoop:
         if self.form == "dual":
             return engine.adapt(self, params, observer, steps)
         return jax.vmap(lambda steps: unroll(self._advance(params), self._start(params), observer, steps))(steps)
+
+    def _read(self, seqs: Sequence) -> Sequence:
+        """The sequences as the network reads them; raises ValueError if their shapes disagree."""
+        check_shapes(seqs)
+        return Sequence(with_context(jnp.asarray(seqs.x), seqs.y, self.context), jnp.asarray(seqs.y), jnp.asarray(seqs.weight))
 
     def _start(self, params: Params) -> Any:
         return learning(params.init, self.fast)
