@@ -62,6 +62,9 @@ class TrainConfig:
     keys: int | None = None
     """Features of a position for each head; None: the network's own."""
 
+    context: int | None = None
+    """How many of the last outputs text-heads and image-heads read beside the position; None: none."""
+
     rates: str = "fixed"
     """Inner rates: fixed (one number), per-array (learned), or rank-one (learned; a factor an input times one an output)."""
     inner_rate: float = 1e-3
@@ -118,7 +121,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "steps", "meta_batch", "reduce", "log_every", "eval_every", "keep", "keep_every")
-        _at_least(self, 0, "warmup", "eval_count", "weight_decay")
+        _at_least(self, 0, "warmup", "eval_count", "weight_decay", "context")
         _seed(self, "seed", "split_seed")
         _at_least(self, 2, "max_length")
         _positive(self, "inner_rate", "outer_rate", "clip", "held_out")

@@ -56,30 +56,59 @@ class LSTMBlock(nn.Module):
         return nn.sigmoid(give) * (nn.sigmoid(take) * jnp.tanh(update) + nn.sigmoid(forget) * state)
 
 
-class PositionHeads(nn.Module):
-    """Several narrow Dense layers side by side, each fed with learned features of the position that are its own.
+def places_before(shape: tuple[int, ...], count: int) -> list[tuple[int, ...]]:
+    """Steps to the `count` nearest places before a place in the order of reading: 1, 2, ... in a line; left, above, ... in a picture."""
+    if len(shape) == 1:
+        return [(i + 1,) for i in range(count)]
+    near = [(i, j) for i in range(count + 1) for j in range(-count, count + 1) if (i, j) > (0, 0)]
+    return sorted(near, key=lambda step: (step[0] ** 2 + step[1] ** 2, step))[:count]
 
-    What SGD writes into a head at one position is read at another in proportion to the dot product of their features. So every head
-    is a memory with its own similarity between positions: one may learn to read the previous symbol, another the one above.
-    A position is visited once, so its features do not change before they are read.
 
-    Attributes:
-      positions: how many there are.
-      heads, keys, values: H, features of a position for each head, outputs of each head.
+def neighbour_keys(shape: tuple[int, ...], heads: int, keys: int) -> Callable:
+    """An initializer of key tables [places, heads * keys] with which every head sees one of the nearest places before.
+
+    A head gives each place p a random vector r(p), and the key r(p) + r(p - step): keys one step apart share a vector, all others none.
+    The vectors are orthogonal if `keys` is not less than the number of places, and as near to that as can be if it is.
     """
 
-    positions: int
+    def table(key, step, dtype):
+        grid = tuple(size + abs(d) for size, d in zip(shape, step))
+        r = nn.initializers.orthogonal()(key, (math.prod(grid), keys), dtype).reshape(*grid, keys)
+        here = r[tuple(slice(max(d, 0), max(d, 0) + size) for size, d in zip(shape, step))]
+        before = r[tuple(slice(max(-d, 0), max(-d, 0) + size) for size, d in zip(shape, step))]
+        return (here + before).reshape(-1, keys)
+
+    def init(key, _, dtype=jnp.float_):
+        steps = places_before(shape, heads)
+        return jnp.concatenate([table(k, step, dtype) for k, step in zip(jax.random.split(key, heads), steps)], axis=1)
+
+    return init
+
+
+class Heads(nn.Module):
+    """A memory: several narrow Dense layers side by side, each fed with learned features of the place that are its own, its keys.
+
+    What SGD writes into a head at one place is read at another in proportion to the dot product of their keys. So every head is a memory
+    with its own similarity between places: one reads the previous symbol, another the one above. They begin empty: what is read is
+    what has been written, and nothing else.
+
+    Attributes:
+      shape: (T,) or (rows, columns), of the places.
+      heads, keys, values: H, features of a place for each head, outputs of each head.
+    """
+
+    shape: tuple[int, ...]
     heads: int
     keys: int
     values: int
 
     @nn.compact
     def __call__(self, index):
-        x = embed(index, self.positions, self.heads * self.keys, name="keys").reshape(self.heads, self.keys)
-        x = layer_norm(x, use_bias=False, use_scale=False)
-        init = uniform(1 / math.sqrt(self.keys))
+        init = neighbour_keys(self.shape, self.heads, self.keys)
+        table = nn.Embed(math.prod(self.shape), self.heads * self.keys, embedding_init=init, name="keys")
+        x = layer_norm(table(index).reshape(self.heads, self.keys), use_bias=False, use_scale=False)
         batched = nn.vmap(nn.Dense, variable_axes={"params": 0}, split_rngs={"params": True})
-        return batched(self.values, kernel_init=init, bias_init=init, name="memory")(x).reshape(-1)
+        return batched(self.values, kernel_init=nn.initializers.zeros, name="memory")(x).reshape(-1)
 
 
 # ---------------------------------------------------------------- networks
@@ -162,26 +191,36 @@ class Gated(nn.Module):
 
 
 class HeadsNetwork(nn.Module):
-    """Ours: heads with position keys of their own, then `depth` gated residual blocks, each behind a LayerNorm.
+    """Ours: a memory of heads, and `depth` gated residual blocks that make something of what is read there.
+
+    It is enough that the memory learns in the inner loop: `InnerLoop(fast=("heads/memory",))`.
 
     Attributes:
       shape: (T,) for lines, inputs []; (rows, columns) for images, inputs [2].
       width: of the residual stream, divisible by `heads`.
-      keys: features of a position for each head.
+      keys: features of a place for each head.
+      context: how many of the last outputs are read beside the input, see `rgen.sequence.with_context`.
+      features: width of their embedding.
     """
 
     shape: tuple[int, ...]
     width: int = 96
     depth: int = 2
     heads: int = 8
-    keys: int = 16
+    keys: int = 24
     outputs: int = 256
+    context: int = 0
+    features: int = 24
 
     @nn.compact
     def __call__(self, x):
-        index = x if len(self.shape) == 1 else x[0] * self.shape[1] + x[1]
-        heads = PositionHeads(math.prod(self.shape), self.heads, self.keys, self.width // self.heads, name="heads")
-        h = heads(index)
+        place, recent = jnp.split(jnp.atleast_1d(x), [len(self.shape)])
+        index = jnp.ravel_multi_index(tuple(place), self.shape, mode="clip")
+        h = Heads(self.shape, self.heads, self.keys, self.width // self.heads, name="heads")(index)
+        if self.context:
+            nothing = max(self.outputs, 2)  # where there is no output yet
+            embedded = embed(jnp.where(recent < 0, nothing, recent), nothing + 1, self.features, name="recent")
+            h = h + dense(embedded.reshape(-1), self.width, name="context")
         for i in range(self.depth):
             update = gate(dense(layer_norm(h, name=f"norm_{i}"), 2 * self.width, name=f"gate_{i}"))
             h = h + dense(update, self.width, name=f"residual_{i}")
@@ -198,7 +237,7 @@ NETWORKS: dict[str, tuple[str, Any]] = {
     "gated": ("image", Gated),
     "image-heads": ("image", HeadsNetwork),
 }
-OPTIONS = ("width", "widths", "depth", "features", "heads", "keys")
+OPTIONS = ("width", "widths", "depth", "features", "heads", "keys", "context")
 
 
 def build(name: str, shape: tuple[int, ...], outputs: int, **options: int | tuple[int, ...] | None) -> nn.Module:
@@ -229,7 +268,7 @@ def configure(cls: Any, name: str, options: Mapping[str, Any], **fixed: Any) -> 
     for option, value in options.items():
         if option not in has:
             raise InputError(f"The network '{name}' has no option '{option}'; it has {', '.join(has)}. Give --{option} None.")
-        if not value or min(value if isinstance(value, tuple) else (value,)) < 1:
+        if option != "context" and (not value or min(value if isinstance(value, tuple) else (value,)) < 1):
             raise InputError(f"The network's {option} is {value}; sizes must be at least 1.")
     network = cls(**fixed, **options)
     if "heads" in has and network.width % network.heads:

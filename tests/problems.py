@@ -17,7 +17,7 @@ from rgen.fast import InnerLoop, Params
 from rgen.fast.rates import init_rates
 from rgen.fast.taps import learning
 from rgen.likelihood import Bernoulli, Categorical
-from rgen.sequence import Sequence
+from rgen.sequence import Sequence, with_context
 
 FORMS = ("direct", "dual")
 SYMBOLS = 3  # of the text problems
@@ -42,6 +42,7 @@ PROBLEMS = {
     "text-heads partly": ("text-heads", "rank-one"),
 }
 LEARNS = {"text-heads partly": ("heads/memory", "norm_0", "logits/bias")}  # where not everything does
+CONTEXT = {"text-heads partly": 2}  # where the last outputs are read too
 NAMES = tuple(PROBLEMS)
 FAST = ("text-mlp per-array", "image-heads")  # for what need not be seen on every network
 FIXED = ("text-mlp", "siren")  # one inner rate
@@ -59,7 +60,8 @@ def make(name: str, form: str = "direct") -> Problem:
     loop = with_form(build_loop(name), form)
     text = isinstance(loop.likelihood, Categorical)
     x, rng = inputs(SHAPES["text" if text else "image"]), np.random.default_rng(0)
-    weights = jit(loop.network.init)(jax.random.key(0), x[0])["params"]  # what loop.init does, compiled quickly
+    first = with_context(x[None, :1], None, loop.context)[0, 0]
+    weights = jit(loop.network.init)(jax.random.key(0), first)["params"]  # what loop.init does, compiled quickly
     params = disturbed(Params(weights, init_rates(loop.rate_kind, learning(weights, loop.fast), loop.rate)), rng)
     y = rng.integers(SYMBOLS if text else 2, size=(2, len(x)))
     weight = np.ones(y.shape)
@@ -72,7 +74,8 @@ def make(name: str, form: str = "direct") -> Problem:
 def build_loop(name: str, rate: float = 0.1) -> InnerLoop:
     network, kind = PROBLEMS[name]
     text = networks.NETWORKS[network][0] == "text"
-    module = networks.build(network, SHAPES["text" if text else "image"], SYMBOLS if text else 1, **SIZES[network])
+    sizes = SIZES[network] | ({"context": CONTEXT[name], "features": 2} if name in CONTEXT else {})
+    module = networks.build(network, SHAPES["text" if text else "image"], SYMBOLS if text else 1, **sizes)
     return InnerLoop(module, Categorical() if text else Bernoulli(), kind, rate, LEARNS.get(name))
 
 

@@ -154,7 +154,9 @@ def plain(loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[Any, jax.Arr
     for x, y, weight in zip(*seqs):
         weights, row = params.init, []
         for t in range(len(y)):
-            weights, nats = step(weights, rates, x[t], y[t], weight[t])
+            before = [y[t - i] if t >= i else -1 for i in range(1, loop.context + 1)]
+            read = np.concatenate([np.atleast_1d(x[t]), before]).astype(int) if before else x[t]
+            weights, nats = step(weights, rates, read, y[t], weight[t])
             row.append(nats)
         rows.append(jnp.stack(row))
         last.append(learning(weights, loop.fast))
