@@ -247,6 +247,24 @@ class ReportConfig:
 
 
 @dataclass(frozen=True)
+class InsideConfig:
+    """Look inside a trained run, in one picture: where the nats are lost, which layers learn and when, what each head reads."""
+
+    run: Path
+    """Folder of the run."""
+    split: str = "test"
+    """train, valid or test."""
+    count: int | None = None
+    """Look at this many sequences, drawn by a seed; None: the whole split."""
+    out: Path | None = None
+    """The picture; None: RUN/inside.png."""
+
+    def __post_init__(self) -> None:
+        _one_of(self, "split", SPLITS)
+        _at_least(self, 1, "count")
+
+
+@dataclass(frozen=True)
 class BenchmarkConfig:
     """Time MAML, first-order MAML, Reptile and sampling side by side: every combination of the first five options."""
 

@@ -26,7 +26,7 @@ from rgen.signals import Signals
 @partial(jax.jit, static_argnums=0)
 def _inner_norms(model: InnerLoop, params: Params, seqs: Sequence) -> jax.Array:
     """[B, T] norms of the inner gradients, of all arrays together."""
-    return jnp.sqrt(sum(norm**2 for norm in jax.tree.leaves(model.gradient_norms(params, seqs))))
+    return jnp.sqrt(sum(norm**2 for norm in jax.tree.leaves(model.inner_norms(params, seqs)[0])))
 
 
 class Window(NamedTuple):

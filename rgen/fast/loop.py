@@ -149,16 +149,26 @@ class InnerLoop:
 
         return jax.vmap(one)(seqs)
 
-    def gradient_norms(self, params: Params, seqs: Sequence) -> Any:
-        """How large the inner gradients are: shaped like the fast weights, of each array the norm [B, T] of its gradient at each step."""
+    def inner_norms(self, params: Params, seqs: Sequence) -> tuple[Any, Any]:
+        """How large the inner steps are: (norms of the gradients, norms of what they change the fast weights by).
+
+        Each is shaped like the fast weights; for every array the norms [B, T] of each step.
+        """
         seqs = self._read(seqs)
-        rates = self._rates(params)
+        rates = self.rates(params)
+
+        def norms(tree):
+            return jax.tree.map(lambda a: jnp.linalg.norm(a.ravel()), tree)
 
         def advance(fast, x, observe):
             gradient, _ = self._gradient(params, fast, x, observe)
-            return _descend(fast, rates, gradient), jax.tree.map(lambda g: jnp.linalg.norm(g.ravel()), gradient)
+            return _descend(fast, rates, gradient), (norms(gradient), norms(jax.tree.map(jnp.multiply, rates, gradient)))
 
         return jax.vmap(lambda seq: unroll(advance, self._start(params), Scoring(), seq)[1])(seqs)
+
+    def rates(self, params: Params) -> Any:
+        """The inner rate of every weight that learns: a tree like the fast weights, whose leaves broadcast against its arrays."""
+        return expand_rates(self.rate_kind, params.rates, self._start(params))
 
     def drift(self, params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
         """How far learning whole sequences moves the weights: (initialization minus the mean of the final weights, nats [B, T]).
@@ -188,12 +198,9 @@ class InnerLoop:
     def _start(self, params: Params) -> Any:
         return learning(params.init, self.fast)
 
-    def _rates(self, params: Params) -> Any:
-        return expand_rates(self.rate_kind, params.rates, self._start(params))
-
     def _advance(self, params: Params) -> Advance:
         """One inner step. This, with the two functions below, is the definition; everything else is bookkeeping."""
-        rates = self._rates(params)
+        rates = self.rates(params)
 
         def advance(fast, x, observe):
             gradient, trace = self._gradient(params, fast, x, observe)

@@ -1,0 +1,123 @@
+"""A picture of what a trained network does: where the nats are lost, which layers learn and when, and what each head remembers."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+from matplotlib import pyplot as plt
+
+from rgen import evaluate, report
+from rgen.config import InsideConfig
+from rgen.errors import InputError
+from rgen.fast import InnerLoop
+from rgen.run import Trained, fitting_batch, load
+from rgen.sequence import Sequence
+
+FEW = 64  # sequences whose inner gradients are measured
+
+
+def main(config: InsideConfig) -> None:
+    """bin/inside.py."""
+    run = load(config.run)
+    if not isinstance(run.model, InnerLoop):
+        raise InputError(f"The run in {config.run} is the recurrent baseline; it has no inner loop to look into.")
+    index = evaluate.choose(run.data, config.split, config.count, seed=0)
+    nats = evaluate.score_all(run.model, run.params, run.data, config.split, index, fitting_batch(run.model, run.data))
+    seqs = run.data.sequences(config.split, index)
+    path = config.out or config.run / "inside.png"
+    picture(run, seqs, by_place(seqs, nats, run.data.shape), path)
+    print(f"{len(index)} sequences of {config.split}, the gradients of {min(FEW, len(index))}: {path}")
+
+
+def by_place(seqs: Sequence, nats: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Mean nats of what was scored at each place [*shape], of nats [N, T]; NaN where nothing was."""
+    x = np.asarray(seqs.x)
+    places = x if len(shape) == 1 else x[..., 0] * shape[1] + x[..., 1]
+    total, count = np.zeros(math.prod(shape)), np.zeros(math.prod(shape))
+    np.add.at(total, places.ravel(), nats.ravel())
+    np.add.at(count, places.ravel(), (np.asarray(seqs.weight) > 0).ravel())
+    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0).reshape(shape)
+
+
+def learned(model: InnerLoop, params: Any, seqs: Sequence) -> dict[str, np.ndarray]:
+    """How far SGD moves each layer: layer -> root mean square over sequences of each step's change [T]; NaN where none learns."""
+    _, updates = jax.jit(InnerLoop.inner_norms, static_argnums=0)(model, params, seqs)
+    weight = np.asarray(seqs.weight) > 0
+    squares: dict[str, Any] = {}
+    for name, norm in traverse_util.flatten_dict(updates, sep="/").items():
+        layer = name.rpartition("/")[0] or name
+        mean = np.ma.masked_array(np.asarray(norm) ** 2, ~weight).mean(0).filled(np.nan)
+        squares[layer] = squares.get(layer, 0) + mean
+    return {layer: np.sqrt(square) for layer, square in squares.items()}
+
+
+def similarities(model: InnerLoop, params: Any) -> np.ndarray | None:
+    """[H, T, T]: how much of what is written at one place each head reads at another, about 1 at the same; None without heads."""
+    if "heads" not in params.init:
+        return None
+    rates = np.asarray(model.rates(params)["heads"]["memory"]["kernel"])  # [H, keys, values], or one for all
+    table = np.asarray(params.init["heads"]["keys"]["embedding"])
+    keys = table.reshape(len(table), len(params.init["heads"]["memory"]["kernel"]), -1).swapaxes(0, 1)
+    keys = keys - keys.mean(-1, keepdims=True)
+    keys /= np.linalg.norm(keys, axis=-1, keepdims=True)
+    found = (keys * rates.mean(-1, keepdims=True).swapaxes(-1, -2) if rates.ndim else keys) @ keys.swapaxes(1, 2)
+    return found / np.einsum("hii->hi", found).mean(-1)[:, None, None]
+
+
+def picture(run: Trained, seqs: Sequence, nats: np.ndarray, path: Path) -> None:
+    """Draws all of it, one panel above the other."""
+    shape, model = run.data.shape, run.model
+    assert isinstance(model, InnerLoop)
+    heads = similarities(model, run.params)
+    figure = plt.figure(figsize=(9, 7 if heads is None else 8.5), layout="constrained")
+    parts: Any = figure.subfigures(2 if heads is None else 3, 1, height_ratios=[1, 1] if heads is None else [1, 1, 0.45])
+    _draw_nats(parts[0], nats)
+    _draw_learned(parts[1], learned(model, run.params, Sequence(*(np.asarray(a)[:FEW] for a in seqs))))
+    if heads is not None:
+        _draw_heads(parts[2], heads, shape)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _draw_nats(part: Any, nats: np.ndarray) -> None:
+    axis = part.subplots()
+    part.suptitle("Nats paid at each place", fontsize=11, color=report.INK)
+    if nats.ndim == 1:
+        axis.bar(np.arange(len(nats)), nats, color=report.ACCENT)
+        axis.set_xlabel("place in the line")
+        axis.spines[["top", "right"]].set_visible(False)
+        return
+    drawn = axis.imshow(nats, cmap="magma", interpolation="nearest")
+    axis.set_axis_off()
+    part.colorbar(drawn, ax=axis, shrink=0.8)
+
+
+def _draw_learned(part: Any, learned: dict[str, np.ndarray]) -> None:
+    part.suptitle("How far each step moves the fast weights", fontsize=11, color=report.INK)
+    axis = part.subplots()
+    for index, (layer, norms) in enumerate(learned.items()):
+        axis.plot(np.arange(1, len(norms) + 1), norms, color=plt.cm.viridis(index / max(1, len(learned) - 1)), label=layer)
+    axis.set(xlabel="inner step", ylabel="norm of the change", yscale="log")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+
+
+def _draw_heads(part: Any, heads: np.ndarray, shape: tuple[int, ...]) -> None:
+    """For lines, all pairs of places; for pictures, what the place in the middle (a dot) reads of all others."""
+    text = len(shape) == 1
+    part.suptitle(
+        "What each head reads (across) at each place (down)" if text else "What each head reads at the place of the dot",
+        fontsize=11,
+        color=report.INK,
+    )
+    middle = tuple(size // 2 for size in shape)
+    for axis, head in zip(np.atleast_1d(part.subplots(1, len(heads))), heads):
+        shown = np.tril(head, -1) if text else head[np.ravel_multi_index(middle, shape)].reshape(shape)
+        axis.imshow(shown, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+        if not text:
+            axis.plot(middle[1], middle[0], "o", color="black", ms=3)
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_color(report.PALE)

@@ -1,0 +1,51 @@
+"""What bin/inside.py shows."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+from problems import make
+from runs import TINY, script
+
+from rgen import inside, train
+from rgen.config import InsideConfig
+from rgen.errors import InputError
+from rgen.sequence import Sequence
+
+
+def test_nats_by_place_are_means_of_what_was_scored_there():
+    x = np.array([[[0, 0], [0, 1], [1, 0]], [[1, 0], [0, 0], [0, 1]]])
+    nats, weight = np.array([[1.0, 2.0, 4.0], [8.0, 3.0, 0.0]]), np.array([[1, 1, 1], [1, 1, 0]])
+    found = inside.by_place(Sequence(x, np.zeros((2, 3)), weight), nats, (2, 2))
+    np.testing.assert_array_equal(found, [[2.0, 2.0], [6.0, np.nan]])
+
+
+def test_a_head_reads_what_its_keys_and_rates_say():
+    loop, params, seqs = make("text-heads partly")
+    found = inside.similarities(loop, params)
+    assert found is not None and found.shape == (2, 7, 7)
+    np.testing.assert_allclose(found, found.swapaxes(1, 2), atol=1e-12)
+    np.testing.assert_allclose(np.einsum("hii->hi", found).mean(1), 1)
+    # what a step at place s changes of what is read at place t is in proportion to it
+    fast, _ = loop.adapt(params, Sequence(seqs.x[:1, :1], seqs.y[:1, :1], np.ones((1, 1))))
+    change = np.asarray(fast["heads"]["memory"]["kernel"][0] - params.init["heads"]["memory"]["kernel"])  # [H, keys, values]
+    keys = np.asarray(params.init["heads"]["keys"]["embedding"]).reshape(7, 2, -1)
+    keys = (keys - keys.mean(-1, keepdims=True)) / np.sqrt(keys.var(-1, keepdims=True) + 1e-5)
+    read = np.einsum("thk,hkv->htv", keys, change)
+    np.testing.assert_allclose(read / read[:, :1], np.broadcast_to((found[:, 0] / found[:, :1, 0])[..., None], read.shape), rtol=1e-3)
+
+
+def test_the_picture_as_users_make_it(trained, tmp_path):
+    said = script("inside", "--run", str(trained), "--split", "valid", "--out", "picture.png", cwd=tmp_path)
+    assert "picture.png" in said.stdout
+    assert Image.open(tmp_path / "picture.png").size[1] > 500
+
+
+def test_the_recurrent_baseline_has_no_inside(tmp_path):
+    small = dataclasses.replace(
+        TINY, run=tmp_path / "run", network="lstm", rates="fixed", widths=None, width=2, depth=1, features=2, steps=1
+    )
+    train.train(small)
+    with pytest.raises(InputError, match="has no inner loop to look into"):
+        inside.main(InsideConfig(small.run))
