@@ -90,7 +90,7 @@ class Heads(nn.Module):
 
     What SGD writes into a head at one place is read at another in proportion to the dot product of their keys. So every head is a memory
     with its own similarity between places: one reads the previous symbol, another the one above. They begin empty: what is read is
-    what has been written, and nothing else.
+    what has been written, and a constant, which keeps the LayerNorm behind it from dividing by nearly nothing.
 
     Attributes:
       shape: (T,) or (rows, columns), of the places.
@@ -108,7 +108,8 @@ class Heads(nn.Module):
         table = nn.Embed(math.prod(self.shape), self.heads * self.keys, embedding_init=init, name="keys")
         x = layer_norm(table(index).reshape(self.heads, self.keys), use_bias=False, use_scale=False)
         batched = nn.vmap(nn.Dense, variable_axes={"params": 0}, split_rngs={"params": True})
-        return batched(self.values, kernel_init=nn.initializers.zeros, name="memory")(x).reshape(-1)
+        constant = uniform(1 / math.sqrt(self.keys))
+        return batched(self.values, kernel_init=nn.initializers.zeros, bias_init=constant, name="memory")(x).reshape(-1)
 
 
 # ---------------------------------------------------------------- networks
