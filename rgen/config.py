@@ -380,7 +380,7 @@ _DIGITS = dataclasses.replace(_HEADS, network="image-heads", width=64, keys=16, 
 # The sets of docs/results.md, where all networks have the same sequences and outer steps.
 _NAMES = {"data": "names.txt", "max_length": 16, "held_out": 0.03122, "meta_batch": 64, "steps": 2500, "eval_count": 0}
 _SMALL = {"data": "mnist", "reduce": 2, "steps": 1000, "eval_every": 250}
-_SMALL_LSTM = dataclasses.replace(_QUICK, network="lstm", width=96, depth=1, features=96)
+_SMALL_LSTM = dataclasses.replace(_QUICK, network="lstm", width=76, depth=1, features=48)
 
 
 def _with(base: TrainConfig, **changes: Any) -> TrainConfig:

@@ -129,7 +129,11 @@ class InnerLoop:
         Returns:
           [B, F, P, K] log-probabilities of the K outputs at each place: before the first step, and after 1, 2, ... times `every` steps and
           after the last one, so that F = 1 + ceil(T / every).
+        Raises:
+          ValueError: the network reads the last outputs, which places out of turn do not have.
         """
+        if self.context:
+            raise ValueError(f"A network that reads the last {self.context} outputs cannot be asked about places out of turn.")
         seqs = self._read(seqs)
         moments = math.ceil(seqs.y.shape[1] / every)
 
