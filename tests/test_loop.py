@@ -217,12 +217,14 @@ def test_first_order_maml_is_reptile_over_the_rate(name, form):
 
 
 @every_form
-def test_a_path_that_is_not_there_and_reptile_of_a_part_are_refused(form):
+def test_what_a_network_that_learns_in_part_or_reads_a_context_cannot_do_is_said(form):
     loop, params, seqs = make("text-heads partly", form)
     with pytest.raises(ValueError, match=r"'nowhere' is not in the network.*heads/memory/kernel"):
         dataclasses.replace(loop, fast=("nowhere",)).init(jax.random.key(0), seqs.x[0, 0])
     with pytest.raises(ValueError, match="weights that all do"):
         reptile(loop, params, seqs)
+    with pytest.raises(ValueError, match="places out of turn"):
+        loop.belief(params, seqs, seqs.x[0])
 
 
 def norm(tree: Any) -> float:
