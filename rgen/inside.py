@@ -84,15 +84,15 @@ def picture(run: Trained, seqs: Sequence, nats: np.ndarray, path: Path) -> None:
 
 def _draw_nats(part: Any, nats: np.ndarray) -> None:
     axis = part.subplots()
-    part.suptitle("Nats paid at each place", fontsize=11, color=report.INK)
+    most = "" if nats.ndim == 1 else f", 0 (dark) to {np.nanmax(nats):.2f} (bright)"
+    part.suptitle(f"Nats paid at each place{most}", fontsize=11, color=report.INK)
     if nats.ndim == 1:
         axis.bar(np.arange(len(nats)), nats, color=report.ACCENT)
         axis.set_xlabel("place in the line")
         axis.spines[["top", "right"]].set_visible(False)
         return
-    drawn = axis.imshow(nats, cmap="magma", interpolation="nearest")
+    axis.imshow(nats, cmap="magma", vmin=0, interpolation="nearest")
     axis.set_axis_off()
-    part.colorbar(drawn, ax=axis, shrink=0.8)
 
 
 def _draw_learned(part: Any, learned: dict[str, np.ndarray]) -> None:
