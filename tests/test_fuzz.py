@@ -29,6 +29,8 @@ OPTIONS = {
     "features": small,
     "heads": small,
     "keys": small,
+    "context": small,
+    "fast": st.sampled_from([None, (), ("heads/memory",), ("hidden_0", "logits/bias"), ("nowhere",), ("",)]),
     "rates": st.sampled_from([*RATE_KINDS, "other"]),
     "inner_rate": number,
     "form": st.sampled_from(FORMS),

@@ -221,6 +221,8 @@ def test_what_a_network_that_learns_in_part_or_reads_a_context_cannot_do_is_said
     loop, params, seqs = make("text-heads partly", form)
     with pytest.raises(ValueError, match=r"'nowhere' is not in the network.*heads/memory/kernel"):
         dataclasses.replace(loop, fast=("nowhere",)).init(jax.random.key(0), seqs.x[0, 0])
+    with pytest.raises(ValueError, match="Name at least one"):
+        dataclasses.replace(loop, fast=()).init(jax.random.key(0), seqs.x[0, 0])
     with pytest.raises(ValueError, match="weights that all do"):
         reptile(loop, params, seqs)
     with pytest.raises(ValueError, match="places out of turn"):

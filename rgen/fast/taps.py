@@ -72,10 +72,12 @@ def learning(weights: Any, fast: tuple[str, ...] | None) -> Any:
     """The weights that learn in the inner loop: the part of a tree of dicts under the paths `fast`; None: all of it.
 
     Raises:
-      ValueError: a path is not there.
+      ValueError: a path is not there, or there is none.
     """
     if fast is None:
         return weights
+    if not fast:
+        raise ValueError("Nothing learns in the inner loop: its paths are empty. Name at least one; None means all.")
     flat = traverse_util.flatten_dict(weights)
     for path in fast:
         if not any(learns(name, (path,)) for name in flat):
