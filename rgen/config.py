@@ -14,6 +14,7 @@ RATE_KINDS = ("fixed", "per-array", "rank-one")
 SCHEDULES = ("cosine", "constant")
 SPLITS = ("train", "valid", "test")
 FORMS = ("direct", "dual")
+PRECISIONS = ("float32", "bfloat16")
 IMAGE_NETWORKS = ("lstm-block", "siren", "gated", "image-heads")
 TEXT_NETWORKS = ("text-mlp", "text-heads")
 NETWORKS = (*TEXT_NETWORKS, *IMAGE_NETWORKS, "lstm")
@@ -75,6 +76,8 @@ class TrainConfig:
 
     form: str = "dual"
     """Form of the inner loop: dual (fast), or direct (the definition). Both give the same numbers up to rounding."""
+    precision: str = "float32"
+    """float32; or bfloat16 for the taps and products of the dual form, summed up in float32."""
     chunk: int | None = None
     """Dual form: steps of the first chunk; None: chosen by the cost model."""
     fold: bool | None = None
@@ -128,6 +131,9 @@ class TrainConfig:
         _one_of(self, "algorithm", ALGORITHMS)
         _one_of(self, "form", FORMS)
         _at_least(self, 1, "chunk", "micro_batch")
+        _one_of(self, "precision", PRECISIONS)
+        if self.precision == "bfloat16" and (self.form == "direct" or self.network == "lstm"):
+            raise InputError("--precision bfloat16 is for the dual form of the inner loop; leave it out.")
         _one_of(self, "rates", RATE_KINDS)
         _one_of(self, "schedule", SCHEDULES)
         _one_of(self, "order", ("raster", "random"))
@@ -406,7 +412,10 @@ _PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "names-lstm": ("A recurrent baseline of the same size on names.", _with(_SMALL_LSTM, **_NAMES)),
     "names-maml": ("The original's text model on names, MAML.", _with(_TEXT, **_NAMES)),
     "names-reptile": ("The original's text model on names, Reptile.", _with(_TEXT, algorithm="reptile", **_NAMES)),
-    "small-mnist-heads": ("Our network on MNIST of 14x14 pixels, MAML.", _with(_HEADS, network="image-heads", width=64, **_SMALL)),
+    "small-mnist-heads": (
+        "Our network on MNIST of 14x14 pixels, MAML.",
+        _with(_HEADS, network="image-heads", width=64, keys=64, inner_rate=0.05, **_SMALL),
+    ),
     "small-mnist-lstm": ("A recurrent baseline on MNIST of 14x14 pixels.", _with(_SMALL_LSTM, **_SMALL)),
     "text-maml": ("The original's text model, MAML.", _with(_TEXT, algorithm="maml")),
     "text-reptile": ("The original's text model, Reptile: its own settings.", _with(_TEXT, algorithm="reptile")),

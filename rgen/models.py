@@ -24,6 +24,7 @@ def build(
     fast: tuple[str, ...] | None = None,
     form: str = "dual",
     choice: Choice = COST_MODEL,
+    precision: str = "float32",
     **sizes: Any,
 ) -> SequenceModel:
     """Builds a sequence model.
@@ -35,7 +36,7 @@ def build(
       end: the output that ends a sequence, if one does.
       rates, rate: kind of the inner rates, and where they start; the recurrent baseline has none.
       fast: what learns in the inner loop, as in `rgen.fast.InnerLoop`.
-      form, choice: form of the inner loop, and what is not left to the dual form's cost model.
+      form, choice, precision: form of the inner loop, what is not left to the dual form's cost model, and how exact its taps are.
       **sizes: options of the network; None means its default.
     Raises:
       InputError: as `networks.build`.
@@ -43,7 +44,8 @@ def build(
     likelihood, outputs = (Bernoulli(), 1) if symbols == 2 else (Categorical(), symbols)
     if name == "lstm":
         return Recurrent(networks.configure(LSTM, name, sizes, shape=shape, symbols=symbols, outputs=outputs), likelihood, end)
-    return InnerLoop(networks.build(name, shape, outputs, **sizes), likelihood, rates, rate, fast, end, form=form, choice=choice)
+    network = networks.build(name, shape, outputs, **sizes)
+    return InnerLoop(network, likelihood, rates, rate, fast, end, form=form, choice=choice, precision=precision)
 
 
 def from_config(config: TrainConfig, data: Dataset) -> SequenceModel:
@@ -51,7 +53,8 @@ def from_config(config: TrainConfig, data: Dataset) -> SequenceModel:
     end = 0 if data.kind == "text" and not config.score_padding else None
     sizes = {option: getattr(config, option) for option in networks.OPTIONS}
     choice = Choice(config.chunk, config.fold, config.micro_batch)
-    model = build(config.network, data.shape, data.symbols, end, config.rates, config.inner_rate, config.fast, config.form, choice, **sizes)
+    how = (config.rates, config.inner_rate, config.fast, config.form, choice, config.precision)
+    model = build(config.network, data.shape, data.symbols, end, *how, **sizes)
     if config.fast is not None:
         try:
             template(model, data)

@@ -11,7 +11,7 @@ from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import NAMES, adapt, first_order_maml, jit, make, maml, reptile, sample, score
-from test_loop import close
+from test_loop import close, norm
 
 from rgen.fast import Choice, InnerLoop, Params
 from rgen.fast.plan import even, plan
@@ -158,6 +158,21 @@ def test_chunks_after_the_end_are_skipped(fold):
     ends = (np.asarray(expected.y) == 1).argmax(1)
     assert ends.reshape(12, 2).max(1).min() < 4 < ends.max()
     close(sample(dual(loop, Choice(chunk=2, fold=fold, micro_batch=2, every_layer=True)), params, x, keys), expected)
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_bfloat16_loses_a_hundredth_of_the_gradient(fold):
+    loop, params, seqs = make("text-heads partly", "direct")
+    single = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)
+    exact = dataclasses.replace(loop, form="dual", choice=Choice(chunk=3, fold=fold, every_layer=True))
+    nats, gradient = maml(exact, single, seqs)
+    rounded_nats, rounded = maml(dataclasses.replace(exact, precision="bfloat16"), single, seqs)
+    lost = jax.tree.map(jnp.subtract, rounded, gradient)
+    assert 1e-5 < norm(lost) / norm(gradient) < 0.03
+    assert 0 < abs(float(rounded_nats / nats) - 1) < 1e-3
+    assert all(a.dtype == jnp.float32 for a in jax.tree.leaves(rounded))
+    with pytest.raises(ValueError, match="in the dual form 'bfloat16'"):
+        dataclasses.replace(loop, precision="bfloat16")
 
 
 def test_heads_are_one_batched_layer():

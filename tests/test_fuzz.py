@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rgen import train
-from rgen.config import ALGORITHMS, FORMS, NETWORKS, RATE_KINDS, SCHEDULES, TrainConfig
+from rgen.config import ALGORITHMS, FORMS, NETWORKS, PRECISIONS, RATE_KINDS, SCHEDULES, TrainConfig
 from rgen.errors import InputError
 from rgen.run import load
 
@@ -34,6 +34,7 @@ OPTIONS = {
     "rates": st.sampled_from([*RATE_KINDS, "other"]),
     "inner_rate": number,
     "form": st.sampled_from(FORMS),
+    "precision": st.sampled_from([*PRECISIONS, "other"]),
     "chunk": small,
     "fold": st.sampled_from([None, True, False]),
     "micro_batch": small,

@@ -55,17 +55,29 @@ class Memory(NamedTuple):
     blocks: tuple[Block, ...]
 
 
+def product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """a @ b; where one is in bfloat16 both are rounded to it, and the products summed up in float32."""
+    if jnp.bfloat16 not in (a.dtype, b.dtype):
+        return a @ b
+    return jnp.matmul(a.astype(jnp.bfloat16), b.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
+
+
+def total(taps: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:
+    """Their sum, in float32 at least."""
+    return taps.sum(axis, dtype=jnp.promote_types(taps.dtype, jnp.float32))
+
+
 def similarity(kind: str, q: jax.Array, x: jax.Array, factors: Factors, one: float) -> jax.Array:
     """How much a tap with input x [S, m] concerns an input q [r, m]: [r, S]."""
     if kind == "embed":
         return (q == x.T).astype(x.dtype)
-    return (q * factors.row) @ x.T + one * factors.constant
+    return product(q * factors.row, x.T) + one * factors.constant
 
 
 def forward(kind: str, q: jax.Array, memory: Memory, one: float) -> jax.Array:
     """q W_t, [r, m] to [r, n]; the bias is added `one` times (0 for tangents)."""
     kernel, bias, factors, blocks = memory
-    out = kernel[q[:, 0].astype(jnp.int32)] if kind == "embed" else q @ kernel
+    out = kernel[q[:, 0].astype(jnp.int32)] if kind == "embed" else product(q, kernel)
     if bias is not None:
         out = out + one * bias
     if factors is None:
@@ -73,7 +85,7 @@ def forward(kind: str, q: jax.Array, memory: Memory, one: float) -> jax.Array:
     change: Any = 0.0
     for x, g, mask in blocks:
         k = similarity(kind, q, x, factors, one)
-        change = change + (k if mask is None else k * mask) @ g
+        change = change + product(k if mask is None else k * mask, g)
     return out - factors.column * change
 
 
@@ -81,13 +93,13 @@ def backward(g: jax.Array, memory: Memory) -> jax.Array:
     """W_t g of a Dense layer, [r, n] to [r, m]."""
     kernel, _, factors, blocks = memory
     if factors is None:
-        return g @ kernel.T
+        return product(g, kernel.T)
     scaled = g * factors.column
     change: Any = 0.0
     for x, taps, mask in blocks:
-        k = scaled @ taps.T
-        change = change + (k if mask is None else k * mask) @ x
-    return g @ kernel.T - factors.row * change
+        k = product(scaled, taps.T)
+        change = change + product(k if mask is None else k * mask, x)
+    return product(g, kernel.T) - factors.row * change
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -200,24 +212,34 @@ class Past(NamedTuple):
     blocks: tuple[Block, ...]
 
 
-def memories_of(core: Core, past: dict[Path, Past], blocks: dict[Path, Block]) -> dict[Path, Memory]:
+def memories_of(engine: Engine, core: Core, past: dict[Path, Past], blocks: dict[Path, Block]) -> dict[Path, Memory]:
     """Path -> Memory of all layers: `past` and `blocks` have those that learn."""
+    kinds = {p: layer.kind for p, layer in engine.layers}
 
-    def memory(weights: dict, factors: Factors | None, blocks: tuple[Block, ...]) -> Memory:
-        return Memory(weights["kernel"], weights.get("bias"), factors, blocks)
+    def memory(p: Path, weights: dict, factors: Factors | None, blocks: tuple[Block, ...]) -> Memory:
+        rounded = engine.precision != "float32" and kinds[p] == "dense"
+        return Memory(weights["kernel"].astype(jnp.bfloat16) if rounded else weights["kernel"], weights.get("bias"), factors, blocks)
 
-    static = {p: memory(weights, None, ()) for p, weights in core.base.items() if p not in core.factors}
-    return static | {p: memory(past[p].weights, core.factors[p], (*past[p].blocks, block)) for p, block in blocks.items()}
+    static = {p: memory(p, weights, None, ()) for p, weights in core.base.items() if p not in core.factors}
+    return static | {p: memory(p, past[p].weights, core.factors[p], (*past[p].blocks, block)) for p, block in blocks.items()}
 
 
-def empty_block(layer: Layer, steps: int, dtype: Any) -> Block:
+def empty_block(engine: Engine, layer: Layer, steps: int, dtype: Any) -> Block:
     size = (*layer.heads, steps * layer.taps)
-    return Block(jnp.zeros((*size, layer.width), dtype), jnp.zeros((*size, layer.outputs), dtype))
+    empty = Block(jnp.zeros((*size, layer.width), dtype), jnp.zeros((*size, layer.outputs), dtype))
+    return in_precision(engine, layer, empty)
+
+
+def in_precision(engine: Engine, layer: Layer, block: Block) -> Block:
+    """Taps as they are kept; an Embed's inputs are row numbers, which bfloat16 does not have."""
+    if engine.precision == "float32":
+        return block
+    return Block(block.x if layer.kind == "embed" else block.x.astype(jnp.bfloat16), block.g.astype(jnp.bfloat16))
 
 
 def write(block: jax.Array, tap: jax.Array, step: jax.Array) -> jax.Array:
     """Puts the taps [*heads, r, m] of one step of a chunk at their place in [*heads, S r, m]."""
-    return jax.lax.dynamic_update_slice_in_dim(block, tap, step * tap.shape[-2], axis=block.ndim - 2)
+    return jax.lax.dynamic_update_slice_in_dim(block, tap.astype(block.dtype), step * tap.shape[-2], axis=block.ndim - 2)
 
 
 def after(taps: tuple[jax.Array, jax.Array], *reads: jax.Array) -> tuple[jax.Array, ...]:
@@ -243,7 +265,7 @@ def run_chunk(engine: Engine, core: Core, past: dict, small: Any, seen: Any, obs
         j, now = now
 
         def predict(probes, small):
-            slots = {p: Slot(memory, probes[p]) for p, memory in memories_of(core, past, blocks).items()}
+            slots = {p: Slot(memory, probes[p]) for p, memory in memories_of(engine, core, past, blocks).items()}
             return apply(engine.network, small, slots, record, observer.x(seen, now))
 
         logits, pull = jax.vjp(predict, probes, small)
@@ -253,12 +275,12 @@ def run_chunk(engine: Engine, core: Core, past: dict, small: Any, seen: Any, obs
         for p in learning:
             x, g = after((taps[p]["x"], taps[p]["g"]), taps[p]["out"], taps[p]["back"], taps[p]["g"])
             blocks[p] = Block(write(blocks[p].x, x, j), write(blocks[p].g, g, j))
-        static = {p: Block(t["x"], t["g"]) for p, t in taps.items() if p not in learning}
+        static = {p: in_precision(engine, layers[p], Block(t["x"], t["g"])) for p, t in taps.items() if p not in learning}
         replay = Replay({p: t["out"] for p, t in taps.items()}, {p: t["back"] for p, t in taps.items()}, small, gradient)
         small = jax.tree.map(lambda w, rate, g: w - rate * g, small, core.small_rates, gradient)
         return (blocks, small, seen), (static, replay, y, weight * nll)
 
-    empty = {path: empty_block(layer, size, dtype) for path, layer in learning.items()}
+    empty = {path: empty_block(engine, layer, size, dtype) for path, layer in learning.items()}
     (blocks, small, seen), (static, replay, y, nll) = jax.lax.scan(step, (empty, small, seen), (jnp.arange(size), steps))
     static = {p: jax.tree.map(partial(by_tap, layers[p]), block) for p, block in static.items()}
     return Chunk(blocks | static, replay), small, seen, (y, nll)
@@ -331,8 +353,8 @@ def outer(layer: Layer, x: jax.Array, g: jax.Array) -> jax.Array:
 
     def one(x, g):
         if layer.kind == "embed":
-            return jnp.zeros((layer.inputs, layer.outputs), g.dtype).at[x[:, 0].astype(jnp.int32)].add(g)
-        return x.T @ g
+            return jnp.zeros((layer.inputs, layer.outputs), x.dtype).at[x[:, 0].astype(jnp.int32)].add(g.astype(x.dtype))
+        return product(x.T, g)
 
     return over_heads(one, layer)(x, g)
 
@@ -345,7 +367,7 @@ def moved(layer: Layer, kernel: jax.Array, bias: jax.Array, factors: Factors) ->
 
 def learn(layer: Layer, weights: dict, block: Block, factors: Factors, sign: float = -1.0) -> dict[str, jax.Array]:
     """Weights after the steps of some taps; with sign 1, those before."""
-    change = moved(layer, outer(layer, block.x, block.g), block.g.sum(-2), factors)
+    change = moved(layer, outer(layer, block.x, block.g), total(block.g, -2), factors)
     return {name: weights[name] + sign * change[name] for name in weights}
 
 
@@ -391,28 +413,29 @@ def later_products(layer: Layer, block: Block, later: Later, factors: Factors) -
         if later.fold is not None:
             v = later.fold[block.x[:, 0].astype(jnp.int32)]
         for other, h, _ in later.adjoints:
-            v = v + similarity("embed", block.x, other.x, factors, 1.0) @ h
+            v = v + product(similarity("embed", block.x, other.x, factors, 1.0), h)
         return Products(v, u)
     if later.fold is not None:
         v = (block.x * factors.row) @ later.fold + factors.constant * later.bias
         u = scaled @ later.fold.T
     for other, h, xd in later.adjoints:
-        v = v + similarity("dense", block.x, other.x, factors, 1.0) @ h - ((block.x * factors.row) @ xd.T) @ other.g
-        u = u + (scaled @ h.T) @ other.x - (scaled @ other.g.T) @ xd
+        v = v + product(similarity("dense", block.x, other.x, factors, 1.0), h)
+        v = v - product(product(block.x * factors.row, xd.T), other.g)
+        u = u + product(product(scaled, h.T), other.x) - product(product(scaled, other.g.T), xd)
     return Products(v, u)
 
 
 def grams(layer: Layer, block: Block, factors: Factors) -> tuple[jax.Array, jax.Array]:
     """Similarities of a chunk's inputs, and of its cotangents: [S r, S r] each."""
-    return similarity(layer.kind, block.x, block.x, factors, 1.0), (block.g * factors.column) @ block.g.T
+    return similarity(layer.kind, block.x, block.x, factors, 1.0), product(block.g * factors.column, block.g.T)
 
 
 def current_products(layer: Layer, tap: Block, block: Block, h: Any, xd: Any, products: Products, gram: Any, factors: Factors) -> Products:
     """Adds what the later steps of the same chunk contribute; steps that were not reached yet are zero in h and xd."""
-    v, u = products.v + gram[0] @ h, products.u
+    v, u = products.v + product(gram[0], h), products.u
     if layer.kind == "dense":
-        v = v - ((tap.x * factors.row) @ xd.T) @ block.g
-        u = u + ((tap.g * factors.column) @ h.T) @ block.x - gram[1] @ xd
+        v = v - product(product(tap.x * factors.row, xd.T), block.g)
+        u = u + product(product(tap.g * factors.column, h.T), block.x) - product(gram[1], xd)
     return Products(v, u)
 
 
@@ -444,7 +467,7 @@ def reverse_chunk(engine: Engine, core: Core, past: dict, chunk: Chunk, later: d
         following = {}
         for p, (h, xd) in adjoint.items():
             adjoints, fold, bias = later[p]
-            following[p] = Later((*adjoints, Adjoint(blocks[p], h, xd)), fold, bias + h.sum(-2))
+            following[p] = Later((*adjoints, Adjoint(blocks[p], h, xd)), fold, bias + total(h, -2))
         new, static, sums = reverse_part(engine, core, past, blocks, taps, following, sums, *inputs)
         adjoint = {p: tuple(write(a, n, number) for a, n in zip(adjoint[p], new[p])) for p in adjoint}
         return (adjoint, sums), static
@@ -513,7 +536,7 @@ def hessian_product(
     layers = dict(engine.layers)
     seen, probes, directions = {}, {}, {}
     for p, layer in layers.items():
-        directions[p] = zero_probe(layer, blocks[p].x.dtype)
+        directions[p] = zero_probe(layer, known.out[p].dtype)
         probes[p] = directions[p] | {"out": known.out[p], "back": known.back[p]}
     for p, layer in engine.learning.items():
         block, factors = blocks[p], core.factors[p]
@@ -522,7 +545,7 @@ def hessian_product(
         directions[p]["g"] = factors.column[..., None, :] * done[p].v
         if layer.kind == "dense":
             directions[p]["x"] = factors.row[..., None, :] * done[p].u
-    memories = memories_of(core, past, seen)
+    memories = memories_of(engine, core, past, seen)
 
     def gradient(probes, small):
         def predict(probes, small):
@@ -543,9 +566,9 @@ def rate_gradient(layer: Layer, block: Block, h: jax.Array, bias: jax.Array, don
     column = -(block.g * v).sum(-2)
     if layer.kind == "embed":
         return Factors(jnp.zeros_like(factors.row), jnp.zeros_like(factors.constant), column)
-    by_time = by_step(layer, count, h).sum(-2)
+    by_time = total(by_step(layer, count, h), -2)
     after = bias + jnp.flip(jnp.cumsum(jnp.flip(by_time, 0), 0), 0) - by_time
-    constant = -(by_step(layer, count, block.g).sum(-2) * factors.column * after).sum((0, -1))
+    constant = -(total(by_step(layer, count, block.g), -2) * factors.column * after).sum((0, -1))
     return Factors(-(block.x * u).sum(-2), constant, column)
 
 
@@ -587,7 +610,7 @@ def _reverse_kept(engine: Engine, core: Core, chunks: list[Chunk], steps: Any, s
     for i in reversed(range(engine.chunks)):
         past = {p: Past(core.base[p], join([chunk.blocks[p] for chunk in chunks[:i]])) for p in layers}
         none = {p: zero_bias(la, core.base[p]["kernel"].dtype) for p, la in layers.items()}
-        later = {p: Later(join(adjoints[p]), None, sum((a.h.sum(-2) for a in adjoints[p]), none[p])) for p in layers}
+        later = {p: Later(join(adjoints[p]), None, sum((total(a.h, -2) for a in adjoints[p]), none[p])) for p in layers}
         new, sums = reverse_chunk(engine, core, past, chunks[i], later, sums, *piece(engine, steps, i))
         adjoints = {p: (new[p], *adjoints[p]) for p in adjoints}
     return adjoints, sums
@@ -602,7 +625,7 @@ def fold_adjoint(layer: Layer, later: Later, new: Adjoint) -> Later:
     kernel = later.fold + outer(layer, new.block.x, new.h)
     if layer.kind == "dense":
         kernel = kernel - outer(layer, new.xd, new.block.g)
-    return Later((), kernel, later.bias + new.h.sum(-2))
+    return Later((), kernel, later.bias + total(new.h, -2))
 
 
 # ---------------------------------------------------------------- batches
@@ -648,12 +671,12 @@ def _score_backward(engine, kept, ct):
             kernel, bias = adjoints[p].fold.sum(0), adjoints[p].bias.sum(0)
         else:
             x, g, h, xd = (jnp.concatenate(parts, -2) for parts in zip(*((a.block.x, a.block.g, a.h, a.xd) for a in adjoints[p])))
-            kernel, bias = contract(layer, x, h), h.sum((0, -2))
+            kernel, bias = contract(layer, x, h), total(h, (0, -2))
             if layer.kind == "dense":
                 kernel = kernel - contract(layer, xd, g)
         base[p] = {"kernel": kernel} | ({"bias": bias} if layer.bias else {})
-    total = jax.tree.map(lambda a: a.sum(0), sums)
-    return Core(base, total.factors, total.small, total.small_rates), None
+    sums = jax.tree.map(lambda a: a.sum(0), sums)
+    return Core(base, sums.factors, sums.small, sums.small_rates), None
 
 
 score.defvjp(_score_forward, _score_backward)
@@ -689,5 +712,5 @@ def drift(engine: Engine, core: Core, seqs: Sequence) -> tuple[dict, Any, jax.Ar
         if engine.fold:  # [B, chunks, ...]: sequences as good as any
             blocks = [jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), block) for block in blocks]
         ((x, g, _),) = join(blocks)
-        lost[p] = moved(layer, contract(layer, x, g), g.sum((0, -2)), core.factors[p])
+        lost[p] = moved(layer, contract(layer, x, g), total(g, (0, -2)), core.factors[p])
     return lost, jax.tree.map(lambda init, fast: (init - fast).sum(0), core.small, small), nll

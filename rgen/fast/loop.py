@@ -39,6 +39,8 @@ class InnerLoop:
       first_order: take the inner gradients as constants when differentiating: first-order MAML.
       form: "direct", the definition, or "dual", which computes the same numbers much faster and has first derivatives only.
       choice: for the dual form, what is not left to its cost model.
+      precision: "float32", as exact as the parameters are; or, in the dual form, "bfloat16": taps are kept and products of Dense layers
+        taken in bfloat16, and summed up in float32.
     """
 
     network: nn.Module
@@ -50,8 +52,11 @@ class InnerLoop:
     first_order: bool = False
     form: str = "dual"
     choice: Choice = COST_MODEL
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
+        if self.precision not in ("float32", "bfloat16") or (self.precision == "bfloat16" and self.form == "direct"):
+            raise ValueError(f"The precision is '{self.precision}'; it must be 'float32', or in the dual form 'bfloat16'.")
         if self.form not in ("direct", "dual"):
             raise ValueError(f"The form of the inner loop is '{self.form}'; it must be 'direct' or 'dual'.")
 

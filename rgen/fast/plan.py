@@ -24,6 +24,7 @@ class Engine:
       part: the reverse sweep cuts chunks into parts of this length, which divides theirs.
       fold: whether the taps of finished chunks are folded into weights for each sequence.
       micro_batch: how many sequences are run at once.
+      precision: as in `InnerLoop`.
     """
 
     network: nn.Module
@@ -35,6 +36,7 @@ class Engine:
     fold: bool
     micro_batch: int
     first_order: bool
+    precision: str = "float32"
 
     @property
     def learning(self) -> dict[Path, Layer]:
@@ -111,7 +113,9 @@ def plan(loop: Any, weights: Any, x: Any, gradient: bool = True) -> Engine:
     state = sum(la.size if fold else length * la.tap_size for la in layers.values()) + sum(length * la.tap_size for la in static.values())
     micro = min(choice.micro_batch or default_micro_batch(batch, state, 1 if fold else LEAST[gradient]), batch)
     layers = tuple(sorted((layers | static).items()))
-    return Engine(loop.network, loop.likelihood, layers, chunk, math.ceil(length / chunk), part, fold, micro, loop.first_order)
+    return Engine(
+        loop.network, loop.likelihood, layers, chunk, math.ceil(length / chunk), part, fold, micro, loop.first_order, loop.precision
+    )
 
 
 def even(length: int, size: int) -> int:
