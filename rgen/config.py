@@ -382,7 +382,7 @@ _QUICK = TrainConfig(outer_rate=5e-3, warmup=50, schedule="cosine", beta2=0.99, 
 # Ours: a memory of heads that learns in the inner loop, at learned rank-one rates, and all else the same for all sequences.
 _HEADS = dataclasses.replace(_QUICK, rates="rank-one", inner_rate=0.1, fast=("heads/memory",))
 # With few images, a network of which all learns is worth its time: it generalizes better.
-_DIGITS = dataclasses.replace(_HEADS, network="image-heads", width=64, keys=16, fast=None, inner_rate=1e-2, weight_decay=0.1)
+_DIGITS = dataclasses.replace(_HEADS, network="image-heads", width=64, fast=None, inner_rate=1e-2, weight_decay=0.1)
 # The sets of docs/results.md, where all networks have the same sequences and outer steps.
 _NAMES = {"data": "names.txt", "max_length": 16, "held_out": 0.03122, "meta_batch": 64, "steps": 2500, "eval_count": 0}
 _SMALL = {"data": "mnist", "reduce": 2, "steps": 1000, "eval_every": 250}
