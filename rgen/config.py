@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -380,55 +380,51 @@ _LSTM = TrainConfig(network="lstm", outer_rate=1e-3, meta_batch=50)
 # An outer loop for few steps.
 _QUICK = TrainConfig(outer_rate=5e-3, warmup=50, schedule="cosine", beta2=0.99, clip=1.0, weight_decay=1e-2, meta_batch=32)
 # Ours: a memory of heads that learns in the inner loop, at learned rank-one rates, and all else the same for all sequences.
-_HEADS = dataclasses.replace(_QUICK, rates="rank-one", inner_rate=0.1, fast=("heads/memory",))
+_HEADS = replace(_QUICK, rates="rank-one", inner_rate=0.1, fast=("heads/memory",))
 # With few images, a network of which all learns is worth its time: it generalizes better.
-_DIGITS = dataclasses.replace(_HEADS, network="image-heads", width=64, fast=None, inner_rate=1e-2, weight_decay=0.1)
+_DIGITS = replace(_HEADS, network="image-heads", width=64, fast=None, inner_rate=1e-2, weight_decay=0.1)
 # The sets of docs/results.md, where all networks have the same sequences and outer steps.
 _NAMES = {"data": "names.txt", "max_length": 16, "held_out": 0.03122, "meta_batch": 64, "steps": 2500, "eval_count": 0}
 _SMALL = {"data": "mnist", "reduce": 2, "steps": 1000, "eval_every": 250}
-_SMALL_LSTM = dataclasses.replace(_QUICK, network="lstm", width=76, depth=1, features=48)
-
-
-def _with(base: TrainConfig, **changes: Any) -> TrainConfig:
-    return dataclasses.replace(base, **changes)
+_SMALL_LSTM = replace(_QUICK, network="lstm", width=76, depth=1, features=48)
 
 
 _PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "demo": (
         "What `make demo` trains: our network on the embedded digits, a few minutes on 2 cores.",
-        _with(_DIGITS, steps=1200, log_every=50, eval_every=400),
+        replace(_DIGITS, steps=1200, log_every=50, eval_every=400),
     ),
-    "digits-maml": ("MAML on the embedded digits, our network.", _with(_DIGITS, steps=1200, eval_every=150, eval_count=0)),
+    "digits-maml": ("MAML on the embedded digits, our network.", replace(_DIGITS, steps=1200, eval_every=150, eval_count=0)),
     "digits-reptile": (
         "Reptile on the embedded digits, our network, all of which learns.",
-        _with(_DIGITS, steps=3000, algorithm="reptile", rates="fixed", inner_rate=2e-2, outer_rate=2e-3, clip=None),
+        replace(_DIGITS, steps=3000, algorithm="reptile", rates="fixed", inner_rate=2e-2, outer_rate=2e-3, clip=None),
     ),
     "digits-lstm": (
         "The recurrent baseline on the embedded digits.",
-        _with(_SMALL_LSTM, width=64, features=64, steps=2500, eval_every=250, eval_count=0),
+        replace(_SMALL_LSTM, width=64, features=64, steps=2500, eval_every=250, eval_count=0),
     ),
-    "names-heads": ("Our network on names, MAML; give --data names.txt, one name a line.", _with(_HEADS, network="text-heads", **_NAMES)),
-    "names-context": ("The same, which reads the last 3 symbols too.", _with(_HEADS, network="text-heads", context=3, **_NAMES)),
-    "names-lstm": ("A recurrent baseline of the same size on names.", _with(_SMALL_LSTM, **_NAMES)),
-    "names-maml": ("The original's text model on names, MAML.", _with(_TEXT, **_NAMES)),
-    "names-reptile": ("The original's text model on names, Reptile.", _with(_TEXT, algorithm="reptile", **_NAMES)),
+    "names-heads": ("Our network on names, MAML; give --data names.txt, one name a line.", replace(_HEADS, network="text-heads", **_NAMES)),
+    "names-context": ("The same, which reads the last 3 symbols too.", replace(_HEADS, network="text-heads", context=3, **_NAMES)),
+    "names-lstm": ("A recurrent baseline of the same size on names.", replace(_SMALL_LSTM, **_NAMES)),
+    "names-maml": ("The original's text model on names, MAML.", replace(_TEXT, **_NAMES)),
+    "names-reptile": ("The original's text model on names, Reptile.", replace(_TEXT, algorithm="reptile", **_NAMES)),
     "small-mnist-heads": (
         "Our network on MNIST of 14x14 pixels, MAML.",
-        _with(_HEADS, network="image-heads", width=64, keys=64, inner_rate=0.05, **_SMALL),
+        replace(_HEADS, network="image-heads", width=64, keys=64, inner_rate=0.05, **_SMALL),
     ),
-    "small-mnist-lstm": ("A recurrent baseline on MNIST of 14x14 pixels.", _with(_SMALL_LSTM, **_SMALL)),
-    "text-maml": ("The original's text model, MAML.", _with(_TEXT, algorithm="maml")),
-    "text-reptile": ("The original's text model, Reptile: its own settings.", _with(_TEXT, algorithm="reptile")),
-    "text-heads": ("Our network on text, MAML.", _with(_HEADS, data="listing", network="text-heads")),
-    "text-lstm": ("The recurrent baseline on text.", _with(_LSTM, data="listing")),
-    "mnist-maml": ("The original's MNIST model, MAML.", _with(_MNIST, algorithm="maml")),
-    "mnist-reptile": ("The original's MNIST model, Reptile: its own settings.", _with(_MNIST, algorithm="reptile")),
-    "mnist-siren": ("The original's SIREN on MNIST, MAML.", _with(_MNIST, network="siren", algorithm="maml")),
-    "mnist-heads": ("Our network on MNIST, MAML.", _with(_HEADS, data="mnist", network="image-heads")),
-    "mnist-lstm": ("The recurrent baseline on MNIST: the original's own settings.", _with(_LSTM, data="mnist")),
+    "small-mnist-lstm": ("A recurrent baseline on MNIST of 14x14 pixels.", replace(_SMALL_LSTM, **_SMALL)),
+    "text-maml": ("The original's text model, MAML.", replace(_TEXT, algorithm="maml")),
+    "text-reptile": ("The original's text model, Reptile: its own settings.", replace(_TEXT, algorithm="reptile")),
+    "text-heads": ("Our network on text, MAML.", replace(_HEADS, data="listing", network="text-heads")),
+    "text-lstm": ("The recurrent baseline on text.", replace(_LSTM, data="listing")),
+    "mnist-maml": ("The original's MNIST model, MAML.", replace(_MNIST, algorithm="maml")),
+    "mnist-reptile": ("The original's MNIST model, Reptile: its own settings.", replace(_MNIST, algorithm="reptile")),
+    "mnist-siren": ("The original's SIREN on MNIST, MAML.", replace(_MNIST, network="siren", algorithm="maml")),
+    "mnist-heads": ("Our network on MNIST, MAML.", replace(_HEADS, data="mnist", network="image-heads")),
+    "mnist-lstm": ("The recurrent baseline on MNIST: the original's own settings.", replace(_LSTM, data="mnist")),
 }
 
-PRESETS = {name: (text, dataclasses.replace(config, run=Path("runs") / name)) for name, (text, config) in _PRESETS.items()}
+PRESETS = {name: (text, replace(config, run=Path("runs") / name)) for name, (text, config) in _PRESETS.items()}
 
 
 def choose_preset(arguments: list[str]) -> None:

@@ -28,6 +28,14 @@ def choose(data: Dataset, split: str, count: int | None, seed: int) -> np.ndarra
     return np.arange(size) if count is None else np.random.default_rng(seed).permutation(size)[:count]
 
 
+def choose_exactly(data: Dataset, split: str, count: int | None, seed: int) -> np.ndarray:
+    """As `choose`, but raises InputError where there are not so many."""
+    index = choose(data, split, count, seed)
+    if count and count > len(index):
+        raise InputError(f"--count is {count}, and the {split} split has {len(index)} sequences.")
+    return index
+
+
 def score_all(
     model: SequenceModel,
     params: Any,
@@ -78,9 +86,7 @@ def summarize(nats: np.ndarray, symbols: np.ndarray) -> dict[str, float | int]:
 def main(config: EvaluateConfig) -> None:
     """bin/evaluate.py."""
     _, _, data, model, params, step = load(config.run)
-    index = choose(data, config.split, config.count, config.seed)
-    if config.count and config.count > len(index):
-        raise InputError(f"--count is {config.count}, and the {config.split} split has {len(index)} sequences.")
+    index = choose_exactly(data, config.split, config.count, config.seed)
     batch = config.batch or fitting_batch(model, data)
     with Progress(len(index), 0, config.split) as progress:
         nats = score_all(model, params, data, config.split, index, batch, progress).sum(1)

@@ -24,7 +24,7 @@ def main(config: InsideConfig) -> None:
     run = load(config.run)
     if not isinstance(run.model, InnerLoop):
         raise InputError(f"The run in {config.run} is the recurrent baseline; it has no inner loop to look into.")
-    index = evaluate.choose(run.data, config.split, config.count, seed=0)
+    index = evaluate.choose_exactly(run.data, config.split, config.count, seed=0)
     nats = evaluate.score_all(run.model, run.params, run.data, config.split, index, fitting_batch(run.model, run.data))
     seqs = run.data.sequences(config.split, index)
     path = config.out or config.run / "inside.png"
@@ -99,7 +99,7 @@ def _draw_learned(part: Any, learned: dict[str, np.ndarray]) -> None:
     part.suptitle("How far each step moves the fast weights", fontsize=11, color=report.INK)
     axis = part.subplots()
     for index, (layer, norms) in enumerate(learned.items()):
-        axis.plot(np.arange(1, len(norms) + 1), norms, color=plt.cm.viridis(index / max(1, len(learned) - 1)), label=layer)
+        axis.plot(np.arange(1, len(norms) + 1), norms, color=plt.get_cmap("viridis")(index / max(1, len(learned) - 1)), label=layer)
     axis.set(xlabel="inner step", ylabel="norm of the change", yscale="log")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))

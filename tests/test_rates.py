@@ -6,6 +6,7 @@ import numpy as np
 import problems
 import pytest
 
+from rgen.config import RATE_KINDS
 from rgen.fast.rates import KINDS, expand_rates, init_rates
 
 # A Dense layer, one without a bias, two heads of 3 by 4, a LayerNorm, and an array of its own
@@ -16,6 +17,10 @@ WEIGHTS = {
     "norm": {"scale": jnp.ones(4), "bias": jnp.ones(4)},
     "state": jnp.ones(6),
 }
+
+
+def test_the_command_line_offers_all_kinds():
+    assert RATE_KINDS == KINDS
 
 
 @pytest.mark.parametrize("kind", KINDS)

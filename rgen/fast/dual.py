@@ -496,10 +496,10 @@ def reverse_part(
     Args:
       blocks: the chunk's taps; own: the part's; j: the part's steps, counted in the chunk.
     """
-    learning, size = engine.learning, ct.shape[0]
+    layers, learning, size = dict(engine.layers), engine.learning, ct.shape[0]
     products = {p: over_heads(partial(later_products, la), la)(own[p], later[p], core.factors[p]) for p, la in learning.items()}
     gram = {p: over_heads(partial(grams, la), la)(own[p], core.factors[p]) for p, la in learning.items()}
-    taps = {p: jax.tree.map(partial(by_step, la, size), own[p]) for p, la in engine.layers}
+    taps = {p: jax.tree.map(partial(by_step, la, size), own[p]) for p, la in layers.items()}
     split = {p: jax.tree.map(partial(by_step, la, size), (products[p], gram[p])) for p, la in learning.items()}
 
     def step(carry, now):
@@ -517,14 +517,14 @@ def reverse_part(
         for p, (h, xd) in adjoint.items():
             new_h, new_xd = after(new.pop(p), *done[p])
             adjoint[p] = write(h, new_h, i), write(xd, new_xd, i)
-        small_rates = jax.tree.map(lambda total, lam, g: total - lam * g, small_rates, lam, known.small_gradient)
+        small_rates = jax.tree.map(lambda so_far, lam, g: so_far - lam * g, small_rates, lam, known.small_gradient)
         lam = jax.tree.map(lambda lam, g, t: lam + ct * g - t, lam, known.small_gradient, small_tangent)
         return (adjoint, lam, small_rates), (done, new)
 
     start = {p: (jnp.zeros_like(own[p].g), jnp.zeros_like(own[p].x)) for p in learning}
     inputs = (jnp.arange(size), j, steps, ct, taps, split, known)
     (adjoint, lam, small_rates), (done, static) = jax.lax.scan(step, (start, sums.small, sums.small_rates), inputs, reverse=True)
-    static = {p: tuple(by_tap(dict(engine.layers)[p], a) for a in static[p]) for p in static}
+    static = {p: tuple(by_tap(layers[p], a) for a in static[p]) for p in static}
     factors = {p: rate_gradient(la, own[p], adjoint[p][0], later[p].bias, done[p], core.factors[p]) for p, la in learning.items()}
     return adjoint, static, Sums(lam, small_rates, jax.tree.map(jnp.add, sums.factors, factors))
 
@@ -587,7 +587,7 @@ def reverse(engine: Engine, core: Core, chunks: list[Chunk], weights: dict | Non
 
 def _reverse_folded(engine: Engine, core: Core, chunks: Chunk, weights: Any, steps: Any, sums: Sums) -> tuple[dict, Sums]:
     """Takes chunk by chunk out of the last weights again, and folds their adjoints into L."""
-    layers = engine.learning
+    everywhere, layers = dict(engine.layers), engine.learning
 
     def one(carry, now):
         weights, later, sums = carry
@@ -601,7 +601,7 @@ def _reverse_folded(engine: Engine, core: Core, chunks: Chunk, weights: Any, ste
     kernels = {p: core.base[p]["kernel"] for p in layers}
     start = {p: Later((), jnp.zeros_like(kernels[p]), zero_bias(la, kernels[p].dtype)) for p, la in layers.items()}
     (_, folded, sums), static = jax.lax.scan(one, (weights, start, sums), (chunks, by_chunk(engine, steps)), reverse=True)
-    return folded | {p: (jax.tree.map(partial(by_tap, dict(engine.layers)[p]), static[p]),) for p in static}, sums
+    return folded | {p: (jax.tree.map(partial(by_tap, everywhere[p]), static[p]),) for p in static}, sums
 
 
 def _reverse_kept(engine: Engine, core: Core, chunks: list[Chunk], steps: Any, sums: Sums) -> tuple[dict, Sums]:
