@@ -610,7 +610,7 @@ def _reverse_kept(engine: Engine, core: Core, chunks: list[Chunk], steps: Any, s
     for i in reversed(range(engine.chunks)):
         past = {p: Past(core.base[p], join([chunk.blocks[p] for chunk in chunks[:i]])) for p in layers}
         none = {p: zero_bias(la, core.base[p]["kernel"].dtype) for p, la in layers.items()}
-        later = {p: Later(join(adjoints[p]), None, sum((total(a.h, -2) for a in adjoints[p]), none[p])) for p in layers}
+        later = {p: Later(adjoints[p], None, sum((total(a.h, -2) for a in adjoints[p]), none[p])) for p in layers}
         new, sums = reverse_chunk(engine, core, past, chunks[i], later, sums, *piece(engine, steps, i))
         adjoints = {p: (new[p], *adjoints[p]) for p in adjoints}
     return adjoints, sums
@@ -670,10 +670,10 @@ def _score_backward(engine, kept, ct):
         if isinstance(adjoints[p], Later):
             kernel, bias = adjoints[p].fold.sum(0), adjoints[p].bias.sum(0)
         else:
-            x, g, h, xd = (jnp.concatenate(parts, -2) for parts in zip(*((a.block.x, a.block.g, a.h, a.xd) for a in adjoints[p])))
-            kernel, bias = contract(layer, x, h), total(h, (0, -2))
+            kernel = sum(contract(layer, a.block.x, a.h) for a in adjoints[p])
+            bias = sum(total(a.h, (0, -2)) for a in adjoints[p])
             if layer.kind == "dense":
-                kernel = kernel - contract(layer, xd, g)
+                kernel = kernel - sum(contract(layer, a.xd, a.block.g) for a in adjoints[p])
         base[p] = {"kernel": kernel} | ({"bias": bias} if layer.bias else {})
     sums = jax.tree.map(lambda a: a.sum(0), sums)
     return Core(base, sums.factors, sums.small, sums.small_rates), None
