@@ -1,17 +1,21 @@
-"""Any configuration either trains or ends in a sentence."""
+"""Any configuration either trains or ends in a sentence; so does any damage to the files of a run."""
 
 import dataclasses
+import shutil
 import tempfile
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from runs import TINY
 
-from rgen import train
+from rgen import models, train
 from rgen.config import ALGORITHMS, FORMS, NETWORKS, PRECISIONS, RATE_KINDS, SCHEDULES, TrainConfig
 from rgen.errors import InputError
-from rgen.run import load
+from rgen.run import Trained, load
 
 small = st.sampled_from([None, 0, 1, 2, 3, 8, -1])
 number = st.sampled_from([1e-3, 0.1, 1.0, 0.0, -1.0, 1e30, float("nan"), float("inf")])
@@ -74,3 +78,46 @@ def test_every_configuration_trains_or_ends_in_a_sentence(changed):
             assert str(error).strip().endswith((".", "?")) and len(str(error)) > 20
             return
         assert load(run).step == 1
+
+
+def damaged(content: bytes, kind: str, where: float, by: bytes) -> bytes:
+    """A file's bytes after an accident at a place, counted from 0 to 1."""
+    at = int(where * max(0, len(content) - 1))
+    return {
+        "flipped": content[:at] + bytes(b ^ 0xFF for b in content[at : at + len(by)]) + content[at + len(by) :],
+        "cut": content[:at],
+        "overwritten": content[:at] + by + content[at + len(by) :],
+        "grown": content[:at] + by + content[at:],
+        "replaced": by,
+    }[kind]
+
+
+DAMAGE = ["flipped", "cut", "overwritten", "grown", "replaced", "removed"]
+
+
+def equal(ours, theirs) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True))
+
+
+@settings(max_examples=40, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(which=st.floats(0, 0.999), kind=st.sampled_from(DAMAGE), where=st.floats(0, 1), by=st.binary(min_size=1, max_size=20))
+def test_any_damage_to_a_run_is_a_sentence_or_harmless(which, kind, where, by, trained):
+    """Of any file of its folder, at any place: what loads is one of the networks that were saved, never another one."""
+    whole = load(trained)
+    best, like = whole.run.best(), models.template(whole.model, whole.data)
+    saved = [best.load(step, like) for step in best.steps()]
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(shutil.copytree(trained, Path(folder) / "run"))
+        files = sorted(path for path in run.rglob("*") if path.is_file())
+        path = files[int(which * len(files))]
+        if kind == "removed":
+            path.unlink()
+        else:
+            path.write_bytes(damaged(path.read_bytes(), kind, where, by))
+        for use in (lambda: load(run), lambda: train.train(dataclasses.replace(TINY, run=run, resume=True)), lambda: load(run)):
+            try:
+                found = use()
+            except InputError as error:
+                assert str(error).strip().endswith((".", "?")) and len(str(error)) > 20
+            else:
+                assert not isinstance(found, Trained) or any(equal(found.params, params) for params in saved), path.name
