@@ -13,7 +13,8 @@ from orbax.checkpoint import v1 as ocp
 
 from rgen.errors import InputError
 
-logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what we say ourselves
+for name in ("absl", "asyncio"):  # Orbax and its tasks log what we say ourselves
+    logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 class Damaged(InputError):
@@ -25,6 +26,9 @@ class Checkpoints:
 
     They are written while training goes on; a kill at any moment leaves those that were whole before. What it left half written is
     removed with `clean`, which only the process that writes may ask for.
+
+    Raises:
+      Damaged: one of them says of itself what no checkpoint says.
     """
 
     def __init__(self, folder: Path, keep: int = 2, every: int | None = None, clean: bool = False):
@@ -33,7 +37,10 @@ class Checkpoints:
         if every is not None:
             kept = policies.AnyPreservationPolicy([kept, policies.EveryNSteps(every)])
         self._folder = folder
-        self._checkpointer = ocp.training.Checkpointer(str(folder.absolute()), preservation_policy=kept, cleanup_tmp_directories=clean)
+        try:
+            self._checkpointer = ocp.training.Checkpointer(str(folder.absolute()), preservation_policy=kept, cleanup_tmp_directories=clean)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:  # by what it finds in their _CHECKPOINT_METADATA
+            raise Damaged(f"A checkpoint in {folder} cannot be read ({_short(error)}). Move it away, and the others are used.") from error
         self._writing: Any = None
 
     def save(self, step: int, state: Any) -> None:

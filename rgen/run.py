@@ -126,8 +126,8 @@ class Run:
         return Checkpoints(self.folder / "best", clean=clean)
 
     def metrics(self) -> list[dict]:
-        """The lines of metrics.jsonl; a last line cut off by a crash is left out."""
-        lines = self.metrics_file.read_text().splitlines() if self.metrics_file.exists() else []
+        """The lines of metrics.jsonl; those that are damaged are left out, as a last line cut off by a crash."""
+        lines = self.metrics_file.read_text(errors="replace").splitlines() if self.metrics_file.exists() else []
         return [row for line in lines if (row := _parse(line)) is not None]
 
     def log(self, **row: Any) -> None:
@@ -204,6 +204,8 @@ def _board_maker() -> Any:
 
 def _parse(line: str) -> dict | None:
     try:
-        return json.loads(line)
-    except json.JSONDecodeError:
+        row = json.loads(line)
+    except (json.JSONDecodeError, RecursionError):
         return None
+    whole = isinstance(row, dict) and isinstance(row.get("step"), int) and all(isinstance(v, int | float) for v in row.values())
+    return row if whole else None
