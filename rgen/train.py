@@ -268,6 +268,10 @@ def main(config: TrainConfig) -> None:
     """bin/train.py."""
     if config.distributed:
         devices.join(config.distributed)
+        if not devices.is_first():  # it is ended at once then, and has no time to say so
+            number, of = jax.process_index(), jax.process_count()
+            lost = "If process 0 is lost, JAX ends this one too, with a report of its own; start all of them again with --resume."
+            print(f"Process {number} of {of}; process 0 speaks for all. {lost}", file=sys.stderr)
     try:
         run = train(config)
     except InputError as error:
