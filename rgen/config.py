@@ -15,6 +15,7 @@ SCHEDULES = ("cosine", "constant")
 SPLITS = ("train", "valid", "test")
 FORMS = ("direct", "dual")
 PRECISIONS = ("float32", "bfloat16")
+INNER_LOSSES = ("nats", "memory")
 IMAGE_NETWORKS = ("lstm-block", "siren", "gated", "image-heads")
 TEXT_NETWORKS = ("text-mlp", "text-heads")
 NETWORKS = (*TEXT_NETWORKS, *IMAGE_NETWORKS, "lstm")
@@ -73,6 +74,10 @@ class TrainConfig:
 
     fast: tuple[str, ...] | None = None
     """What learns in the inner loop, by its place in the network, as heads/memory; the rest is the same for all sequences. None: all."""
+
+    inner_loss: str | None = None
+    """What the inner loop of text-heads and image-heads descends: nats, those that are paid, or memory, those of a linear readout of the
+    memory, which writes down what was seen even where it was expected. None: nats."""
 
     form: str = "dual"
     """Form of the inner loop: dual (fast), or direct (the definition). Both give the same numbers up to rounding."""
@@ -147,6 +152,10 @@ class TrainConfig:
             raise InputError(f"{reason}; leave out --fast.")
         if self.algorithm == "reptile" and self.rates != "fixed":
             raise InputError(f"Reptile has no gradient for inner rates; with --rates {self.rates} use maml or first-order-maml.")
+        if self.inner_loss is not None:
+            _one_of(self, "inner_loss", INNER_LOSSES)
+        if self.algorithm == "reptile" and self.inner_loss == "memory":
+            raise InputError("Reptile follows the inner loop, which must descend what is paid; leave out --inner-loss.")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from rgen.errors import InputError, nearest
+from rgen.sequence import Prediction
 
 # ---------------------------------------------------------------- layers
 
@@ -202,6 +203,8 @@ class HeadsNetwork(nn.Module):
       keys: features of a place for each head.
       context: how many of the last outputs are read beside the input, see `rgen.sequence.with_context`.
       features: width of their embedding.
+      inner_loss: what SGD descends: "nats", those that are paid; or "memory", those of a linear readout of the memory. With the second
+        one, what is written at a place says what was seen there, however sure the network was of it.
     """
 
     shape: tuple[int, ...]
@@ -212,12 +215,13 @@ class HeadsNetwork(nn.Module):
     outputs: int = 256
     context: int = 0
     features: int = 24
+    inner_loss: str = "nats"
 
     @nn.compact
     def __call__(self, x):
         place, recent = jnp.split(jnp.atleast_1d(x), [len(self.shape)])
         index = jnp.ravel_multi_index(tuple(place), self.shape, mode="clip")
-        h = Heads(self.shape, self.heads, self.keys, self.width // self.heads, name="heads")(index)
+        h = read = Heads(self.shape, self.heads, self.keys, self.width // self.heads, name="heads")(index)
         if self.context:
             nothing = max(self.outputs, 2)  # where there is no output yet
             embedded = embed(jnp.where(recent < 0, nothing, recent), nothing + 1, self.features, name="recent")
@@ -225,7 +229,8 @@ class HeadsNetwork(nn.Module):
         for i in range(self.depth):
             update = gate(dense(layer_norm(h, name=f"norm_{i}"), 2 * self.width, name=f"gate_{i}"))
             h = h + dense(update, self.width, name=f"residual_{i}")
-        return dense(layer_norm(h, name="norm"), self.outputs, name="logits")
+        logits = dense(layer_norm(h, name="norm"), self.outputs, name="logits")
+        return Prediction(logits, dense(read, self.outputs, name="write")) if self.inner_loss == "memory" else logits
 
 
 # ---------------------------------------------------------------- by name
@@ -238,10 +243,11 @@ NETWORKS: dict[str, tuple[str, Any]] = {
     "gated": ("image", Gated),
     "image-heads": ("image", HeadsNetwork),
 }
-OPTIONS = ("width", "widths", "depth", "features", "heads", "keys", "context")
+INNER_LOSSES = ("nats", "memory")
+OPTIONS = ("width", "widths", "depth", "features", "heads", "keys", "context", "inner_loss")
 
 
-def build(name: str, shape: tuple[int, ...], outputs: int, **options: int | tuple[int, ...] | None) -> nn.Module:
+def build(name: str, shape: tuple[int, ...], outputs: int, **options: int | tuple[int, ...] | str | None) -> nn.Module:
     """Builds a network by name.
 
     Args:
@@ -269,7 +275,10 @@ def configure(cls: Any, name: str, options: Mapping[str, Any], **fixed: Any) -> 
     for option, value in options.items():
         if option not in has:
             raise InputError(f"The network '{name}' has no option '{option}'; it has {', '.join(has)}. Give --{option} None.")
-        if option != "context" and (not value or min(value if isinstance(value, tuple) else (value,)) < 1):
+        if option == "inner_loss":
+            if value not in INNER_LOSSES:
+                raise InputError(f"The network's inner_loss is '{value}'. {nearest(value, INNER_LOSSES)}")
+        elif option != "context" and (not value or min(value if isinstance(value, tuple) else (value,)) < 1):
             raise InputError(f"The network's {option} is {value}; sizes must be at least 1.")
     network = cls(**fixed, **options)
     if "heads" in has and network.width % network.heads:

@@ -52,6 +52,26 @@ class Trace(NamedTuple):
     nll: Array
 
 
+class Prediction(NamedTuple):
+    """What a network returns if SGD is to learn by other logits than those that are paid for; others return logits alone.
+
+    Where a prediction is sure, its nats teach nothing: their gradient vanishes, and what was seen is not written down. Logits of their
+    own, which the initialization can keep unsure, let every step write what it has seen.
+
+    Attributes:
+      logits: of the next output; their nats are paid, drawn from, and descended by the outer loop.
+      learned: logits of the same output, whose nats the inner loop descends.
+    """
+
+    logits: Array
+    learned: Array
+
+
+def paid(out: Any) -> Any:
+    """The logits that are paid for, of what a network returned."""
+    return out.logits if isinstance(out, Prediction) else out
+
+
 def until_end(y: Array, end: int) -> Array:
     """Weights of outputs that stop counting after their first `end`, which itself counts.
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rgen.likelihood import PLAIN, Decoding, Likelihood
-from rgen.sequence import Array, Given, pad_rows
+from rgen.sequence import Array, Given, Prediction, pad_rows
 
 
 class Observer(Protocol):
@@ -37,6 +37,25 @@ class Observer(Protocol):
     def __call__(self, seen: Any, now: Any, logits: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
         """(what is remembered, the step's part of the inputs, logits) -> (what is remembered, y, weight)."""
         ...
+
+
+def pay(likelihood: Likelihood, out: Any, y: jax.Array) -> tuple[jax.Array, Any]:
+    """What a network's output costs: (nats, their cotangent, shaped like the output)."""
+    if not isinstance(out, Prediction):
+        return jax.value_and_grad(likelihood.nll)(out, y)
+    nll, cotangent = jax.value_and_grad(likelihood.nll)(out.logits, y)
+    return nll, Prediction(cotangent, jnp.zeros_like(out.learned))
+
+
+def lesson(likelihood: Likelihood, out: Any, y: jax.Array) -> Any:
+    """The cotangent of a network's output that the inner loop descends: of the nats, or of a `Prediction`'s other ones."""
+    if not isinstance(out, Prediction):
+        return jax.grad(likelihood.nll)(out, y)
+    return Prediction(jnp.zeros_like(out.logits), jax.grad(likelihood.nll)(out.learned, y))
+
+
+def scaled(weight: jax.Array, cotangent: Any) -> Any:
+    return jax.tree.map(lambda a: weight * a, cotangent)
 
 
 class DrawnStep(NamedTuple):

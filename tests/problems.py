@@ -40,8 +40,10 @@ PROBLEMS = {
     "gated": ("gated", "rank-one"),
     "image-heads": ("image-heads", "rank-one"),
     "text-heads partly": ("text-heads", "rank-one"),
+    "image-heads by memory": ("image-heads", "rank-one"),
 }
 LEARNS = {"text-heads partly": ("heads/memory", "norm_0", "logits/bias")}  # where not everything does
+BY_MEMORY = ("image-heads by memory",)  # where the inner loop descends other nats than those that are paid
 CONTEXT = {"text-heads partly": 2}  # where the last outputs are read too
 NAMES = tuple(PROBLEMS)
 FAST = ("text-mlp per-array", "image-heads")  # for what need not be seen on every network
@@ -75,6 +77,7 @@ def build_loop(name: str, rate: float = 0.1) -> InnerLoop:
     network, kind = PROBLEMS[name]
     text = networks.NETWORKS[network][0] == "text"
     sizes = SIZES[network] | ({"context": CONTEXT[name], "features": 2} if name in CONTEXT else {})
+    sizes |= {"inner_loss": "memory"} if name in BY_MEMORY else {}
     module = networks.build(network, SHAPES["text" if text else "image"], SYMBOLS if text else 1, **sizes)
     return InnerLoop(module, Categorical() if text else Bernoulli(), kind, rate, LEARNS.get(name))
 

@@ -34,6 +34,7 @@ OPTIONS = {
     "heads": small,
     "keys": small,
     "context": small,
+    "inner_loss": st.sampled_from([None, "nats", "memory", "other"]),
     "fast": st.sampled_from([None, (), ("heads/memory",), ("hidden_0", "logits/bias"), ("nowhere",), ("",)]),
     "rates": st.sampled_from([*RATE_KINDS, "other"]),
     "inner_rate": number,

@@ -17,7 +17,7 @@ MAY = {
     "devices": {"errors", "sequence"},
     "profile": set(),
     "limits": {"devices", "fast"},
-    "networks": {"errors"},
+    "networks": {"errors", "sequence"},
     "progress": set(),
     "report": {"sequence"},
     "checkpoint": {"errors"},

@@ -114,6 +114,7 @@ def test_every_head_begins_with_one_of_the_nearest_places_before_and_an_empty_me
         ("siren", (4, 4), {"widths": (8, -1)}, r"widths is \(8, -1\); sizes must be at least 1"),
         ("siren", (4, 4), {"widths": ()}, r"widths is \(\); sizes must be at least 1"),
         ("image-heads", (4, 4), {"width": 9, "heads": 2}, r"width divisible by its heads; 9 is not divisible by 2"),
+        ("text-heads", (9,), {"inner_loss": "memroy"}, r"inner_loss is 'memroy'\. Perhaps you meant memory"),
         ("text-heads", (9,), {"heads": 7}, r"width divisible by its heads; 96 is not divisible by 7"),  # against a default
     ],
 )
@@ -123,7 +124,8 @@ def test_what_cannot_be_built_is_said(name, shape, options, sentence):
 
 
 def test_the_command_line_knows_every_network():
-    """`rgen.config` lists the names again, since it must not import JAX."""
+    """And its options; `rgen.config` lists the names again, since it must not import JAX."""
     by_kind = {kind: {name for name, (k, _) in networks.NETWORKS.items() if k == kind} for kind in ("text", "image")}
     assert set(config.TEXT_NETWORKS) == by_kind["text"] and set(config.IMAGE_NETWORKS) == by_kind["image"]
     assert set(config.NETWORKS) == {*networks.NETWORKS, "lstm"}
+    assert config.INNER_LOSSES == networks.INNER_LOSSES

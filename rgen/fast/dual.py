@@ -17,6 +17,9 @@ derivatives need nothing more: by a, -sum x_t (L_{t+1} b g_t); by b, -sum g_t (a
 
 Time is cut into chunks. Taps of finished chunks are constants of the scan over the current one; only the current chunk's are written.
 
+If the inner loop descends other nats than those that are paid (`rgen.sequence.Prediction`), g_t and H_t are of the former, and w_t g_t
+in L_t is the cotangent of the latter.
+
 A layer that does not learn in the inner loop is the case a = b = c = 0: its taps are never read, and V = 0.
 """
 
@@ -29,8 +32,8 @@ import jax.numpy as jnp
 from rgen.fast.plan import Engine
 from rgen.fast.rates import Factors
 from rgen.fast.taps import Layer, Path, Slot, apply
-from rgen.sequence import Sequence
-from rgen.unroll import Scoring
+from rgen.sequence import Prediction, Sequence, paid
+from rgen.unroll import Scoring, lesson, pay, scaled
 
 # ---------------------------------------------------------------- one layer
 
@@ -185,12 +188,17 @@ class Core(NamedTuple):
 
 
 class Replay(NamedTuple):
-    """What the reverse sweep needs of a chunk besides its taps: [S, ...] each."""
+    """What the reverse sweep needs of a chunk besides its taps: [S, ...] each.
+
+    `price` is (path -> cotangents of the layers' outputs, gradient of the carried parameters) of the nats that are paid, where the inner
+    loop descends others (see `rgen.sequence.Prediction`); None where they are the taps' own.
+    """
 
     out: dict[Path, jax.Array]
     back: dict[Path, jax.Array]
     small: Any
     small_gradient: Any
+    price: tuple[dict[Path, jax.Array], Any] | None
 
 
 class Chunk(NamedTuple):
@@ -268,15 +276,19 @@ def run_chunk(engine: Engine, core: Core, past: dict, small: Any, seen: Any, obs
             slots = {p: Slot(memory, probes[p]) for p, memory in memories_of(engine, core, past, blocks).items()}
             return apply(engine.network, small, slots, record, observer.x(seen, now))
 
-        logits, pull = jax.vjp(predict, probes, small)
-        seen, y, weight = observer(seen, now, logits)
-        nll, cotangent = jax.value_and_grad(engine.likelihood.nll)(logits, y)
-        taps, gradient = pull(weight * cotangent)
+        out, pull = jax.vjp(predict, probes, small)
+        seen, y, weight = observer(seen, now, paid(out))
+        nll, owed = pay(engine.likelihood, out, y)
+        taps, gradient = pull(scaled(weight, lesson(engine.likelihood, out, y)))
+        price = None
+        if isinstance(out, Prediction):
+            of_taps, of_small = pull(scaled(weight, owed))
+            price = {p: t["g"] for p, t in of_taps.items()}, of_small
         for p in learning:
             x, g = after((taps[p]["x"], taps[p]["g"]), taps[p]["out"], taps[p]["back"], taps[p]["g"])
             blocks[p] = Block(write(blocks[p].x, x, j), write(blocks[p].g, g, j))
         static = {p: in_precision(engine, layers[p], Block(t["x"], t["g"])) for p, t in taps.items() if p not in learning}
-        replay = Replay({p: t["out"] for p, t in taps.items()}, {p: t["back"] for p, t in taps.items()}, small, gradient)
+        replay = Replay({p: t["out"] for p, t in taps.items()}, {p: t["back"] for p, t in taps.items()}, small, gradient, price)
         small = jax.tree.map(lambda w, rate, g: w - rate * g, small, core.small_rates, gradient)
         return (blocks, small, seen), (static, replay, y, weight * nll)
 
@@ -513,12 +525,13 @@ def reverse_part(
             tangent, small_tangent = jax.tree.map(jnp.zeros_like, (taps, lam))
         else:
             tangent, small_tangent = hessian_product(engine, core, past, blocks, j, now, known, done, lam)
-        new = {p: (ct * taps[p].g - tangent[p].g, tangent[p].x) for p in taps}
+        owed, small_owed = known.price or ({p: taps[p].g for p in taps}, known.small_gradient)
+        new = {p: (ct * owed[p] - tangent[p].g, tangent[p].x) for p in taps}
         for p, (h, xd) in adjoint.items():
             new_h, new_xd = after(new.pop(p), *done[p])
             adjoint[p] = write(h, new_h, i), write(xd, new_xd, i)
         small_rates = jax.tree.map(lambda so_far, lam, g: so_far - lam * g, small_rates, lam, known.small_gradient)
-        lam = jax.tree.map(lambda lam, g, t: lam + ct * g - t, lam, known.small_gradient, small_tangent)
+        lam = jax.tree.map(lambda lam, g, t: lam + ct * g - t, lam, small_owed, small_tangent)
         return (adjoint, lam, small_rates), (done, new)
 
     start = {p: (jnp.zeros_like(own[p].g), jnp.zeros_like(own[p].x)) for p in learning}
@@ -552,8 +565,8 @@ def hessian_product(
             slots = {p: Slot(memories[p], probes[p]) for p in layers}
             return apply(engine.network, small, slots, replay, now.x)
 
-        logits, pull = jax.vjp(predict, probes, small)
-        taps, small_gradient = pull(now.weight.astype(logits.dtype) * jax.grad(engine.likelihood.nll)(logits, now.y))
+        out, pull = jax.vjp(predict, probes, small)
+        taps, small_gradient = pull(scaled(now.weight.astype(paid(out).dtype), lesson(engine.likelihood, out, now.y)))
         return {p: Block(t["x"], t["g"]) for p, t in taps.items()}, small_gradient
 
     direction = jax.tree.map(jnp.multiply, core.small_rates, lam)

@@ -13,8 +13,8 @@ from rgen.fast.plan import COST_MODEL, Choice
 from rgen.fast.rates import expand_rates, init_rates
 from rgen.fast.taps import learning, overlaid
 from rgen.likelihood import PLAIN, Decoding, Likelihood
-from rgen.sequence import Array, Given, Sequence, Trace, check_shapes, pad_rows, with_context
-from rgen.unroll import Advance, Drawing, Observe, Observer, Scoring, drawn_steps, unroll
+from rgen.sequence import Array, Given, Sequence, Trace, check_shapes, pad_rows, paid, with_context
+from rgen.unroll import Advance, Drawing, Observe, Observer, Scoring, drawn_steps, lesson, scaled, unroll
 
 
 class Params(NamedTuple):
@@ -144,7 +144,7 @@ class InnerLoop:
 
         def ask(fast):
             weights = overlaid(params.init, fast)
-            logits: Any = jax.vmap(lambda x: self.network.apply({"params": weights}, x))(x)
+            logits: Any = jax.vmap(lambda x: paid(self.network.apply({"params": weights}, x)))(x)
             return jax.vmap(self.likelihood.log_probs)(logits)
 
         def learn(fast, steps):
@@ -219,11 +219,10 @@ class InnerLoop:
 
     def _gradient(self, params: Params, fast: Any, x: jax.Array, observe: Observe) -> tuple[Any, Trace]:
         """Predict and pay: (the gradient by the fast weights, what was paid)."""
-        logits: Any
-        logits, pull = jax.vjp(lambda fast: self.network.apply({"params": overlaid(params.init, fast)}, x), fast)
-        y, weight = observe(logits)
-        nll, cotangent = jax.value_and_grad(self.likelihood.nll)(logits, y)
-        (gradient,) = pull(weight * cotangent)
+        out, pull = jax.vjp(lambda fast: self.network.apply({"params": overlaid(params.init, fast)}, x), fast)
+        y, weight = observe(paid(out))
+        nll = self.likelihood.nll(paid(out), y)
+        (gradient,) = pull(scaled(weight, lesson(self.likelihood, out, y)))
         if self.first_order:
             gradient = jax.lax.stop_gradient(gradient)
         return gradient, Trace(y, weight * nll)
