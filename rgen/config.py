@@ -388,10 +388,11 @@ _MNIST = TrainConfig(data="mnist", network="lstm-block", inner_rate=1e-3, outer_
 _LSTM = TrainConfig(network="lstm", outer_rate=1e-3, meta_batch=50)
 # An outer loop for few steps.
 _QUICK = TrainConfig(outer_rate=5e-3, warmup=50, schedule="cosine", beta2=0.99, clip=1.0, weight_decay=1e-2, meta_batch=32)
-# Ours: a memory of heads that learns in the inner loop, at learned rank-one rates, and all else the same for all sequences.
-_HEADS = replace(_QUICK, rates="rank-one", inner_rate=0.1, fast=("heads/memory",))
+# Ours: a memory of heads that learns in the inner loop, by nats of its own and at learned rank-one rates, and all else the same for all
+# sequences.
+_HEADS = replace(_QUICK, rates="rank-one", inner_rate=0.1, fast=("heads/memory",), inner_loss="memory")
 # With few images, a network of which all learns is worth its time: it generalizes better.
-_DIGITS = replace(_HEADS, network="image-heads", width=64, fast=None, inner_rate=1e-2, weight_decay=0.1)
+_DIGITS = replace(_HEADS, network="image-heads", width=64, fast=None, inner_loss=None, inner_rate=1e-2, weight_decay=0.1)
 # The sets of docs/results.md, where all networks have the same sequences and outer steps.
 _NAMES = {"data": "names.txt", "max_length": 16, "held_out": 0.03122, "meta_batch": 64, "steps": 2500, "eval_count": 0}
 _SMALL = {"data": "mnist", "reduce": 2, "steps": 1000, "eval_every": 250}
@@ -412,7 +413,10 @@ _PRESETS: dict[str, tuple[str, TrainConfig]] = {
         "The recurrent baseline on the embedded digits.",
         replace(_SMALL_LSTM, width=64, features=64, steps=2500, eval_every=250, eval_count=0),
     ),
-    "names-heads": ("Our network on names, MAML; give --data names.txt, one name a line.", replace(_HEADS, network="text-heads", **_NAMES)),
+    "names-heads": (
+        "Our network on names, MAML; give --data names.txt, one name a line.",
+        replace(_HEADS, network="text-heads", depth=1, **_NAMES),
+    ),
     "names-context": ("The same, which reads the last 3 symbols too.", replace(_HEADS, network="text-heads", context=3, **_NAMES)),
     "names-lstm": ("A recurrent baseline of the same size on names.", replace(_SMALL_LSTM, **_NAMES)),
     "names-maml": ("The original's text model on names, MAML.", replace(_TEXT, **_NAMES)),

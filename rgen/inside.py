@@ -100,7 +100,9 @@ def _draw_learned(part: Any, learned: dict[str, np.ndarray]) -> None:
     axis = part.subplots()
     for index, (layer, norms) in enumerate(learned.items()):
         axis.plot(np.arange(1, len(norms) + 1), norms, color=plt.get_cmap("viridis")(index / max(1, len(learned) - 1)), label=layer)
-    axis.set(xlabel="inner step", ylabel="norm of the change", yscale="log")
+    norms = np.concatenate(list(learned.values()))
+    wide = np.nanmax(norms) > 10 * np.nanmin(norms)  # ticks of a narrow logarithmic axis cannot be read
+    axis.set(xlabel="inner step", ylabel="norm of the change", yscale="log" if wide else "linear")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
