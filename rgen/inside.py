@@ -34,11 +34,11 @@ def main(config: InsideConfig) -> None:
 
 def by_place(seqs: Sequence, nats: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Mean nats of what was scored at each place [*shape], of nats [N, T]; NaN where nothing was."""
-    x = np.asarray(seqs.x)
-    places = x if len(shape) == 1 else x[..., 0] * shape[1] + x[..., 1]
+    coordinates = np.asarray(seqs.x).reshape(-1, len(shape)).T
+    places = np.ravel_multi_index(tuple(coordinates), shape)
     total, count = np.zeros(math.prod(shape)), np.zeros(math.prod(shape))
-    np.add.at(total, places.ravel(), nats.ravel())
-    np.add.at(count, places.ravel(), (np.asarray(seqs.weight) > 0).ravel())
+    np.add.at(total, places, nats.ravel())
+    np.add.at(count, places, (np.asarray(seqs.weight) > 0).ravel())
     return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0).reshape(shape)
 
 

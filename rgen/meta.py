@@ -48,6 +48,8 @@ def first_order_maml(loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[j
 def reptile(loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[jax.Array, Params]:
     """The initialization minus the mean of the final fast weights. Rates get a gradient of zero: Reptile has none for them.
 
+    What the inner loop does not descend is not trained: of a network that returns a `rgen.sequence.Prediction`, nothing learns to predict.
+
     Source: Nichol et al. 2018, arXiv:1803.02999.
     """
     init, nll = loop.drift(params, seqs)

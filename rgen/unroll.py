@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rgen.likelihood import PLAIN, Decoding, Likelihood
-from rgen.sequence import Array, Given, Prediction, pad_rows
+from rgen.sequence import Array, Given, Prediction, pad_rows, paid
 
 
 class Observer(Protocol):
@@ -39,19 +39,18 @@ class Observer(Protocol):
         ...
 
 
-def pay(likelihood: Likelihood, out: Any, y: jax.Array) -> tuple[jax.Array, Any]:
-    """What a network's output costs: (nats, their cotangent, shaped like the output)."""
-    if not isinstance(out, Prediction):
-        return jax.value_and_grad(likelihood.nll)(out, y)
-    nll, cotangent = jax.value_and_grad(likelihood.nll)(out.logits, y)
-    return nll, Prediction(cotangent, jnp.zeros_like(out.learned))
+def pay(likelihood: Likelihood, out: Any, y: jax.Array) -> tuple[jax.Array, Any, Any]:
+    """What a network's output costs, and what it teaches.
 
-
-def lesson(likelihood: Likelihood, out: Any, y: jax.Array) -> Any:
-    """The cotangent of a network's output that the inner loop descends: of the nats, or of a `Prediction`'s other ones."""
+    Returns:
+      (nats, their cotangent, the cotangent that the inner loop descends), cotangents shaped like the output; the two are one unless the
+      output is a `Prediction`.
+    """
+    nll, owed = jax.value_and_grad(likelihood.nll)(paid(out), y)
     if not isinstance(out, Prediction):
-        return jax.grad(likelihood.nll)(out, y)
-    return Prediction(jnp.zeros_like(out.logits), jax.grad(likelihood.nll)(out.learned, y))
+        return nll, owed, owed
+    lesson = jax.grad(likelihood.nll)(out.learned, y)
+    return nll, Prediction(owed, jnp.zeros_like(lesson)), Prediction(jnp.zeros_like(owed), lesson)
 
 
 def scaled(weight: jax.Array, cotangent: Any) -> Any:

@@ -33,7 +33,7 @@ from rgen.fast.plan import Engine
 from rgen.fast.rates import Factors
 from rgen.fast.taps import Layer, Path, Slot, apply
 from rgen.sequence import Prediction, Sequence, paid
-from rgen.unroll import Scoring, lesson, pay, scaled
+from rgen.unroll import Scoring, pay, scaled
 
 # ---------------------------------------------------------------- one layer
 
@@ -278,8 +278,8 @@ def run_chunk(engine: Engine, core: Core, past: dict, small: Any, seen: Any, obs
 
         out, pull = jax.vjp(predict, probes, small)
         seen, y, weight = observer(seen, now, paid(out))
-        nll, owed = pay(engine.likelihood, out, y)
-        taps, gradient = pull(scaled(weight, lesson(engine.likelihood, out, y)))
+        nll, owed, lesson = pay(engine.likelihood, out, y)
+        taps, gradient = pull(scaled(weight, lesson))
         price = None
         if isinstance(out, Prediction):
             of_taps, of_small = pull(scaled(weight, owed))
@@ -566,7 +566,8 @@ def hessian_product(
             return apply(engine.network, small, slots, replay, now.x)
 
         out, pull = jax.vjp(predict, probes, small)
-        taps, small_gradient = pull(scaled(now.weight.astype(paid(out).dtype), lesson(engine.likelihood, out, now.y)))
+        _, _, lesson = pay(engine.likelihood, out, now.y)
+        taps, small_gradient = pull(scaled(now.weight.astype(paid(out).dtype), lesson))
         return {p: Block(t["x"], t["g"]) for p, t in taps.items()}, small_gradient
 
     direction = jax.tree.map(jnp.multiply, core.small_rates, lam)

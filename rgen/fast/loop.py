@@ -14,7 +14,7 @@ from rgen.fast.rates import expand_rates, init_rates
 from rgen.fast.taps import learning, overlaid
 from rgen.likelihood import PLAIN, Decoding, Likelihood
 from rgen.sequence import Array, Given, Sequence, Trace, check_shapes, pad_rows, paid, with_context
-from rgen.unroll import Advance, Drawing, Observe, Observer, Scoring, drawn_steps, lesson, scaled, unroll
+from rgen.unroll import Advance, Drawing, Observe, Observer, Scoring, drawn_steps, pay, scaled, unroll
 
 
 class Params(NamedTuple):
@@ -221,8 +221,8 @@ class InnerLoop:
         """Predict and pay: (the gradient by the fast weights, what was paid)."""
         out, pull = jax.vjp(lambda fast: self.network.apply({"params": overlaid(params.init, fast)}, x), fast)
         y, weight = observe(paid(out))
-        nll = self.likelihood.nll(paid(out), y)
-        (gradient,) = pull(scaled(weight, lesson(self.likelihood, out, y)))
+        nll, _, lesson = pay(self.likelihood, out, y)
+        (gradient,) = pull(scaled(weight, lesson))
         if self.first_order:
             gradient = jax.lax.stop_gradient(gradient)
         return gradient, Trace(y, weight * nll)
