@@ -210,8 +210,8 @@ class SampleConfig:
     complete: str | None = None
     """Images: what is known, the rest is drawn: top, bottom, left, right or random:0.3 (a share of the pixels) of the split's images; or a
     PNG of their size in which black is 1, white is 0 and grey is unknown."""
-    each: int = 4
-    """Images: completions of each image of the split."""
+    each: int | None = None
+    """Images: completions of each image of the split; None: 4."""
     split: str = "test"
     """The split whose images are completed, or whose sequences are shown beside the samples: train, valid or test."""
 
@@ -240,6 +240,8 @@ class SampleConfig:
         together = [option for option in ("prompt", "complete", "export") if getattr(self, option) is not None]
         if len(together) > 1:
             raise InputError(f"{' and '.join(map(_flag, together))} cannot be used together; choose one.")
+        if self.each is not None and (self.complete is None or self.complete.lower().endswith(".png")):
+            raise InputError("--each is about the images of a split; use it with --complete and a part of them, or leave it out.")
         if self.belief and self.export:
             raise InputError("--belief and --export cannot be used together; choose one.")
         idle = [option for option in ("json", "sort", "nats") if getattr(self, option)]

@@ -274,7 +274,9 @@ def configure(cls: Any, name: str, options: Mapping[str, Any], **fixed: Any) -> 
     has = [field.name for field in dataclasses.fields(cls) if field.name in OPTIONS]
     for option, value in options.items():
         if option not in has:
-            raise InputError(f"The network '{name}' has no option '{option}'; it has {', '.join(has)}. Give --{option.replace('_', '-')} None.")
+            raise InputError(
+                f"The network '{name}' has no option '{option}'; it has {', '.join(has)}. Give --{option.replace('_', '-')} None."
+            )
         if option == "inner_loss":
             if value not in INNER_LOSSES:
                 raise InputError(f"The network's inner_loss is '{value}'. {nearest(value, INNER_LOSSES)}")

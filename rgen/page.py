@@ -143,7 +143,7 @@ def _differences(runs: list[Run], names: list[str]) -> str:
     if not differ:
         return "<p>Nothing.</p>"
     head = "<tr><th>option" + "".join(f"<th>{html.escape(name)}" for name in names)
-    lines = (f"<tr><td>--{key.replace('_', '-')}" + "".join(f"<td>{html.escape(str(c[key]))}" for c in configs) for key in differ)
+    lines = (f"<tr><td>--{key.replace('_', '-')}" + "".join(f"<td>{html.escape(_typed(c[key]))}" for c in configs) for key in differ)
     return f"<table>{head}{''.join(lines)}</table>"
 
 
@@ -161,3 +161,8 @@ def _samples(run: Run, name: str) -> str:
 
 def _image(png: bytes) -> str:
     return f"<img alt='' src='data:image/png;base64,{base64.b64encode(png).decode()}'>"
+
+
+def _typed(value: Any) -> str:
+    """As it is typed on the command line."""
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

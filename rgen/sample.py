@@ -63,7 +63,7 @@ def make_task(config: SampleConfig, data: Dataset) -> Task:
         return Task()
     if config.complete.lower().endswith(".png"):
         return Task(Given(*(a[None] for a in known.picture(data, Path(config.complete)))), each=sys.maxsize)
-    each = 1 if config.belief else config.each
+    each = 1 if config.belief else config.each or 4
     count, size = math.ceil((config.belief or config.count) / each), len(data.splits[config.split])
     mask = known.part(data, config.complete, count, config.seed)
     if count > size:
@@ -86,6 +86,8 @@ def main(config: SampleConfig) -> None:
     data, model = trained.data, trained.model
     if (data.kind == "image" or config.belief) and config.out and config.out.suffix.lower() != ".png":
         raise InputError(f"--out is '{config.out}'; a picture must end with .png, and what else there is comes beside it.")
+    if config.nats and data.kind == "image":
+        raise InputError("--nats writes nats in front of lines, and this run was trained on images; those of images are in the NPZ.")
     sampler = make_sampler(model, data, decoding)
     task = make_task(config, data)
     if task.given is not None and not sampler.random_order and not _is_prefix(task.given.known):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import script, words
 
@@ -27,7 +27,7 @@ from rgen.fast import Choice
 from rgen.sequence import group_rows, ungroup_rows, shards_of
 from test_loop import close
 assert shards_of(6) == {shards}, shards_of(6)
-loop, params, seqs = problems.make("image-heads", "dual")
+loop, params, seqs = problems.make("{network}", "dual")
 loop = dataclasses.replace(loop, choice=Choice(micro_batch={micro}))
 seqs = jax.tree.map(lambda a: np.concatenate([a, a[::-1], 1 - a if a.dtype == int and a.ndim == 2 else a]), seqs)
 keys = jax.random.split(jax.random.key(0), 6)
@@ -43,13 +43,14 @@ for size in range(1, 13):
 """
 
 
-@pytest.mark.parametrize(("devices", "shards", "micro"), [(2, 2, 4), (4, 3, 3)])
-def test_as_many_devices_as_divide_the_batch(devices, shards, micro):
-    script = COMPARE.format(devices=devices, shards=shards, micro=micro)
+@pytest.mark.parametrize(("devices", "shards", "micro", "network"), [(2, 2, 4, "image-heads"), (4, 3, 3, "siren")])
+def test_as_many_devices_as_divide_the_batch(devices, shards, micro, network):
+    script = COMPARE.format(devices=devices, shards=shards, micro=micro, network=network)
     done = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
+@settings(max_examples=30)  # each compiles anew
 @given(batch=st.integers(1, 9), size=st.integers(1, 9))
 def test_groups_are_put_together_again(batch, size):
     seqs = Sequence(np.arange(batch * 2).reshape(batch, 2), np.zeros((batch, 2), int), np.ones((batch, 2)))

@@ -19,8 +19,8 @@ from rgen.likelihood import Categorical
 from rgen.sequence import Sequence
 
 CHOICES = {
-    "kept": Choice(chunk=3, fold=False, every_layer=True),
-    "folded": Choice(chunk=3, fold=True, every_layer=True),
+    "kept": Choice(chunk=4, fold=False, every_layer=True),
+    "folded": Choice(chunk=4, fold=True, every_layer=True),
 }
 
 

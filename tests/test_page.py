@@ -14,7 +14,8 @@ from rgen.run import Run
 
 
 def test_a_page_of_two_runs(trained, tmp_path):
-    other = train.train(dataclasses.replace(TINY, run=tmp_path / "<other>", inner_rate=0.02, form="direct")).folder
+    changes = {"inner_rate": 0.02, "form": "direct", "fast": ("hidden_0", "logits")}
+    other = train.train(dataclasses.replace(TINY, run=tmp_path / "<other>", **changes)).folder
     (other / "test.json").write_text(json.dumps({"nats_per_sequence": 12.345}))
     page.main(ReportConfig((trained, other), tmp_path / "page.html"))
     written = (tmp_path / "page.html").read_text()
@@ -23,6 +24,7 @@ def test_a_page_of_two_runs(trained, tmp_path):
         assert f"{nats:,.2f}" in written
     assert re.search(r"class='n best'>" + re.escape(f"{min(best):,.2f}"), written) and "12.3" in written
     assert re.search(r"--inner-rate<td>0.05<td>0.02", written) and re.search(r"--form<td>dual<td>direct", written)
+    assert "--fast<td>None<td>hidden_0 logits" in written  # as it is typed
     assert "--seed" not in written  # it is the same in both
     assert written.count("<img") == 3 and "&lt;other&gt;" in written and "<other>" not in written
     assert "http" not in written  # all of it is inside

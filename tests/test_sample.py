@@ -252,6 +252,8 @@ def test_a_bad_part_is_a_sentence(case, tmp_path):
         ({"complete": "top", "export": Path("a")}, "--complete and --export cannot be used together"),
         ({"belief": 1, "export": Path("a")}, "--belief and --export"),
         ({"each": 0}, "--each is 0"),
+        ({"each": 2}, "--each is about the images of a split"),
+        ({"each": 2, "complete": "a.png"}, "--each is about the images of a split"),
         ({"belief": 17}, "--belief is 17; at most 16"),
         ({"belief": 1, "sort": True}, "--sort is about samples"),
         ({"belief": -1}, "--belief is -1"),
@@ -286,6 +288,7 @@ def test_belief_of_images(options, digits, tmp_path):
     "options, sentence",
     [
         ({"out": Path("picture.jpg")}, "must end with .png"),
+        ({"nats": True}, "--nats writes nats in front of lines"),
         ({"out": Path("no/folder/a.png")}, "in a folder that does not exist"),
         ({"out": ROOT}, "a folder; give a file"),
         ({"json": Path("no/folder/a.json")}, "--json is 'no/folder/a.json', in a folder that does not exist"),
