@@ -42,8 +42,9 @@ PROBLEMS = {
     "text-heads partly": ("text-heads", "rank-one"),
     "image-heads by memory": ("image-heads", "rank-one"),
 }
-LEARNS = {"text-heads partly": ("heads/memory", "norm_0", "logits/bias")}  # where not everything does
-BY_MEMORY = ("image-heads by memory",)  # where the inner loop descends other nats than those that are paid
+# where not everything does
+LEARNS = {"text-heads partly": ("heads/memory", "norm_0", "logits/bias"), "image-heads by memory": ("heads/memory",)}
+BY_MEMORY = ("text-heads", "image-heads by memory")  # where the inner loop descends other nats than those that are paid
 CONTEXT = {"text-heads partly": 2}  # where the last outputs are read too
 NAMES = tuple(PROBLEMS)
 FAST = ("text-mlp per-array", "image-heads")  # for what need not be seen on every network

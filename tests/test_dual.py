@@ -42,7 +42,7 @@ def agree(loop: InnerLoop, params: Params, seqs: Sequence, choice: Choice, rtol:
     ("name", "choice"),
     [
         *((name, "kept") for name in NAMES),
-        ("text-heads partly", "folded"),
+        *((name, "folded") for name in problems.LEARNS),
         *(pytest.param(name, "folded", marks=pytest.mark.slow) for name in FOLDED),
     ],
 )
@@ -132,6 +132,37 @@ class Tied(nn.Module):
     def __call__(self, x):
         embed = nn.Embed(6, 3)
         return embed.attend(jnp.tanh(nn.Dense(3)(embed(x))))[:3]
+
+
+class Shared(nn.Module):
+    """Uses an embedding for a layer that learns and for one that does not."""
+
+    @nn.compact
+    def __call__(self, x):
+        h = nn.Embed(6, 4, name="place")(x)
+        read = nn.Dense(3, name="memory")(jnp.stack([jnp.sin(h), h])).sum(0)
+        return read + nn.Dense(3, name="beside")(h) + jnp.tanh(nn.Dense(3, name="behind")(read))
+
+
+def test_inputs_that_are_known_before_the_inner_loop():
+    """What they are made of is used before it only, unless something else needs it too. If all learns, or they follow draws, none are."""
+    memory, keys = ("heads", "memory"), ("heads", "keys", "embedding")
+    for name, drawn, foreseen, before in (
+        ("image-heads by memory", True, {memory}, {keys}),
+        ("text-heads partly", False, {memory}, {keys}),
+        ("text-heads partly", True, set(), set()),
+        ("image-heads", False, set(), set()),
+    ):
+        loop, params, seqs = make(name, "direct")
+        engine = plan(dual(loop, CHOICES["kept"]), params.init, loop._read(seqs).x, drawn=drawn)
+        assert (set(engine.foreseen), engine.before) == (foreseen, before), name
+    loop = InnerLoop(Shared(), Categorical(), "rank-one", 0.2, ("memory", "behind/kernel"), form="direct")
+    x = np.array([[0, 1, 2, 1, 4], [5, 4, 3, 3, 1]])
+    seqs = Sequence(x, np.random.default_rng(2).integers(3, size=x.shape), np.ones(x.shape))
+    params = problems.disturbed(loop.init(jax.random.key(0), x[0, 0]), np.random.default_rng(3))
+    engine = plan(dual(loop, CHOICES["kept"]), params.init, x)
+    assert set(engine.foreseen) == {("memory",)} and not engine.before
+    agree(loop, params, seqs, CHOICES["kept"])
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,10 @@ If the inner loop descends other nats than those that are paid (`rgen.sequence.P
 in L_t is the cotangent of the latter.
 
 A layer that does not learn in the inner loop is the case a = b = c = 0: its taps are never read, and V = 0.
+
+Where nothing that learns can change x_t, it is foreseen: all x_t are known before the run, and xd_t = 0. What is read of them is then
+computed for whole chunks before, and their cotangents W_t h_t - a (L_{t+1} (b g_t)) after the scan over the steps; only the g_s of the
+current chunk are read at every step.
 """
 
 from functools import partial
@@ -28,10 +32,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 
 from rgen.fast.plan import Engine
 from rgen.fast.rates import Factors
-from rgen.fast.taps import Layer, Path, Slot, apply
+from rgen.fast.taps import Layer, Path, Slot, apply, foreseen_probe
 from rgen.sequence import Prediction, Sequence, paid
 from rgen.unroll import Scoring, pay, scaled
 
@@ -161,10 +166,10 @@ def _replay_backward(kind, kept, g):
 replay.defvjp(_replay_forward, _replay_backward)
 
 
-def over_heads(function: Any, layer: Layer) -> Any:
+def over_heads(function: Any, layer: Layer, in_axes: Any = 0) -> Any:
     """The function for a layer's leading axes."""
     for _ in layer.heads:
-        function = jax.vmap(function)
+        function = jax.vmap(function, in_axes)
     return function
 
 
@@ -179,16 +184,23 @@ class Core(NamedTuple):
       factors: path -> the rates of those that learn.
       small: all other parameters, which are carried as ordinary fast weights.
       small_rates: a rate for each of them.
+      before: name -> weights that are used for foreseen inputs only; the network needs them all the same, and what it makes of them is
+        not used.
     """
 
     base: dict[Path, dict[str, jax.Array]]
     factors: dict[Path, Factors]
     small: Any
     small_rates: Any
+    before: dict[Path, jax.Array]
+
+    def carried(self, small: Any) -> Any:
+        """The parameters that a network finds in their place."""
+        return traverse_util.unflatten_dict({**self.before, **traverse_util.flatten_dict(small)})
 
 
 class Replay(NamedTuple):
-    """What the reverse sweep needs of a chunk besides its taps: [S, ...] each.
+    """What the reverse sweep needs of a chunk besides its taps: [S, ...] each; `back` of layers whose inputs are not foreseen.
 
     `price` is (path -> cotangents of the layers' outputs, gradient of the carried parameters) of the nats that are paid, where the inner
     loop descends others (see `rgen.sequence.Prediction`); None where they are the taps' own.
@@ -213,6 +225,18 @@ def zero_probe(layer: Layer, dtype: Any) -> dict[str, jax.Array]:
     return {"x": jnp.zeros(into, dtype), "g": jnp.zeros(out, dtype), "out": jnp.zeros(out, dtype), "back": jnp.zeros(into, dtype)}
 
 
+class Ahead(NamedTuple):
+    """Of a chunk of a layer whose inputs are foreseen: these, and what can be computed before its first step, [*heads, S r, ...].
+
+    Attributes:
+      x: inputs; out: outputs without what the chunk itself teaches; gram: similarities of the inputs.
+    """
+
+    x: jax.Array
+    out: jax.Array
+    gram: jax.Array
+
+
 class Past(NamedTuple):
     """What a layer has learned before the current chunk: weights {"kernel", "bias"}, and the taps since they were formed."""
 
@@ -221,7 +245,7 @@ class Past(NamedTuple):
 
 
 def memories_of(engine: Engine, core: Core, past: dict[Path, Past], blocks: dict[Path, Block]) -> dict[Path, Memory]:
-    """Path -> Memory of all layers: `past` and `blocks` have those that learn."""
+    """Path -> Memory of all layers but those that are foreseen: `past` and `blocks` have those that learn."""
     kinds = {p: layer.kind for p, layer in engine.layers}
 
     def memory(p: Path, weights: dict, factors: Factors | None, blocks: tuple[Block, ...]) -> Memory:
@@ -229,7 +253,20 @@ def memories_of(engine: Engine, core: Core, past: dict[Path, Past], blocks: dict
         return Memory(weights["kernel"].astype(jnp.bfloat16) if rounded else weights["kernel"], weights.get("bias"), factors, blocks)
 
     static = {p: memory(p, weights, None, ()) for p, weights in core.base.items() if p not in core.factors}
-    return static | {p: memory(p, past[p].weights, core.factors[p], (*past[p].blocks, block)) for p, block in blocks.items()}
+    changing = {p: block for p, block in blocks.items() if p not in engine.foreseen}
+    return static | {p: memory(p, past[p].weights, core.factors[p], (*past[p].blocks, block)) for p, block in changing.items()}
+
+
+def look_ahead(engine: Engine, core: Core, past: dict[Path, Past], inputs: dict[Path, jax.Array]) -> dict[Path, Ahead]:
+    """For the foreseen inputs [S, *heads, r, m] of a chunk: large products, where the steps would have small ones."""
+    ahead = {}
+    for p, layer in engine.foreseen.items():
+        factors, weights = core.factors[p], past[p].weights
+        x = in_precision(engine, layer, Block(by_tap(layer, inputs[p]), jnp.zeros(()))).x
+        memory = Memory(weights["kernel"], weights.get("bias"), factors, past[p].blocks)
+        out = over_heads(partial(forward, "dense"), layer, (0, 0, None))(x, memory, 1.0)
+        ahead[p] = Ahead(x, out, over_heads(partial(similarity, "dense"), layer, (0, 0, 0, None))(x, x, factors, 1.0))
+    return ahead
 
 
 def empty_block(engine: Engine, layer: Layer, steps: int, dtype: Any) -> Block:
@@ -250,31 +287,35 @@ def write(block: jax.Array, tap: jax.Array, step: jax.Array) -> jax.Array:
     return jax.lax.dynamic_update_slice_in_dim(block, tap.astype(block.dtype), step * tap.shape[-2], axis=block.ndim - 2)
 
 
-def after(taps: tuple[jax.Array, jax.Array], *reads: jax.Array) -> tuple[jax.Array, ...]:
+def after(taps: tuple[Any, ...], *reads: jax.Array) -> tuple[Any, ...]:
     """The taps, made to depend on what was read. XLA then knows that its buffer is not read any more and writes into it in place;
     without this it copies each buffer twice a step, which on CPUs is three quarters of the time."""
     token = sum(read.ravel()[0] for read in reads)
-    return tuple(jnp.where(token != token, token, tap) for tap in taps)
+    return jax.tree.map(lambda tap: jnp.where(token != token, token, tap), taps)
 
 
-def run_chunk(engine: Engine, core: Core, past: dict, small: Any, seen: Any, observer: Any, steps: Any) -> tuple:
-    """One chunk of the inner loop. `past`: path -> Past of the chunks before.
+def run_chunk(engine: Engine, core: Core, past: dict, small: Any, seen: Any, observer: Any, inputs: dict, steps: Any) -> tuple:
+    """One chunk of the inner loop. `past`: path -> Past of the chunks before; `inputs`: path -> those that are foreseen, of this one.
 
     Returns:
       (Chunk, carried parameters, what the observer remembers, (y, nll) [S]).
     """
     layers, learning = dict(engine.layers), engine.learning
     dtype = jax.tree.leaves((core.base, core.small))[0].dtype
-    probes = {path: zero_probe(layer, dtype) for path, layer in layers.items()}
+    zeros = {path: zero_probe(layer, dtype) for path, layer in layers.items() if not layer.foreseen}
     size = steps.weight.shape[0]
+    ahead = look_ahead(engine, core, past, inputs)
 
     def step(carry, now):
         blocks, small, seen = carry
-        j, now = now
+        j, foreseen, now = now
+        outputs = {p: output_of(core.factors[p], out, gram, blocks[p].g) for p, (out, gram) in foreseen.items()}
+        probes = zeros | {p: foreseen_probe(layers[p], out) for p, out in outputs.items()}
+        memories = memories_of(engine, core, past, blocks)
 
         def predict(probes, small):
-            slots = {p: Slot(memory, probes[p]) for p, memory in memories_of(engine, core, past, blocks).items()}
-            return apply(engine.network, small, slots, record, observer.x(seen, now))
+            slots = {p: Slot(memories.get(p), probes[p]) for p in probes}
+            return apply(engine.network, core.carried(small), slots, record, observer.x(seen, now))
 
         out, pull = jax.vjp(predict, probes, small)
         seen, y, weight = observer(seen, now, paid(out))
@@ -284,30 +325,43 @@ def run_chunk(engine: Engine, core: Core, past: dict, small: Any, seen: Any, obs
         if isinstance(out, Prediction):
             of_taps, of_small = pull(scaled(weight, owed))
             price = {p: t["g"] for p, t in of_taps.items()}, of_small
+        outs = {p: probes[p]["out"] if p in ahead else t["out"] for p, t in taps.items()}
+        backs = {p: t["back"] for p, t in taps.items() if p not in ahead}
         for p in learning:
-            x, g = after((taps[p]["x"], taps[p]["g"]), taps[p]["out"], taps[p]["back"], taps[p]["g"])
+            if p in ahead:
+                (g,) = after((taps[p]["g"],), outs[p])
+                blocks[p] = blocks[p]._replace(g=write(blocks[p].g, g, j))
+                continue
+            x, g = after((taps[p]["x"], taps[p]["g"]), outs[p], backs[p], taps[p]["g"])
             blocks[p] = Block(write(blocks[p].x, x, j), write(blocks[p].g, g, j))
         static = {p: in_precision(engine, layers[p], Block(t["x"], t["g"])) for p, t in taps.items() if p not in learning}
-        replay = Replay({p: t["out"] for p, t in taps.items()}, {p: t["back"] for p, t in taps.items()}, small, gradient, price)
+        replay = Replay(outs, backs, small, gradient, price)
         small = jax.tree.map(lambda w, rate, g: w - rate * g, small, core.small_rates, gradient)
         return (blocks, small, seen), (static, replay, y, weight * nll)
 
     empty = {path: empty_block(engine, layer, size, dtype) for path, layer in learning.items()}
-    (blocks, small, seen), (static, replay, y, nll) = jax.lax.scan(step, (empty, small, seen), (jnp.arange(size), steps))
+    split = {p: (by_step(layers[p], size, a.out), by_step(layers[p], size, a.gram)) for p, a in ahead.items()}
+    (blocks, small, seen), (static, replay, y, nll) = jax.lax.scan(step, (empty, small, seen), (jnp.arange(size), split, steps))
+    blocks |= {p: Block(a.x, blocks[p].g) for p, a in ahead.items()}
     static = {p: jax.tree.map(partial(by_tap, layers[p]), block) for p, block in static.items()}
     return Chunk(blocks | static, replay), small, seen, (y, nll)
+
+
+def output_of(factors: Factors, out: jax.Array, gram: jax.Array, g: jax.Array) -> jax.Array:
+    """A foreseen layer's output at a step [*heads, r, n], with what the chunk has taught so far; taps of later steps are zero in g."""
+    return out - factors.column[..., None, :] * product(gram, g)
 
 
 GROUP = "micro-batch"
 
 
-def run_unless_ended(engine: Engine, core: Core, past: dict, small: Any, seen: Any, observer: Any, steps: Any) -> tuple:
+def run_unless_ended(engine: Engine, core: Core, past: dict, small: Any, seen: Any, observer: Any, inputs: dict, steps: Any) -> tuple:
     """`run_chunk`, but a chunk that finds all sequences of the micro-batch ended costs nothing."""
     if observer.end is None:
-        return run_chunk(engine, core, past, small, seen, observer, steps)
+        return run_chunk(engine, core, past, small, seen, observer, inputs, steps)
 
     def go(small, seen):
-        return run_chunk(engine, core, past, small, seen, observer, steps)
+        return run_chunk(engine, core, past, small, seen, observer, inputs, steps)
 
     def skip(small, seen):
         chunk, _, _, (y, nll) = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(go, small, seen))
@@ -317,8 +371,8 @@ def run_unless_ended(engine: Engine, core: Core, past: dict, small: Any, seen: A
     return jax.lax.cond(jax.lax.all_gather(observer.ended(seen), GROUP).all(), skip, go, small, seen)
 
 
-def run(engine: Engine, core: Core, observer: Any, steps: Any) -> tuple[list[Chunk], dict | None, Any, Any]:
-    """The inner loop over one sequence whose length is the sum of the chunks.
+def run(engine: Engine, core: Core, observer: Any, inputs: dict, steps: Any) -> tuple[list[Chunk], dict | None, Any, Any]:
+    """The inner loop over one sequence whose length is the sum of the chunks; `inputs`: path -> those that are foreseen, [T, ...].
 
     Returns:
       (chunks (stacked into one if they are folded), path -> last weights if they are folded, carried parameters, (y, nll) [T]).
@@ -329,17 +383,17 @@ def run(engine: Engine, core: Core, observer: Any, steps: Any) -> tuple[list[Chu
         def one(carry, now):
             weights, small, seen = carry
             past = {p: Past(weights[p], ()) for p in layers}
-            chunk, small, seen, traced = run_unless_ended(engine, core, past, small, seen, observer, now)
+            chunk, small, seen, traced = run_unless_ended(engine, core, past, small, seen, observer, *now)
             weights = {p: learn(la, weights[p], chunk.blocks[p], core.factors[p]) for p, la in layers.items()}
             return (weights, small, seen), (chunk, traced)
 
         start = {p: core.base[p] for p in layers}
-        (weights, small, _), (chunks, traced) = jax.lax.scan(one, (start, core.small, seen), by_chunk(engine, steps))
+        (weights, small, _), (chunks, traced) = jax.lax.scan(one, (start, core.small, seen), by_chunk(engine, (inputs, steps)))
         return [chunks], weights, small, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), traced)
     small, chunks, traces = core.small, [], []
     for i in range(engine.chunks):
         past = {p: Past(core.base[p], join([chunk.blocks[p] for chunk in chunks])) for p in layers}
-        chunk, small, seen, traced = run_unless_ended(engine, core, past, small, seen, observer, piece(engine, steps, i))
+        chunk, small, seen, traced = run_unless_ended(engine, core, past, small, seen, observer, *piece(engine, (inputs, steps), i))
         chunks.append(chunk)
         traces.append(traced)
     return chunks, None, small, jax.tree.map(lambda *parts: jnp.concatenate(parts), *traces)
@@ -387,11 +441,11 @@ def learn(layer: Layer, weights: dict, block: Block, factors: Factors, sign: flo
 
 
 class Adjoint(NamedTuple):
-    """The adjoint's taps of a chunk, beside the chunk's own: L = sum of x h^T - xd g^T."""
+    """The adjoint's taps of a chunk, beside the chunk's own: L = sum of x h^T - xd g^T; xd is None if the inputs do not vary."""
 
     block: Block
     h: jax.Array
-    xd: jax.Array
+    xd: jax.Array | None
 
 
 class Later(NamedTuple):
@@ -432,8 +486,10 @@ def later_products(layer: Layer, block: Block, later: Later, factors: Factors) -
         u = scaled @ later.fold.T
     for other, h, xd in later.adjoints:
         v = v + product(similarity("dense", block.x, other.x, factors, 1.0), h)
-        v = v - product(product(block.x * factors.row, xd.T), other.g)
-        u = u + product(product(scaled, h.T), other.x) - product(product(scaled, other.g.T), xd)
+        u = u + product(product(scaled, h.T), other.x)
+        if xd is not None:
+            v = v - product(product(block.x * factors.row, xd.T), other.g)
+            u = u - product(product(scaled, other.g.T), xd)
     return Products(v, u)
 
 
@@ -445,7 +501,7 @@ def grams(layer: Layer, block: Block, factors: Factors) -> tuple[jax.Array, jax.
 def current_products(layer: Layer, tap: Block, block: Block, h: Any, xd: Any, products: Products, gram: Any, factors: Factors) -> Products:
     """Adds what the later steps of the same chunk contribute; steps that were not reached yet are zero in h and xd."""
     v, u = products.v + product(gram[0], h), products.u
-    if layer.kind == "dense":
+    if xd is not None:
         v = v - product(product(tap.x * factors.row, xd.T), block.g)
         u = u + product(product(tap.g * factors.column, h.T), block.x) - product(gram[1], xd)
     return Products(v, u)
@@ -457,6 +513,11 @@ def by_step(layer: Layer, count: int, taps: jax.Array) -> jax.Array:
     return jnp.moveaxis(taps, len(layer.heads), 0)
 
 
+def flat(parts: jax.Array) -> jax.Array:
+    """[parts, S, ...] to [parts S, ...]."""
+    return parts.reshape(-1, *parts.shape[2:])
+
+
 def by_tap(layer: Layer, steps: jax.Array) -> jax.Array:
     """[S, *heads, r, k] to [*heads, S r, k]."""
     steps = jnp.moveaxis(steps, 0, len(layer.heads))
@@ -464,7 +525,7 @@ def by_tap(layer: Layer, steps: jax.Array) -> jax.Array:
 
 
 def reverse_chunk(engine: Engine, core: Core, past: dict, chunk: Chunk, later: dict, sums: Sums, steps: Sequence, ct: Any) -> tuple:
-    """One chunk of the reverse sweep: (path -> Adjoint, Sums).
+    """One chunk of the reverse sweep: (path -> Adjoint, path -> cotangents of foreseen inputs [S, *heads, r, m], Sums).
 
     It is cut into parts. What the parts after the current one contribute is in the chunk's adjoint, which is zero where the sweep has
     not been, and enters like that of later chunks.
@@ -480,14 +541,19 @@ def reverse_chunk(engine: Engine, core: Core, past: dict, chunk: Chunk, later: d
         for p, (h, xd) in adjoint.items():
             adjoints, fold, bias = later[p]
             following[p] = Later((*adjoints, Adjoint(blocks[p], h, xd)), fold, bias + total(h, -2))
-        new, static, sums = reverse_part(engine, core, past, blocks, taps, following, sums, *inputs)
-        adjoint = {p: tuple(write(a, n, number) for a, n in zip(adjoint[p], new[p])) for p in adjoint}
-        return (adjoint, sums), static
+        new, static, pulled, sums = reverse_part(engine, core, past, blocks, taps, following, sums, *inputs)
+        adjoint = {p: jax.tree.map(lambda a, n: write(a, n, number), adjoint[p], new[p]) for p in adjoint}
+        return (adjoint, sums), (static, pulled)
 
-    start = {p: (jnp.zeros_like(blocks[p].g), jnp.zeros_like(blocks[p].x)) for p in engine.learning}
-    (adjoint, sums), static = jax.lax.scan(part, (start, sums), (jnp.arange(parts), inputs, taps), reverse=True)
-    adjoint |= {p: tuple(by_tap(layers[p], a) for a in static[p]) for p in static}
-    return {p: Adjoint(blocks[p], *adjoint[p]) for p in layers}, sums
+    start = no_adjoint(engine, blocks)
+    (adjoint, sums), (static, pulled) = jax.lax.scan(part, (start, sums), (jnp.arange(parts), inputs, taps), reverse=True)
+    adjoint |= {p: jax.tree.map(partial(by_tap, layers[p]), static[p]) for p in static}
+    return {p: Adjoint(blocks[p], *adjoint[p]) for p in layers}, jax.tree.map(flat, pulled), sums
+
+
+def no_adjoint(engine: Engine, taps: dict[Path, Block]) -> dict[Path, tuple]:
+    """Zeros for (h, xd) of the taps of the layers that learn."""
+    return {p: (jnp.zeros_like(taps[p].g), jnp.zeros_like(taps[p].x) if la.varies else None) for p, la in engine.learning.items()}
 
 
 def reverse_part(
@@ -502,8 +568,8 @@ def reverse_part(
     steps: Sequence,
     ct: Any,
     known: Replay,
-) -> tuple[dict[Path, Any], dict[Path, Any], Sums]:
-    """One part of a chunk: (path -> (h, xd) of the taps of layers that learn, the same of the others, Sums).
+) -> tuple[dict[Path, Any], dict[Path, Any], dict[Path, jax.Array], Sums]:
+    """One part of a chunk: (path -> (h, xd) of the taps of layers that learn, the same of the others, cotangents of foreseen inputs, Sums).
 
     Args:
       blocks: the chunk's taps; own: the part's; j: the part's steps, counted in the chunk.
@@ -512,7 +578,11 @@ def reverse_part(
     products = {p: over_heads(partial(later_products, la), la)(own[p], later[p], core.factors[p]) for p, la in learning.items()}
     gram = {p: over_heads(partial(grams, la), la)(own[p], core.factors[p]) for p, la in learning.items()}
     taps = {p: jax.tree.map(partial(by_step, la, size), own[p]) for p, la in layers.items()}
-    split = {p: jax.tree.map(partial(by_step, la, size), (products[p], gram[p])) for p, la in learning.items()}
+    # of foreseen inputs nothing varies in the sweep, and what concerns them is left for after it
+    needed = {
+        p: (products[p]._replace(u=None), (gram[p][0], None)) if la.foreseen else (products[p], gram[p]) for p, la in learning.items()
+    }
+    split = {p: jax.tree.map(partial(by_step, la, size), needed[p]) for p, la in learning.items()}
 
     def step(carry, now):
         adjoint, lam, small_rates = carry
@@ -526,20 +596,43 @@ def reverse_part(
         else:
             tangent, small_tangent = hessian_product(engine, core, past, blocks, j, now, known, done, lam)
         owed, small_owed = known.price or ({p: taps[p].g for p in taps}, known.small_gradient)
-        new = {p: (ct * owed[p] - tangent[p].g, tangent[p].x) for p in taps}
-        for p, (h, xd) in adjoint.items():
-            new_h, new_xd = after(new.pop(p), *done[p])
-            adjoint[p] = write(h, new_h, i), write(xd, new_xd, i)
+        new = {p: (ct * owed[p] - tangent[p].g, tangent[p].x if la.varies else None) for p, la in layers.items()}
+        for p in adjoint:
+            now_known = after(new.pop(p), *jax.tree.leaves(done[p]))
+            adjoint[p] = jax.tree.map(lambda a, n: write(a, n, i), adjoint[p], now_known)
         small_rates = jax.tree.map(lambda so_far, lam, g: so_far - lam * g, small_rates, lam, known.small_gradient)
         lam = jax.tree.map(lambda lam, g, t: lam + ct * g - t, lam, small_owed, small_tangent)
         return (adjoint, lam, small_rates), (done, new)
 
-    start = {p: (jnp.zeros_like(own[p].g), jnp.zeros_like(own[p].x)) for p in learning}
+    start = no_adjoint(engine, own)
     inputs = (jnp.arange(size), j, steps, ct, taps, split, known)
     (adjoint, lam, small_rates), (done, static) = jax.lax.scan(step, (start, sums.small, sums.small_rates), inputs, reverse=True)
-    static = {p: tuple(by_tap(layers[p], a) for a in static[p]) for p in static}
-    factors = {p: rate_gradient(la, own[p], adjoint[p][0], later[p].bias, done[p], core.factors[p]) for p, la in learning.items()}
-    return adjoint, static, Sums(lam, small_rates, jax.tree.map(jnp.add, sums.factors, factors))
+    static = {p: jax.tree.map(partial(by_tap, layers[p]), static[p]) for p in static}
+    done = {p: jax.tree.map(partial(by_tap, la), done[p]) for p, la in learning.items()}
+    pulled = {}
+    for p, la in engine.foreseen.items():
+        pull = over_heads(partial(input_cotangents, la, j), la)
+        through_output, u = pull(own[p], blocks[p], past[p], adjoint[p][0], products[p].u, core.factors[p])
+        through_tap = 0.0 if engine.first_order else core.factors[p].row[..., None, :] * u
+        done[p], pulled[p] = done[p]._replace(u=u), by_step(la, size, through_output - through_tap)
+    factors = {p: rate_gradient(la, size, own[p], adjoint[p][0], later[p].bias, done[p], core.factors[p]) for p, la in learning.items()}
+    return adjoint, static, pulled, Sums(lam, small_rates, jax.tree.map(jnp.add, sums.factors, factors))
+
+
+def input_cotangents(
+    layer: Layer, j: jax.Array, own: Block, block: Block, past: Past, h: jax.Array, u: jax.Array, factors: Factors
+) -> tuple[jax.Array, jax.Array]:
+    """For the foreseen inputs of a part, once its adjoint is known: (W_t h_t, which is their cotangent but for what they teach; u).
+
+    Args:
+      j: the part's steps, counted in the chunk; block: the chunk's taps; u: of the parts and chunks after this one.
+    """
+    step = jnp.repeat(j, layer.taps, total_repeat_length=len(own.g))
+    of_chunk = jnp.arange(len(block.g)) // layer.taps
+    weaker = product(own.g * factors.column, h.T)
+    u = u + product(weaker * (step[:, None] < step[None, :]), own.x)
+    earlier = block._replace(mask=(of_chunk[None, :] < step[:, None]).astype(h.dtype))
+    return backward(h, Memory(past.weights["kernel"], None, factors, (*past.blocks, earlier))), u
 
 
 def hessian_product(
@@ -549,21 +642,25 @@ def hessian_product(
     layers = dict(engine.layers)
     seen, probes, directions = {}, {}, {}
     for p, layer in layers.items():
-        directions[p] = zero_probe(layer, known.out[p].dtype)
-        probes[p] = directions[p] | {"out": known.out[p], "back": known.back[p]}
+        if layer.foreseen:
+            probes[p] = foreseen_probe(layer, known.out[p])
+            directions[p] = jax.tree.map(jnp.zeros_like, probes[p])
+        else:
+            directions[p] = zero_probe(layer, known.out[p].dtype)
+            probes[p] = directions[p] | {"out": known.out[p], "back": known.back[p]}
     for p, layer in engine.learning.items():
         block, factors = blocks[p], core.factors[p]
         before = (jnp.arange(block.x.shape[-2]) < j * layer.taps).astype(block.x.dtype)
         seen[p] = block._replace(mask=jnp.broadcast_to(before, block.x.shape[:-1]))
         directions[p]["g"] = factors.column[..., None, :] * done[p].v
-        if layer.kind == "dense":
+        if layer.varies:
             directions[p]["x"] = factors.row[..., None, :] * done[p].u
     memories = memories_of(engine, core, past, seen)
 
     def gradient(probes, small):
         def predict(probes, small):
-            slots = {p: Slot(memories[p], probes[p]) for p in layers}
-            return apply(engine.network, small, slots, replay, now.x)
+            slots = {p: Slot(memories.get(p), probes[p]) for p in layers}
+            return apply(engine.network, core.carried(small), slots, replay, now.x)
 
         out, pull = jax.vjp(predict, probes, small)
         _, _, lesson = pay(engine.likelihood, out, now.y)
@@ -574,9 +671,9 @@ def hessian_product(
     return jax.jvp(gradient, (probes, known.small), (directions, direction))[1]
 
 
-def rate_gradient(layer: Layer, block: Block, h: jax.Array, bias: jax.Array, done: Products, factors: Factors) -> Factors:
-    """Derivatives by the rates that a chunk's steps contribute."""
-    count, v, u = len(done.v), by_tap(layer, done.v), by_tap(layer, done.u)
+def rate_gradient(layer: Layer, count: int, block: Block, h: jax.Array, bias: jax.Array, done: Products, factors: Factors) -> Factors:
+    """Derivatives by the rates that the `count` steps of a part contribute."""
+    v, u = done
     column = -(block.g * v).sum(-2)
     if layer.kind == "embed":
         return Factors(jnp.zeros_like(factors.row), jnp.zeros_like(factors.constant), column)
@@ -586,11 +683,12 @@ def rate_gradient(layer: Layer, block: Block, h: jax.Array, bias: jax.Array, don
     return Factors(-(block.x * u).sum(-2), constant, column)
 
 
-def reverse(engine: Engine, core: Core, chunks: list[Chunk], weights: dict | None, steps: Sequence, ct: Any) -> tuple[Any, Sums]:
+def reverse(engine: Engine, core: Core, chunks: list[Chunk], weights: dict | None, steps: Sequence, ct: Any) -> tuple[Any, dict, Sums]:
     """The reverse sweep over one sequence.
 
     Returns:
-      (path -> adjoints of all chunks, first to last; or, of layers that learn and are folded, the `Later` of what would come before; Sums).
+      (path -> adjoints of all chunks, first to last; or, of layers that learn and are folded, the `Later` of what would come before;
+      path -> cotangents of foreseen inputs [T, *heads, r, m]; Sums).
     """
     zeros = partial(jax.tree.map, jnp.zeros_like)
     sums = Sums(zeros(core.small), zeros(core.small_rates), zeros(core.factors))
@@ -599,7 +697,7 @@ def reverse(engine: Engine, core: Core, chunks: list[Chunk], weights: dict | Non
     return _reverse_kept(engine, core, chunks, (steps, ct), sums)
 
 
-def _reverse_folded(engine: Engine, core: Core, chunks: Chunk, weights: Any, steps: Any, sums: Sums) -> tuple[dict, Sums]:
+def _reverse_folded(engine: Engine, core: Core, chunks: Chunk, weights: Any, steps: Any, sums: Sums) -> tuple[dict, dict, Sums]:
     """Takes chunk by chunk out of the last weights again, and folds their adjoints into L."""
     everywhere, layers = dict(engine.layers), engine.learning
 
@@ -608,26 +706,29 @@ def _reverse_folded(engine: Engine, core: Core, chunks: Chunk, weights: Any, ste
         chunk, steps = now
         weights = {p: learn(la, weights[p], chunk.blocks[p], core.factors[p], 1.0) for p, la in layers.items()}
         past = {p: Past(weights[p], ()) for p in layers}
-        new, sums = reverse_chunk(engine, core, past, chunk, later, sums, *steps)
+        new, pulled, sums = reverse_chunk(engine, core, past, chunk, later, sums, *steps)
         static = {p: new[p] for p in new if p not in layers}
-        return (weights, {p: fold_adjoint(la, later[p], new[p]) for p, la in layers.items()}, sums), static
+        return (weights, {p: fold_adjoint(la, later[p], new[p]) for p, la in layers.items()}, sums), (static, pulled)
 
     kernels = {p: core.base[p]["kernel"] for p in layers}
     start = {p: Later((), jnp.zeros_like(kernels[p]), zero_bias(la, kernels[p].dtype)) for p, la in layers.items()}
-    (_, folded, sums), static = jax.lax.scan(one, (weights, start, sums), (chunks, by_chunk(engine, steps)), reverse=True)
-    return folded | {p: (jax.tree.map(partial(by_tap, everywhere[p]), static[p]),) for p in static}, sums
+    (_, folded, sums), (static, pulled) = jax.lax.scan(one, (weights, start, sums), (chunks, by_chunk(engine, steps)), reverse=True)
+    folded |= {p: (jax.tree.map(partial(by_tap, everywhere[p]), static[p]),) for p in static}
+    return folded, jax.tree.map(flat, pulled), sums
 
 
-def _reverse_kept(engine: Engine, core: Core, chunks: list[Chunk], steps: Any, sums: Sums) -> tuple[dict, Sums]:
+def _reverse_kept(engine: Engine, core: Core, chunks: list[Chunk], steps: Any, sums: Sums) -> tuple[dict, dict, Sums]:
     layers = engine.learning
     adjoints: dict[Path, tuple[Adjoint, ...]] = {p: () for p, _ in engine.layers}
+    pulled: list[dict[Path, jax.Array]] = []
     for i in reversed(range(engine.chunks)):
         past = {p: Past(core.base[p], join([chunk.blocks[p] for chunk in chunks[:i]])) for p in layers}
         none = {p: zero_bias(la, core.base[p]["kernel"].dtype) for p, la in layers.items()}
         later = {p: Later(adjoints[p], None, sum((total(a.h, -2) for a in adjoints[p]), none[p])) for p in layers}
-        new, sums = reverse_chunk(engine, core, past, chunks[i], later, sums, *piece(engine, steps, i))
+        new, ct_inputs, sums = reverse_chunk(engine, core, past, chunks[i], later, sums, *piece(engine, steps, i))
         adjoints = {p: (new[p], *adjoints[p]) for p in adjoints}
-    return adjoints, sums
+        pulled.insert(0, ct_inputs)
+    return adjoints, jax.tree.map(lambda *parts: jnp.concatenate(parts), *pulled), sums
 
 
 def zero_bias(layer: Layer, dtype: Any) -> jax.Array:
@@ -637,7 +738,7 @@ def zero_bias(layer: Layer, dtype: Any) -> jax.Array:
 def fold_adjoint(layer: Layer, later: Later, new: Adjoint) -> Later:
     """L of a chunk and all later ones."""
     kernel = later.fold + outer(layer, new.block.x, new.h)
-    if layer.kind == "dense":
+    if new.xd is not None:
         kernel = kernel - outer(layer, new.xd, new.block.g)
     return Later((), kernel, later.bias + total(new.h, -2))
 
@@ -652,13 +753,16 @@ def contract(layer: Layer, x: jax.Array, g: jax.Array) -> jax.Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def score(engine: Engine, core: Core, seqs: Sequence) -> jax.Array:
-    """Nats [B, T] of sequences whose length is the sum of the engine's chunks. Differentiable once, in `core`."""
-    return _score_forward(engine, core, seqs)[0]
+def score(engine: Engine, core: Core, inputs: dict[Path, jax.Array], seqs: Sequence) -> jax.Array:
+    """Nats [B, T] of sequences whose length is the sum of the engine's chunks. Differentiable once, in `core` and `inputs`.
+
+    `inputs`: path -> inputs [B, T, *heads, r, m] of the layers whose inputs are foreseen.
+    """
+    return _score_forward(engine, core, inputs, seqs)[0]
 
 
-def _score_forward(engine, core, seqs):
-    chunks, weights, _, (_, nll) = jax.vmap(lambda seq: run(engine, core, Scoring(), seq))(seqs)
+def _score_forward(engine, core, inputs, seqs):
+    chunks, weights, _, (_, nll) = jax.vmap(partial(run, engine, core, Scoring()))(inputs, seqs)
     return nll, (core, chunks, weights, seqs)
 
 
@@ -678,7 +782,7 @@ def _score_backward(engine, kept, ct):
     core, chunks, weights, seqs = kept
     core, ct = _once((core, ct.astype(jax.tree.leaves((core.base, core.small))[0].dtype)))
     layers = dict(engine.layers)
-    adjoints, sums = jax.vmap(partial(reverse, engine, core))(chunks, weights, seqs, ct)
+    adjoints, inputs, sums = jax.vmap(partial(reverse, engine, core))(chunks, weights, seqs, ct)
     base = {}
     for p, layer in layers.items():
         if isinstance(adjoints[p], Later):
@@ -686,31 +790,33 @@ def _score_backward(engine, kept, ct):
         else:
             kernel = sum(contract(layer, a.block.x, a.h) for a in adjoints[p])
             bias = sum(total(a.h, (0, -2)) for a in adjoints[p])
-            if layer.kind == "dense":
+            if layer.varies:
                 kernel = kernel - sum(contract(layer, a.xd, a.block.g) for a in adjoints[p])
         base[p] = {"kernel": kernel} | ({"bias": bias} if layer.bias else {})
     sums = jax.tree.map(lambda a: a.sum(0), sums)
-    return Core(base, sums.factors, sums.small, sums.small_rates), None
+    return Core(base, sums.factors, sums.small, sums.small_rates, jax.tree.map(jnp.zeros_like, core.before)), inputs, None
 
 
 score.defvjp(_score_forward, _score_backward)
 
 
-def adapt(engine: Engine, core: Core, observer: Any, steps: Any) -> tuple[dict, Any, tuple[jax.Array, jax.Array]]:
+def adapt(
+    engine: Engine, core: Core, observer: Any, inputs: dict[Path, jax.Array], steps: Any
+) -> tuple[dict, Any, tuple[jax.Array, jax.Array]]:
     """Runs over sequences.
 
     Returns:
       (path -> last weights of each sequence [B, ...], carried parameters [B, ...], (y, nll) [B, T]).
     """
 
-    def one(steps):
-        chunks, weights, small, traced = run(engine, core, observer, steps)
+    def one(inputs, steps):
+        chunks, weights, small, traced = run(engine, core, observer, inputs, steps)
         if weights is None:
             taken = engine.learning.items()
             weights = {p: learn(la, core.base[p], join([c.blocks[p] for c in chunks])[0], core.factors[p]) for p, la in taken}
         return weights, small, traced
 
-    return jax.vmap(one, axis_name=GROUP)(steps)
+    return jax.vmap(one, axis_name=GROUP)(inputs, steps)
 
 
 def drift(engine: Engine, core: Core, seqs: Sequence) -> tuple[dict, Any, jax.Array]:
@@ -719,7 +825,7 @@ def drift(engine: Engine, core: Core, seqs: Sequence) -> tuple[dict, Any, jax.Ar
     Returns:
       (path -> sum of what the weights lost, sum of what the carried parameters lost, nll [B, T]).
     """
-    chunks, _, small, (_, nll) = jax.vmap(lambda seq: run(engine, core, Scoring(), seq))(seqs)
+    chunks, _, small, (_, nll) = jax.vmap(lambda seq: run(engine, core, Scoring(), {}, seq))(seqs)
     lost = {}
     for p, layer in engine.layers:
         blocks = [chunk.blocks[p] for chunk in chunks]

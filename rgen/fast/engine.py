@@ -5,41 +5,57 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 
 from rgen.fast import dual
 from rgen.fast.plan import Engine, join_weights, plan, split_weights
 from rgen.fast.rates import expand_rates, factor_rates
-from rgen.fast.taps import learning, overlaid
+from rgen.fast.taps import Path, inputs_of, learning, overlaid
 from rgen.sequence import Array, Sequence, Trace, group_rows, pad_rows, ungroup_rows
-from rgen.unroll import Observer
+from rgen.unroll import Observer, Scoring
 
 
-def prepare(loop: Any, params: Any, x: Array, gradient: bool = True) -> tuple[Engine, dual.Core]:
+def prepare(loop: Any, params: Any, x: Array, gradient: bool = True, drawn: bool = False) -> tuple[Engine, dual.Core]:
     """The plan for x [B, T, ...], and what it computes with, of an `InnerLoop` and its parameters."""
-    engine = plan(loop, params.init, x, gradient)
+    engine = plan(loop, params.init, x, gradient, drawn)
     layers = dict(engine.layers)
-    base, small = split_weights(params.init, layers)
+    base, small = split_weights(params.init, layers, engine.before)
     _, rates = split_weights(expand_rates(loop.rate_kind, params.rates, learning(params.init, loop.fast)), layers)
     rates = overlaid(jax.tree.map(jnp.zeros_like, small), rates)  # what is carried and does not learn has the rate 0
     rates = jax.tree.map(lambda rate, w: jnp.broadcast_to(rate, w.shape), rates, small)
     factors = {p: factor_rates(loop.rate_kind, params.rates, p, la) for p, la in engine.learning.items()}
-    return engine, dual.Core(base, factors, small, rates)
+    everything: Any = traverse_util.flatten_dict(params.init)
+    before = {name: everything[name] for name in engine.before}
+    return engine, dual.Core(base, factors, small, rates, before)
 
 
 def score(loop: Any, params: Any, seqs: Sequence) -> jax.Array:
     """Nats [B, T], differentiable once in `params`."""
     engine, core = prepare(loop, params, seqs.x)
-    nll = by_group(engine, lambda seqs: dual.score(engine, core, seqs), _cast(params, seqs))
+    nll = by_group(engine, lambda seqs: dual.score(engine, core, known_inputs(engine, params, seqs.x), seqs), _cast(params, seqs))
     return _outputs(nll, *seqs.y.shape)
 
 
 def adapt(loop: Any, params: Any, observer: Observer, steps: Any) -> tuple[Any, Trace]:
     """Fast weights after the last step [B, ...], and the Trace [B, T]."""
-    engine, core = prepare(loop, params, steps.x, gradient=False)
+    engine, core = prepare(loop, params, steps.x, gradient=False, drawn=not isinstance(observer, Scoring))
     batch, length = steps.weight.shape
-    base, small, (y, nll) = by_group(engine, lambda steps: dual.adapt(engine, core, observer, steps), steps)
+
+    def run(steps):
+        return dual.adapt(engine, core, observer, known_inputs(engine, params, steps.x), steps)
+
+    base, small, (y, nll) = by_group(engine, run, steps)
     fast = join_weights(ungroup_rows(base, batch), ungroup_rows(small, batch), engine.learning)
     return learning(fast, loop.fast), Trace(_outputs(y, batch, length), _outputs(nll, batch, length))
+
+
+def known_inputs(engine: Engine, params: Any, x: jax.Array) -> dict[Path, jax.Array]:
+    """Inputs [B, T, *heads, r, m] of the layers whose inputs are known before the inner loop, for x [B, T, ...]."""
+    if not engine.foreseen:
+        return {}
+    dtype = jax.tree.leaves(params.init)[0].dtype
+    outs = {path: jnp.zeros((*la.heads, la.taps, la.outputs), dtype) for path, la in engine.foreseen.items()}
+    return jax.vmap(jax.vmap(lambda x: inputs_of(engine.network, params.init, outs, engine.foreseen, x)[1]))(x)
 
 
 def drift(loop: Any, params: Any, seqs: Sequence) -> tuple[Any, jax.Array]:

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax
 from flax import linen as nn
 from flax import traverse_util
 
-from rgen.fast.taps import Layer, Path, find_layers, learns
+from rgen.fast.taps import Layer, Path, find_layers, foresee, learns
 from rgen.likelihood import Likelihood
 from rgen.sequence import shards_of
 
@@ -20,6 +21,7 @@ class Engine:
 
     Attributes:
       layers: those taken over, by path.
+      before: names of the weights that are used before the inner loop only, for the inputs of layers which are foreseen.
       chunk, chunks: steps of a chunk, and how many chunks there are; together they may be longer than the sequences.
       part: the reverse sweep cuts chunks into parts of this length, which divides theirs.
       fold: whether the taps of finished chunks are folded into weights for each sequence.
@@ -30,6 +32,7 @@ class Engine:
     network: nn.Module
     likelihood: Likelihood
     layers: tuple[tuple[Path, Layer], ...]
+    before: frozenset[Path]
     chunk: int
     chunks: int
     part: int
@@ -42,6 +45,11 @@ class Engine:
     def learning(self) -> dict[Path, Layer]:
         """The layers that change in the inner loop."""
         return {path: layer for path, layer in self.layers if layer.learns}
+
+    @property
+    def foreseen(self) -> dict[Path, Layer]:
+        """Of these, those whose inputs are known before it begins."""
+        return {path: layer for path, layer in self.layers if layer.foreseen}
 
     @property
     def length(self) -> int:
@@ -70,7 +78,7 @@ LEAST = {True: 4, False: 32}
 initialization."""
 
 
-def plan(loop: Any, weights: Any, x: Any, gradient: bool = True) -> Engine:
+def plan(loop: Any, weights: Any, x: Any, gradient: bool = True, drawn: bool = False) -> Engine:
     """Chooses, from T, B, the widths and the device, what costs least.
 
     Costs are counted in numbers read and written at a step of one sequence, which is what bounds a step: its products are matrix
@@ -81,31 +89,41 @@ def plan(loop: Any, weights: Any, x: Any, gradient: bool = True) -> Engine:
                                             + 2 m n / M                     and the initialization, read twice for M sequences at once
       taps of a chunk of C, then folded     2 m n + 3 m n / C + C (m + n)   weights read twice, and formed once a chunk
 
-    A layer that does not learn in the inner loop has no past to read: its taps are kept for its derivative only.
+    A layer that does not learn in the inner loop has no past to read: its taps are kept for its derivative only. A layer whose inputs are
+    known before the loop begins reads g alone, and its weights once a chunk, for all steps of it together.
 
     Args:
       loop: an `InnerLoop`.
       x: [B, T, ...] inputs, or their shapes.
       gradient: whether the score will be differentiated.
+      drawn: whether outputs are drawn, so that a network's inputs are not known where it reads them.
     """
     choice = loop.choice
     batch, length = x.shape[:2]
-    everywhere = find_layers(loop.network, weights, jax.ShapeDtypeStruct(x.shape[2:], x.dtype))
+    one = jax.ShapeDtypeStruct(x.shape[2:], x.dtype)
+    everywhere = find_layers(loop.network, weights, one)
     parts: dict[Path, set[bool]] = {}
     for path in traverse_util.flatten_dict(weights):
         parts.setdefault(path[:-1], set()).add(learns(path, loop.fast))
     found = {path: layer for path, layer in everywhere.items() if parts[path] == {True}}
     static = {path: replace(layer, learns=False) for path, layer in everywhere.items() if parts[path] == {False}}
+    before: set[Path] = set()
+    if static and not (drawn and loop.context):
+        dense = {path: layer for path, layer in found.items() if layer.kind == "dense"}
+        known, before = foresee(loop.network, weights, one, dense, loop.fast)
+        found |= {path: replace(found[path], foreseen=True) for path in known}
+        static = {path: layer for path, layer in static.items() if not any(name[:-1] == path for name in before)}
     most, least = KEPT[gradient]
     pieces = max(1, min(most, length // least))
     share = batch // shards_of(batch)
     together = min(share, LEAST[gradient]) if jax.default_backend() == "cpu" else share
     folded_chunk = min(choice.chunk or even(length, STEPS), length)
-    kept = {path: (1 + 1 / pieces) * length * la.tap_size + 2 * la.size / together for path, la in found.items()}
-    folded = {path: la.size * (2 + 3 / folded_chunk) + folded_chunk * la.tap_size for path, la in found.items()}
+    read = {path: 0 if la.foreseen else 2 * la.size for path, la in found.items()}
+    kept = {path: (1 + 1 / pieces) * length * la.tap_size + read[path] / together for path, la in found.items()}
+    folded = {path: read[path] + 3 * la.size / folded_chunk + folded_chunk * la.tap_size for path, la in found.items()}
     ways = {None: (kept, folded), True: (folded,), False: (kept,)}[choice.fold]
     best = {path: min(way[path] for way in ways) for path in found}
-    layers = {path: layer for path, layer in found.items() if choice.every_layer or best[path] < 6 * layer.size}
+    layers = {path: la for path, la in found.items() if choice.every_layer or la.foreseen or best[path] < 6 * la.size}
     fold = sum(folded[p] for p in layers) < sum(kept[p] for p in layers) if choice.fold is None else choice.fold
     chunk = folded_chunk if fold else min(choice.chunk or math.ceil(length / pieces), length)
     part = even(chunk, STEPS)
@@ -114,7 +132,17 @@ def plan(loop: Any, weights: Any, x: Any, gradient: bool = True) -> Engine:
     micro = min(choice.micro_batch or default_micro_batch(batch, state, 1 if fold else LEAST[gradient]), batch)
     layers = tuple(sorted((layers | static).items()))
     return Engine(
-        loop.network, loop.likelihood, layers, chunk, math.ceil(length / chunk), part, fold, micro, loop.first_order, loop.precision
+        loop.network,
+        loop.likelihood,
+        layers,
+        frozenset(before),
+        chunk,
+        math.ceil(length / chunk),
+        part,
+        fold,
+        micro,
+        loop.first_order,
+        loop.precision,
     )
 
 
@@ -152,14 +180,14 @@ def _room() -> float:
     return stats.get("bytes_limit", 2**34) / 2
 
 
-def split_weights(weights: Any, layers: dict[Path, Layer]) -> tuple[dict[Path, dict[str, jax.Array]], Any]:
-    """Parts the parameters: (path -> {"kernel", "bias"} of the layers taken over, the others)."""
+def split_weights(weights: Any, layers: dict[Path, Layer], before: Collection[Path] = ()) -> tuple[dict[Path, dict[str, jax.Array]], Any]:
+    """Parts the parameters: (path -> {"kernel", "bias"} of the layers taken over, the others but for those of `before`)."""
     flat = traverse_util.flatten_dict(weights)
     base, small = {path: {} for path in layers}, {}
     for path, value in flat.items():
         if path[:-1] in layers:
             base[path[:-1]]["bias" if path[-1] == "bias" else "kernel"] = value
-        else:
+        elif path not in before:
             small[path] = value
     return base, traverse_util.unflatten_dict(small)
 

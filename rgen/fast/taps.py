@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import traverse_util
+from jax.extend.core import Literal
 
 Path = tuple[str, ...]
 
@@ -29,6 +30,7 @@ class Layer:
       heads: leading axes of the kernel, from a lifted layer.
       rows: rows [*, m] that one call transforms; calls: how often it is called in one step.
       learns: whether it changes in the inner loop.
+      foreseen: whether its inputs are known before the inner loop begins, as nothing that learns can change them.
     """
 
     kind: str
@@ -39,6 +41,7 @@ class Layer:
     calls: int
     bias: bool
     learns: bool = True
+    foreseen: bool = False
 
     @property
     def taps(self) -> int:
@@ -57,12 +60,20 @@ class Layer:
 
     @property
     def tap_size(self) -> int:
-        """Numbers of all taps of one step."""
-        return math.prod(self.heads) * self.taps * (self.width + self.outputs)
+        """Numbers that are read of all taps of one step."""
+        return math.prod(self.heads) * self.taps * (self.outputs if self.foreseen else self.width + self.outputs)
+
+    @property
+    def varies(self) -> bool:
+        """Whether its inputs change, continuously, with what is learned."""
+        return self.kind == "dense" and not self.foreseen
 
 
 class Slot(NamedTuple):
-    """What a layer finds in place of its parameters. `memory` is for the `Affine` that computes with it; `probe` gives the taps."""
+    """What a layer finds in place of its parameters. `memory` is for the `Affine` that computes with it; `probe` gives the taps.
+
+    Without a memory the layer's output is already in the probe.
+    """
 
     memory: Any
     probe: dict[str, jax.Array]
@@ -143,11 +154,78 @@ def apply(network: nn.Module, carried: Any, slots: dict[Path, Slot], affine: Aff
         first = counts[path] * len(rows)
         counts[path] += 1
         probe = {name: value[first : first + len(rows)] for name, value in slot.probe.items()}
-        return affine(kind, rows, slot.memory, probe).reshape(*lead, -1)
+        out = _foreseen(rows, probe) if slot.memory is None else affine(kind, rows, slot.memory, probe)
+        return out.reshape(*lead, -1)
 
     flat = {**traverse_util.flatten_dict(carried), **{(*path, "slot"): slot for path, slot in slots.items()}}
     with nn.intercept_methods(take_over):
         return network.apply({"params": traverse_util.unflatten_dict(flat)}, x)
+
+
+@jax.custom_vjp
+def _foreseen(q: jax.Array, probe: dict[str, jax.Array]) -> jax.Array:
+    """A layer whose output is known. The gradients of its probes x and g are the tap; its input gets none."""
+    return probe["out"] + probe["g"]
+
+
+def _foreseen_forward(q, probe):
+    return probe["out"] + probe["g"], q
+
+
+def _foreseen_backward(q, g):
+    return jnp.zeros_like(q), {"x": q, "g": g, "out": jnp.zeros_like(g)}
+
+
+_foreseen.defvjp(_foreseen_forward, _foreseen_backward)
+
+
+def foreseen_probe(layer: Layer, out: jax.Array) -> dict[str, jax.Array]:
+    """Of a layer whose output [*heads, r, n] at a step is known."""
+    return {"x": jnp.zeros((*layer.heads, layer.taps, layer.inputs), out.dtype), "g": jnp.zeros_like(out), "out": out}
+
+
+def inputs_of(network: nn.Module, weights: Any, outs: dict[Path, jax.Array], layers: dict[Path, Layer], x: Any) -> tuple[Any, dict]:
+    """What a network returns for ONE input if the outputs [*heads, r, n] of some layers are given, and these layers' inputs."""
+    probes = {path: foreseen_probe(layers[path], out) for path, out in outs.items()}
+
+    def predict(probes):
+        return apply(network, weights, {path: Slot(None, probe) for path, probe in probes.items()}, lambda *_: None, x)
+
+    out, pull = jax.vjp(predict, probes)
+    taps = pull(jax.tree.map(jnp.zeros_like, out))[0]
+    return out, {path: tap["x"] for path, tap in taps.items()}
+
+
+def foresee(network: nn.Module, weights: Any, x: Any, layers: dict[Path, Layer], fast: tuple[str, ...] | None) -> tuple[set, set]:
+    """Which layers' inputs nothing that learns can change, and what is needed for nothing but these inputs.
+
+    Args:
+      layers: Dense layers that learn.
+    Returns:
+      (paths of layers, names of weights that do not learn).
+    """
+    flat = traverse_util.flatten_dict(jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), weights))
+    dtype = next(iter(flat.values())).dtype
+    outs = {path: jax.ShapeDtypeStruct((*la.heads, la.taps, la.outputs), dtype) for path, la in layers.items()}
+
+    def trace(flat, outs, x):
+        return inputs_of(network, traverse_util.unflatten_dict(flat), outs, layers, x)
+
+    closed, shapes = jax.make_jaxpr(trace, return_shape=True)(flat, outs, x)
+    names = [*(("weight", name) for name in sorted(flat)), *(("out", path) for path in sorted(outs))]
+    depends = {var: frozenset([name]) for var, name in zip(closed.jaxpr.invars, names)}
+
+    def on(var: Any) -> frozenset:
+        return frozenset() if isinstance(var, Literal) else depends.get(var, frozenset())
+
+    for equation in closed.jaxpr.eqns:  # of an equation with a function in it, all depends on all
+        of_inputs = frozenset().union(*map(on, equation.invars))
+        depends |= {var: of_inputs for var in equation.outvars}
+    prediction, inputs = jax.tree.unflatten(jax.tree.structure(shapes), map(on, closed.jaxpr.outvars))
+    learned = {("out", path) for path in layers} | {("weight", name) for name in flat if learns(name, fast)}
+    known = {path for path, tap in inputs.items() if not tap & learned}
+    used = frozenset().union(*jax.tree.leaves(prediction), *(inputs[path] for path in inputs.keys() - known))
+    return known, {name for name in flat if known and not learns(name, fast) and ("weight", name) not in used}
 
 
 def _is_plain(module: nn.Module) -> bool:
