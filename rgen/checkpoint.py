@@ -65,6 +65,8 @@ class Checkpoints:
     def _try(self, step: int, call: Callable[[], Any]) -> Any:
         try:
             return call()
+        except jax.errors.JaxRuntimeError:  # processes wait for each other here: one of them is lost, and the disk is well
+            raise
         except Exception as error:  # Orbax and tensorstore raise many kinds
             raise InputError(
                 f"The checkpoint of step {step} cannot be written to {self._folder} ({_short(error)}). "

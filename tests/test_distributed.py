@@ -8,11 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 from runs import ROOT
 from test_devices import TRAINING, close_metrics, on_devices
 
 from rgen import devices
+from rgen.checkpoint import Checkpoints
 from rgen.errors import InputError
 from rgen.run import Run, load
 
@@ -81,6 +84,18 @@ def test_asked_to_stop_or_left_alone_they_end_and_go_on(tmp_path):
             for process in processes:
                 process.kill()
     assert Run(tmp_path / "run").training().steps()
+
+
+def test_a_process_that_is_lost_while_saving_is_not_the_disks_fault(tmp_path, monkeypatch):
+    """Saving, processes wait for each other: a collective's error there is JAX's, which `train` makes a sentence of."""
+
+    def save(*_, **__):
+        raise jax.errors.JaxRuntimeError("Gloo AllReduce failed: Connection closed by peer")
+
+    checkpoints = Checkpoints(tmp_path / "run")
+    monkeypatch.setattr(checkpoints._checkpointer, "save_async", save)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Gloo"):
+        checkpoints.save(1, {"w": np.zeros(2)})
 
 
 @pytest.mark.parametrize("how", ["here", "127.0.0.1:1,2", "127.0.0.1:1,two,0"])
