@@ -60,9 +60,9 @@ class TrainConfig:
     features: int | None = None
     """Width of the embeddings; None: the network's own."""
     heads: int | None = None
-    """Heads of the first layer of text-heads and image-heads; None: the network's own."""
+    """Heads of the memory of text-heads and image-heads, a divisor of the width; None: the network's own."""
     keys: int | None = None
-    """Features of a position for each head; None: the network's own."""
+    """Features of a position for each head, an even number; None: the network's own."""
 
     context: int | None = None
     """How many of the last outputs text-heads and image-heads read beside the position; None: none."""
@@ -393,8 +393,10 @@ _QUICK = TrainConfig(outer_rate=5e-3, warmup=50, schedule="cosine", beta2=0.99, 
 # Ours: a memory of heads that learns in the inner loop, by nats of its own and at learned rank-one rates, and all else the same for all
 # sequences.
 _HEADS = replace(_QUICK, rates="rank-one", inner_rate=0.1, fast=("heads/memory",), inner_loss="memory")
-# With few images, a network of which all learns is worth its time: it generalizes better.
-_DIGITS = replace(_HEADS, network="image-heads", width=64, fast=None, inner_loss=None, inner_rate=1e-2, weight_decay=0.1)
+# For bits, many narrow heads: what is written into one of them is a number, however wide it is.
+_PIXELS = replace(_HEADS, network="image-heads", width=64, heads=64, keys=32)
+_DIGITS = replace(_PIXELS, heads=32, weight_decay=0.1)
+_REPTILE: dict[str, Any] = {"algorithm": "reptile", "outer_rate": 2e-3, "clip": None, "weight_decay": 0.1, "steps": 3000}
 # The sets of docs/results.md, where all networks have the same sequences and outer steps.
 _NAMES = {"data": "names.txt", "max_length": 16, "held_out": 0.03122, "meta_batch": 64, "steps": 2500, "eval_count": 0}
 _SMALL = {"data": "mnist", "reduce": 2, "steps": 1000, "eval_every": 250}
@@ -409,7 +411,7 @@ _PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "digits-maml": ("MAML on the embedded digits, our network.", replace(_DIGITS, steps=1200, eval_every=150, eval_count=0)),
     "digits-reptile": (
         "Reptile on the embedded digits, our network, all of which learns.",
-        replace(_DIGITS, steps=3000, algorithm="reptile", rates="fixed", inner_rate=2e-2, outer_rate=2e-3, clip=None),
+        replace(_QUICK, network="image-heads", width=64, inner_rate=2e-2, **_REPTILE),
     ),
     "digits-lstm": (
         "The recurrent baseline on the embedded digits.",
@@ -425,7 +427,7 @@ _PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "names-reptile": ("The original's text model on names, Reptile.", replace(_TEXT, algorithm="reptile", **_NAMES)),
     "small-mnist-heads": (
         "Our network on MNIST of 14x14 pixels, MAML.",
-        replace(_HEADS, network="image-heads", width=64, keys=64, inner_rate=0.05, **_SMALL),
+        replace(_PIXELS, **_SMALL),
     ),
     "small-mnist-lstm": ("A recurrent baseline on MNIST of 14x14 pixels.", replace(_SMALL_LSTM, **_SMALL)),
     "text-maml": ("The original's text model, MAML.", replace(_TEXT, algorithm="maml")),
@@ -435,7 +437,7 @@ _PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "mnist-maml": ("The original's MNIST model, MAML.", replace(_MNIST, algorithm="maml")),
     "mnist-reptile": ("The original's MNIST model, Reptile: its own settings.", replace(_MNIST, algorithm="reptile")),
     "mnist-siren": ("The original's SIREN on MNIST, MAML.", replace(_MNIST, network="siren", algorithm="maml")),
-    "mnist-heads": ("Our network on MNIST, MAML.", replace(_HEADS, data="mnist", network="image-heads")),
+    "mnist-heads": ("Our network on MNIST, MAML.", replace(_PIXELS, data="mnist")),
     "mnist-lstm": ("The recurrent baseline on MNIST: the original's own settings.", replace(_LSTM, data="mnist")),
 }
 

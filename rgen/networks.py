@@ -65,29 +65,41 @@ def places_before(shape: tuple[int, ...], count: int) -> list[tuple[int, ...]]:
     return sorted(near, key=lambda step: (step[0] ** 2 + step[1] ** 2, step))[:count]
 
 
-def neighbour_keys(shape: tuple[int, ...], heads: int, keys: int) -> Callable:
-    """An initializer of key tables [places, heads * keys] with which every head sees one of the nearest places before.
+class FourierKeys(nn.Module):
+    """Learned Fourier features of a place, as keys of a memory: [heads, keys], each of length sqrt(keys).
 
-    A head gives each place p a random vector r(p), and the key r(p) + r(p - step): keys one step apart share a vector, all others none.
-    The vectors are orthogonal if `keys` is not less than the number of places, and as near to that as can be if it is.
+    The dot product of two keys of a head, the sum over its frequencies w of a_w^2 cos(w . (p - q)), depends on the step from one place to
+    the other alone. So a head needs few numbers for places however many, and what it learns of one place it knows of all.
+
+    A head begins by seeing one of the nearest places before, at a step s: a_w = |cos(w . s / 2)|. This is the amplitude of
+    cos(w . p) + cos(w . (p - s)), a place and the one before it at once; their keys share a half, those of all others little.
+
+    Source: random Fourier features (Rahimi and Recht 2007), here with learned frequencies and amplitudes.
+
+    Attributes:
+      shape: (T,) or (rows, columns), of the places.
+      heads, keys: H, and twice the number of frequencies.
     """
 
-    def table(key, step, dtype):
-        grid = tuple(size + abs(d) for size, d in zip(shape, step))
-        r = nn.initializers.orthogonal()(key, (math.prod(grid), keys), dtype).reshape(*grid, keys)
-        here = r[tuple(slice(max(d, 0), max(d, 0) + size) for size, d in zip(shape, step))]
-        before = r[tuple(slice(max(-d, 0), max(-d, 0) + size) for size, d in zip(shape, step))]
-        return (here + before).reshape(-1, keys)
+    shape: tuple[int, ...]
+    heads: int
+    keys: int
 
-    def init(key, _, dtype=jnp.float_):
-        steps = places_before(shape, heads)
-        return jnp.concatenate([table(k, step, dtype) for k, step in zip(jax.random.split(key, heads), steps)], axis=1)
+    @nn.compact
+    def __call__(self, place):
+        def at_a_step(_, frequency):
+            steps = jnp.array(places_before(self.shape, self.heads), frequency.dtype)
+            return jnp.abs(jnp.cos(jnp.einsum("hfn,hn->hf", frequency, steps) / 2))
 
-    return init
+        frequency = self.param("frequency", uniform(math.pi), (self.heads, self.keys // 2, len(self.shape)), jnp.float32)
+        amplitude = self.param("amplitude", at_a_step, frequency)
+        amplitude = amplitude * jnp.sqrt(self.keys / (amplitude**2).sum(-1, keepdims=True))
+        angle = frequency @ place.astype(frequency.dtype)
+        return jnp.concatenate([amplitude * jnp.cos(angle), amplitude * jnp.sin(angle)], -1)
 
 
 class Heads(nn.Module):
-    """A memory: several narrow Dense layers side by side, each fed with learned features of the place that are its own, its keys.
+    """A memory: several narrow Dense layers side by side, each fed with features of the place that are its own, its keys.
 
     What SGD writes into a head at one place is read at another in proportion to the dot product of their keys. So every head is a memory
     with its own similarity between places: one reads the previous symbol, another the one above. They begin empty: what is read is
@@ -104,16 +116,16 @@ class Heads(nn.Module):
     values: int
 
     @nn.compact
-    def __call__(self, index):
-        init = neighbour_keys(self.shape, self.heads, self.keys)
-        table = nn.Embed(math.prod(self.shape), self.heads * self.keys, embedding_init=init, name="keys")
-        x = layer_norm(table(index).reshape(self.heads, self.keys), use_bias=False, use_scale=False)
+    def __call__(self, place):
+        x = FourierKeys(self.shape, self.heads, self.keys, name="keys")(place)
         batched = nn.vmap(nn.Dense, variable_axes={"params": 0}, split_rngs={"params": True})
         constant = uniform(1 / math.sqrt(self.keys))
         return batched(self.values, kernel_init=nn.initializers.zeros, bias_init=constant, name="memory")(x).reshape(-1)
 
 
 # ---------------------------------------------------------------- networks
+
+INNER_LOSSES = ("nats", "memory")
 
 
 class TextMLP(nn.Module):
@@ -200,7 +212,9 @@ class HeadsNetwork(nn.Module):
     Attributes:
       shape: (T,) for lines, inputs []; (rows, columns) for images, inputs [2].
       width: of the residual stream, divisible by `heads`.
-      keys: features of a place for each head.
+      heads: each has width / heads outputs. With a bit as output and the inner loss "memory" one is enough: what is written into a head
+        is a number, the error, times a constant vector.
+      keys: features of a place for each head, an even number.
       context: how many of the last outputs are read beside the input, see `rgen.sequence.with_context`.
       features: width of their embedding.
       inner_loss: what SGD descends: "nats", those that are paid; or "memory", those of a linear readout of the memory. With the second
@@ -217,11 +231,21 @@ class HeadsNetwork(nn.Module):
     features: int = 24
     inner_loss: str = "nats"
 
+    def __post_init__(self):
+        if self.inner_loss not in INNER_LOSSES:
+            raise InputError(f"The network's inner_loss is '{self.inner_loss}'. {nearest(self.inner_loss, INNER_LOSSES)}")
+        if self.keys % 2:
+            raise InputError(f"The network's keys are {self.keys}; they are pairs of a cosine and a sine. Give an even number.")
+        if self.width % self.heads:
+            raise InputError(f"The network's width is {self.width}, which is not divisible by its {self.heads} heads.")
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x):
         place, recent = jnp.split(jnp.atleast_1d(x), [len(self.shape)])
-        index = jnp.ravel_multi_index(tuple(place), self.shape, mode="clip")
-        h = read = Heads(self.shape, self.heads, self.keys, self.width // self.heads, name="heads")(index)
+        h = read = Heads(self.shape, self.heads, self.keys, self.width // self.heads, name="heads")(place)
+        for i, size in enumerate(self.shape):  # the keys know the steps between places, not where they are
+            h = h + 0.1 * embed(place[i], size, self.width, name=f"place_{i}")
         if self.context:
             nothing = max(self.outputs, 2)  # where there is no output yet
             embedded = embed(jnp.where(recent < 0, nothing, recent), nothing + 1, self.features, name="recent")
@@ -243,8 +267,8 @@ NETWORKS: dict[str, tuple[str, Any]] = {
     "gated": ("image", Gated),
     "image-heads": ("image", HeadsNetwork),
 }
-INNER_LOSSES = ("nats", "memory")
-OPTIONS = ("width", "widths", "depth", "features", "heads", "keys", "context", "inner_loss")
+SIZES = ("width", "widths", "depth", "features", "heads", "keys")
+OPTIONS = (*SIZES, "context", "inner_loss")
 
 
 def build(name: str, shape: tuple[int, ...], outputs: int, **options: int | tuple[int, ...] | str | None) -> nn.Module:
@@ -277,12 +301,6 @@ def configure(cls: Any, name: str, options: Mapping[str, Any], **fixed: Any) -> 
             raise InputError(
                 f"The network '{name}' has no option '{option}'; it has {', '.join(has)}. Give --{option.replace('_', '-')} None."
             )
-        if option == "inner_loss":
-            if value not in INNER_LOSSES:
-                raise InputError(f"The network's inner_loss is '{value}'. {nearest(value, INNER_LOSSES)}")
-        elif option != "context" and (not value or min(value if isinstance(value, tuple) else (value,)) < 1):
+        if option in SIZES and (not value or min(value if isinstance(value, tuple) else (value,)) < 1):
             raise InputError(f"The network's {option} is {value}; sizes must be at least 1.")
-    network = cls(**fixed, **options)
-    if "heads" in has and network.width % network.heads:
-        raise InputError(f"The network '{name}' needs a width divisible by its heads; {network.width} is not divisible by {network.heads}.")
-    return network
+    return cls(**fixed, **options)

@@ -24,11 +24,11 @@ SYMBOLS = 3  # of the text problems
 SHAPES = {"text": (7,), "image": (2, 3)}
 SIZES: dict[str, dict[str, Any]] = {
     "text-mlp": {"features": 5, "widths": (6, 4)},
-    "text-heads": {"width": 6, "depth": 1, "heads": 2, "keys": 3},
+    "text-heads": {"width": 6, "depth": 1, "heads": 2, "keys": 4},
     "lstm-block": {"features": 3, "width": 4, "depth": 1},
     "siren": {"widths": (5, 4)},
     "gated": {"features": 3, "width": 4},
-    "image-heads": {"width": 6, "depth": 1, "heads": 2, "keys": 3},
+    "image-heads": {"width": 6, "depth": 1, "heads": 6, "keys": 4},
 }
 # name -> (network, kind of rates): every network, every kind with either likelihood
 PROBLEMS = {

@@ -146,10 +146,10 @@ class Shared(nn.Module):
 
 def test_inputs_that_are_known_before_the_inner_loop():
     """What they are made of is used before it only, unless something else needs it too. If all learns, or they follow draws, none are."""
-    memory, keys = ("heads", "memory"), ("heads", "keys", "embedding")
+    memory, keys = ("heads", "memory"), {("heads", "keys", name) for name in ("frequency", "amplitude")}
     for name, drawn, foreseen, before in (
-        ("image-heads by memory", True, {memory}, {keys}),
-        ("text-heads partly", False, {memory}, {keys}),
+        ("image-heads by memory", True, {memory}, keys),
+        ("text-heads partly", False, {memory}, keys),
         ("text-heads partly", True, set(), set()),
         ("image-heads", False, set(), set()),
     ):
@@ -209,7 +209,7 @@ def test_bfloat16_loses_a_hundredth_of_the_gradient(fold):
 def test_heads_are_one_batched_layer():
     loop, params, seqs = make("image-heads", "direct")
     layers = dict(plan(dataclasses.replace(loop, choice=CHOICES["kept"]), params.init, seqs.x).layers)
-    assert layers["heads", "memory"].heads == (2,)
+    assert layers["heads", "memory"].heads == (6,)
 
 
 def test_a_second_derivative_is_refused():

@@ -11,6 +11,7 @@ from runs import TINY, script
 from rgen import inside, train
 from rgen.config import InsideConfig
 from rgen.errors import InputError
+from rgen.networks import FourierKeys
 from rgen.sequence import Sequence
 
 
@@ -30,8 +31,8 @@ def test_a_head_reads_what_its_keys_and_rates_say():
     # what a step at place s changes of what is read at place t is in proportion to it
     fast, _ = loop.adapt(params, Sequence(seqs.x[:1, :1], seqs.y[:1, :1], np.ones((1, 1))))
     change = np.asarray(fast["heads"]["memory"]["kernel"][0] - params.init["heads"]["memory"]["kernel"])  # [H, keys, values]
-    keys = np.asarray(params.init["heads"]["keys"]["embedding"]).reshape(7, 2, -1)
-    keys = (keys - keys.mean(-1, keepdims=True)) / np.sqrt(keys.var(-1, keepdims=True) + 1e-5)
+    fourier = FourierKeys((7,), 2, 4)
+    keys = np.stack([fourier.apply({"params": params.init["heads"]["keys"]}, place[None]) for place in np.arange(7)])
     read = np.einsum("thk,hkv->htv", keys, change)
     np.testing.assert_allclose(read / read[:, :1], np.broadcast_to((found[:, 0] / found[:, :1, 0])[..., None], read.shape), rtol=1e-3)
 

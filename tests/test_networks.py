@@ -90,16 +90,28 @@ def uniform_within(a: np.ndarray, bound: float) -> None:
 def test_every_head_begins_with_one_of_the_nearest_places_before_and_an_empty_memory(shape):
     steps = networks.places_before(shape, 4)
     assert steps == ([(1,), (2,), (3,), (4,)] if len(shape) == 1 else [(0, 1), (1, 0), (1, -1), (1, 1)])
-    network = networks.build("text-heads" if len(shape) == 1 else "image-heads", shape, 3, heads=4, keys=64)
+    network = networks.build("text-heads" if len(shape) == 1 else "image-heads", shape, 3, heads=4, keys=2048)
     params = jit(network.init)(jax.random.key(0), np.zeros(len(shape), np.int32))["params"]
     assert not params["heads"]["memory"]["kernel"].any() and params["heads"]["memory"]["bias"].all()
-    keys = np.asarray(params["heads"]["keys"]["embedding"]).reshape(-1, 4, 64)
-    places = np.argwhere(np.ones(shape))
-    apart = places[:, None] - places
-    for head, step in enumerate(steps):
-        k = keys[:, head]
+    for seen, step in zip(similarities(network, params, shape), steps):
+        places = np.argwhere(np.ones(shape))
+        apart = places[:, None] - places
         same, near = (apart == 0).all(-1), (apart == np.array(step)).all(-1)
-        np.testing.assert_allclose(k @ k.T, 2.0 * same + near + near.T, atol=1e-5)
+        np.testing.assert_allclose(seen, 1.0 * same + (near + near.T) / 2, atol=0.1)  # random features: 1 / sqrt(1024)
+        for other in range(len(places)):  # the same step, the same similarity, wherever
+            np.testing.assert_allclose(seen[(apart == apart[0, other]).all(-1)], seen[0, other], atol=1e-5)
+
+
+def similarities(network, params, shape):
+    """[H, places, places]: dot products of keys, 1 at the same place."""
+    keys = networks.FourierKeys(shape, network.heads, network.keys)
+    k = np.stack([keys.apply({"params": params["heads"]["keys"]}, place) for place in np.argwhere(np.ones(shape))], 1)
+    return k @ k.swapaxes(1, 2) / network.keys
+
+
+def test_a_network_built_directly_is_checked_too():
+    with pytest.raises(ValueError, match="Perhaps you meant memory"):
+        networks.HeadsNetwork((4,), inner_loss="memroy")
 
 
 @pytest.mark.parametrize(
@@ -113,9 +125,10 @@ def test_every_head_begins_with_one_of_the_nearest_places_before_and_an_empty_me
         ("gated", (4, 4), {"width": 0}, r"width is 0; sizes must be at least 1"),
         ("siren", (4, 4), {"widths": (8, -1)}, r"widths is \(8, -1\); sizes must be at least 1"),
         ("siren", (4, 4), {"widths": ()}, r"widths is \(\); sizes must be at least 1"),
-        ("image-heads", (4, 4), {"width": 9, "heads": 2}, r"width divisible by its heads; 9 is not divisible by 2"),
+        ("image-heads", (4, 4), {"keys": 3}, r"keys are 3; they are pairs of a cosine and a sine"),
         ("text-heads", (9,), {"inner_loss": "memroy"}, r"inner_loss is 'memroy'\. Perhaps you meant memory"),
-        ("text-heads", (9,), {"heads": 7}, r"width divisible by its heads; 96 is not divisible by 7"),  # against a default
+        ("image-heads", (4, 4), {"width": 9, "heads": 2}, r"width is 9, which is not divisible by its 2 heads"),
+        ("text-heads", (9,), {"heads": 7}, r"width is 96, which is not divisible by its 7 heads"),  # against a default
     ],
 )
 def test_what_cannot_be_built_is_said(name, shape, options, sentence):

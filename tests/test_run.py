@@ -231,7 +231,7 @@ BAD_TRAINING = {
     "lstm by reptile": ([*DIGITS, "--network", "lstm", "--algorithm", "reptile"], "recurrent baseline has no inner loop"),
     "reptile of rates": ([*DIGITS, "--algorithm", "reptile"], "Reptile has no gradient for inner rates"),
     "width zero": ([*DIGITS, "--width", "0"], "width is 0; sizes must be at least 1"),
-    "heads": ([*DIGITS, "--heads", "7"], "64 is not divisible by 7"),
+    "keys": ([*DIGITS, "--keys", "7"], "keys are 7; they are pairs of a cosine and a sine"),
     "no such size": ([*DIGITS, "--widths", "3"], "'image-heads' has no option 'widths'"),
     "network of text": ([*DIGITS, "--network", "text-heads"], "'text-heads' is for text data"),
     "run is a file": (["digits-maml", "--run", "empty.txt"], "empty.txt is a file; --run needs a folder"),
