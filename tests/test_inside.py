@@ -1,7 +1,10 @@
 """What bin/inside.py shows."""
 
 import dataclasses
+from functools import partial
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -31,8 +34,8 @@ def test_a_head_reads_what_its_keys_and_rates_say():
     # what a step at place s changes of what is read at place t is in proportion to it
     fast, _ = loop.adapt(params, Sequence(seqs.x[:1, :1], seqs.y[:1, :1], np.ones((1, 1))))
     change = np.asarray(fast["heads"]["memory"]["kernel"][0] - params.init["heads"]["memory"]["kernel"])  # [H, keys, values]
-    fourier = FourierKeys((7,), 2, 4)
-    keys = np.stack([fourier.apply({"params": params.init["heads"]["keys"]}, place[None]) for place in np.arange(7)])
+    fourier: Any = partial(FourierKeys((7,), 2, 4).apply, {"params": params.init["heads"]["keys"]})
+    keys = np.asarray(jax.vmap(fourier)(np.arange(7)[:, None]))
     read = np.einsum("thk,hkv->htv", keys, change)
     np.testing.assert_allclose(read / read[:, :1], np.broadcast_to((found[:, 0] / found[:, :1, 0])[..., None], read.shape), rtol=1e-3)
 

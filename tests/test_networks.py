@@ -1,6 +1,8 @@
 """The networks by name: sizes and initializations of the original, and what is refused."""
 
 import math
+from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -104,8 +106,8 @@ def test_every_head_begins_with_one_of_the_nearest_places_before_and_an_empty_me
 
 def similarities(network, params, shape):
     """[H, places, places]: dot products of keys, 1 at the same place."""
-    keys = networks.FourierKeys(shape, network.heads, network.keys)
-    k = np.stack([keys.apply({"params": params["heads"]["keys"]}, place) for place in np.argwhere(np.ones(shape))], 1)
+    fourier: Any = partial(networks.FourierKeys(shape, network.heads, network.keys).apply, {"params": params["heads"]["keys"]})
+    k = np.asarray(jax.vmap(fourier, out_axes=1)(np.argwhere(np.ones(shape))))
     return k @ k.swapaxes(1, 2) / network.keys
 
 
