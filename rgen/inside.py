@@ -19,6 +19,7 @@ from rgen.run import Trained, fitting_batch, load
 from rgen.sequence import Sequence
 
 FEW = 64  # sequences whose inner gradients are measured
+WIDTH = 9.0  # of the picture, inches
 
 
 def main(config: InsideConfig) -> None:
@@ -74,8 +75,12 @@ def picture(run: Trained, seqs: Sequence, nats: np.ndarray, path: Path) -> None:
     shape, model = run.data.shape, run.model
     assert isinstance(model, InnerLoop)
     heads = similarities(model, run.params)
-    figure = plt.figure(figsize=(9, 7 if heads is None else 8.5), layout="constrained")
-    parts: Any = figure.subfigures(2 if heads is None else 3, 1, height_ratios=[1, 1] if heads is None else [1, 1, 0.45])
+    heights = [3.5, 3.5]  # inches
+    if heads is not None:
+        rows, columns = _grid(len(heads))
+        heights.append(0.4 + WIDTH * rows / columns)
+    figure = plt.figure(figsize=(WIDTH, sum(heights)), layout="constrained")
+    parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
     _draw_nats(parts[0], nats)
     _draw_learned(parts[1], learned(model, run.params, Sequence(*(np.asarray(a)[:FEW] for a in seqs))))
     if heads is not None:
@@ -109,6 +114,12 @@ def _draw_learned(part: Any, learned: dict[str, np.ndarray]) -> None:
     axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
 
+def _grid(count: int) -> tuple[int, int]:
+    """Rows and columns for so many small pictures."""
+    columns = min(count, 16)
+    return math.ceil(count / columns), columns
+
+
 def _draw_heads(part: Any, heads: np.ndarray, shape: tuple[int, ...]) -> None:
     """For lines, all pairs of places; for pictures, what the place in the middle (a dot) reads of all others."""
     text = len(shape) == 1
@@ -118,7 +129,10 @@ def _draw_heads(part: Any, heads: np.ndarray, shape: tuple[int, ...]) -> None:
         color=report.INK,
     )
     middle = tuple(size // 2 for size in shape)
-    for axis, head in zip(np.atleast_1d(part.subplots(1, len(heads))), heads):
+    axes = np.ravel(part.subplots(*_grid(len(heads)), squeeze=False))
+    for axis in axes[len(heads) :]:
+        axis.set_axis_off()
+    for axis, head in zip(axes, heads):
         shown = np.tril(head, -1) if text else head[np.ravel_multi_index(middle, shape)].reshape(shape)
         axis.imshow(shown, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
         if not text:
