@@ -93,7 +93,7 @@ KILLS = 20
 def test_killed_at_random_moments_it_ends_the_same(tmp_path):
     """A real process, killed without warning; every second step is a checkpoint, so that many kills fall into a save."""
     options = words(
-        "digits-maml --network siren --width None --widths 6 4 --reduce 2 --inner-rate 0.05 --rates fixed --steps 1000 --meta-batch 2 "
+        "--network siren --widths 6 4 --reduce 2 --inner-rate 0.05 --rates fixed --steps 1000 --meta-batch 2 "
         "--log-every 3 --eval-every 2 --eval-count 4 --keep 3"
     )
     command = [sys.executable, str(ROOT / "bin" / "train.py"), *options]

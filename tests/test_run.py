@@ -229,7 +229,7 @@ BAD_TRAINING = {
     "held out": ([*DIGITS, "--held-out", "0.9"], "held-out fraction"),
     "beta2": ([*DIGITS, "--beta2", "1"], "--beta2 is 1.0; it must lie between 0 and 1"),
     "lstm by reptile": ([*DIGITS, "--network", "lstm", "--algorithm", "reptile"], "recurrent baseline has no inner loop"),
-    "reptile of rates": ([*DIGITS, "--algorithm", "reptile"], "Reptile has no gradient for inner rates"),
+    "reptile of rates": ([*DIGITS, "--algorithm", "reptile", "--fast", "None"], "Reptile has no gradient for inner rates"),
     "width zero": ([*DIGITS, "--width", "0"], "width is 0; sizes must be at least 1"),
     "keys": ([*DIGITS, "--keys", "7"], "keys are 7; they are pairs of a cosine and a sine"),
     "no such size": ([*DIGITS, "--widths", "3"], "'image-heads' has no option 'widths'"),
@@ -254,8 +254,8 @@ def test_bad_input_to_training_is_a_sentence_and_writes_nothing(case, tmp_path, 
 
 
 TINY_OPTIONS = words(
-    "--network siren --width None --widths 6 4 --reduce 2 --rates per-array --inner-rate 0.05 --warmup 1 --clip 1 --weight-decay 0.01 "
-    "--outer-rate 0.001 --schedule constant --beta2 0.999 --steps 4 --meta-batch 2 --eval-count 4"
+    "--network siren --width None --heads None --keys None --fast None --inner-loss None --widths 6 4 --reduce 2 --rates per-array "
+    "--inner-rate 0.05 --warmup 1 --clip 1 --weight-decay 0.01 --outer-rate 0.001 --schedule constant --beta2 0.999 --steps 4 --meta-batch 2 --eval-count 4"
 )
 BAD_RESUMING = {
     "not asked for": ([], "already holds a run; add --resume to go on"),
