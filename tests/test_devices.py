@@ -62,8 +62,8 @@ def test_groups_are_put_together_again(batch, size):
 
 
 TRAINING = (
-    "--network siren --widths 6 4 --reduce 2 --inner-rate 0.05 --rates fixed --steps {steps} --meta-batch 8 "
-    "--log-every 1 --eval-every 2 --eval-count 9 --warmup 0 --schedule constant --run {run}"
+    "mnist-siren --data digits --widths 6 4 --reduce 2 --inner-rate 0.05 --rates fixed --steps {steps} --meta-batch 8 "
+    "--log-every 1 --eval-every 2 --eval-count 9 --outer-rate 0.005 --run {run}"
 )
 
 

@@ -255,7 +255,8 @@ def test_bad_input_to_training_is_a_sentence_and_writes_nothing(case, tmp_path, 
 
 TINY_OPTIONS = words(
     "--network siren --width None --heads None --keys None --fast None --inner-loss None --widths 6 4 --reduce 2 --rates per-array "
-    "--inner-rate 0.05 --warmup 1 --clip 1 --weight-decay 0.01 --outer-rate 0.001 --schedule constant --beta2 0.999 --steps 4 --meta-batch 2 --eval-count 4"
+    "--inner-rate 0.05 --warmup 1 --clip 1 --weight-decay 0.01 --outer-rate 0.001 "
+    "--schedule constant --beta2 0.999 --steps 4 --meta-batch 2 --eval-count 4"
 )
 BAD_RESUMING = {
     "not asked for": ([], "already holds a run; add --resume to go on"),
