@@ -396,7 +396,6 @@ _HEADS = replace(_QUICK, rates="rank-one", inner_rate=0.1, fast=("heads/memory",
 # For bits, many narrow heads: what is written into one of them is a number, however wide it is.
 _PIXELS = replace(_HEADS, network="image-heads", width=64, heads=64, keys=32)
 _DIGITS = replace(_PIXELS, heads=32, weight_decay=0.1)
-_REPTILE: dict[str, Any] = {"algorithm": "reptile", "outer_rate": 2e-3, "clip": None, "weight_decay": 0.1, "steps": 3000}
 # The sets of docs/results.md, where all networks have the same sequences and outer steps.
 _NAMES = {"data": "names.txt", "max_length": 16, "held_out": 0.03122, "meta_batch": 64, "steps": 2500, "eval_count": 0}
 _SMALL = {"data": "mnist", "reduce": 2, "steps": 1000, "eval_every": 250}
@@ -411,7 +410,17 @@ _PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "digits-maml": ("MAML on the embedded digits, our network.", replace(_DIGITS, steps=1200, eval_every=150, eval_count=0)),
     "digits-reptile": (
         "Reptile on the embedded digits, our network, all of which learns.",
-        replace(_QUICK, network="image-heads", width=64, inner_rate=2e-2, **_REPTILE),
+        replace(
+            _QUICK,
+            network="image-heads",
+            width=64,
+            algorithm="reptile",
+            inner_rate=2e-2,
+            outer_rate=2e-3,
+            clip=None,
+            weight_decay=0.1,
+            steps=3000,
+        ),
     ),
     "digits-lstm": (
         "The recurrent baseline on the embedded digits.",

@@ -1,7 +1,6 @@
 """A picture of what a trained network does: where the nats are lost, which layers learn and when, and what each head remembers."""
 
 import math
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from rgen import evaluate, report
 from rgen.config import InsideConfig
 from rgen.errors import InputError
 from rgen.fast import InnerLoop
-from rgen.networks import FourierKeys
+from rgen.networks import keys_of
 from rgen.run import Trained, fitting_batch, load
 from rgen.sequence import Sequence
 
@@ -63,9 +62,7 @@ def similarities(model: InnerLoop, params: Any) -> np.ndarray | None:
         return None
     rates = np.asarray(model.rates(params)["heads"]["memory"]["kernel"])  # [H, keys, values], or one for all
     network: Any = model.network
-    fourier = FourierKeys(network.shape, network.heads, network.keys)
-    places = np.argwhere(np.ones(network.shape))
-    keys = np.asarray(jax.vmap(partial(fourier.apply, {"params": params.init["heads"]["keys"]}), out_axes=1)(places))
+    keys = np.asarray(keys_of(network, params.init))
     found = (keys * rates.mean(-1, keepdims=True).swapaxes(-1, -2) if rates.ndim else keys) @ keys.swapaxes(1, 2)
     return found / np.einsum("hii->hi", found).mean(-1)[:, None, None]
 

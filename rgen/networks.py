@@ -98,6 +98,13 @@ class FourierKeys(nn.Module):
         return jnp.concatenate([amplitude * jnp.cos(angle), amplitude * jnp.sin(angle)], -1)
 
 
+def keys_of(network: "HeadsNetwork", init: Any) -> jax.Array:
+    """The keys of all places, in the order of reading, of a network with the parameters `init`: [heads, places, keys]."""
+    keys = FourierKeys(network.shape, network.heads, network.keys)
+    places = jnp.argwhere(jnp.ones(network.shape))
+    return jax.vmap(lambda place: jnp.asarray(keys.apply({"params": init["heads"]["keys"]}, place)), out_axes=1)(places)
+
+
 class Heads(nn.Module):
     """A memory: several narrow Dense layers side by side, each fed with features of the place that are its own, its keys.
 

@@ -1,10 +1,8 @@
 """What bin/inside.py shows."""
 
 import dataclasses
-from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,7 +12,7 @@ from runs import TINY, script
 from rgen import inside, train
 from rgen.config import InsideConfig
 from rgen.errors import InputError
-from rgen.networks import FourierKeys
+from rgen.networks import keys_of
 from rgen.sequence import Sequence
 
 
@@ -34,9 +32,8 @@ def test_a_head_reads_what_its_keys_and_rates_say():
     # what a step at place s changes of what is read at place t is in proportion to it
     fast, _ = loop.adapt(params, Sequence(seqs.x[:1, :1], seqs.y[:1, :1], np.ones((1, 1))))
     change = np.asarray(fast["heads"]["memory"]["kernel"][0] - params.init["heads"]["memory"]["kernel"])  # [H, keys, values]
-    fourier: Any = partial(FourierKeys((7,), 2, 4).apply, {"params": params.init["heads"]["keys"]})
-    keys = np.asarray(jax.vmap(fourier)(np.arange(7)[:, None]))
-    read = np.einsum("thk,hkv->htv", keys, change)
+    network: Any = loop.network
+    read = np.einsum("htk,hkv->htv", np.asarray(keys_of(network, params.init)), change)
     np.testing.assert_allclose(read / read[:, :1], np.broadcast_to((found[:, 0] / found[:, :1, 0])[..., None], read.shape), rtol=1e-3)
 
 

@@ -1,7 +1,6 @@
 """The networks by name: sizes and initializations of the original, and what is refused."""
 
 import math
-from functools import partial
 from typing import Any
 
 import jax
@@ -92,23 +91,17 @@ def uniform_within(a: np.ndarray, bound: float) -> None:
 def test_every_head_begins_with_one_of_the_nearest_places_before_and_an_empty_memory(shape):
     steps = networks.places_before(shape, 4)
     assert steps == ([(1,), (2,), (3,), (4,)] if len(shape) == 1 else [(0, 1), (1, 0), (1, -1), (1, 1)])
-    network = networks.build("text-heads" if len(shape) == 1 else "image-heads", shape, 3, heads=4, keys=2048)
+    network: Any = networks.build("text-heads" if len(shape) == 1 else "image-heads", shape, 3, heads=4, keys=2048)
     params = jit(network.init)(jax.random.key(0), np.zeros(len(shape), np.int32))["params"]
     assert not params["heads"]["memory"]["kernel"].any() and params["heads"]["memory"]["bias"].all()
-    for seen, step in zip(similarities(network, params, shape), steps):
+    k = np.asarray(networks.keys_of(network, params))
+    for seen, step in zip(k @ k.swapaxes(1, 2) / network.keys, steps):
         places = np.argwhere(np.ones(shape))
         apart = places[:, None] - places
         same, near = (apart == 0).all(-1), (apart == np.array(step)).all(-1)
         np.testing.assert_allclose(seen, 1.0 * same + (near + near.T) / 2, atol=0.1)  # random features: 1 / sqrt(1024)
         for other in range(len(places)):  # the same step, the same similarity, wherever
             np.testing.assert_allclose(seen[(apart == apart[0, other]).all(-1)], seen[0, other], atol=1e-5)
-
-
-def similarities(network, params, shape):
-    """[H, places, places]: dot products of keys, 1 at the same place."""
-    fourier: Any = partial(networks.FourierKeys(shape, network.heads, network.keys).apply, {"params": params["heads"]["keys"]})
-    k = np.asarray(jax.vmap(fourier, out_axes=1)(np.argwhere(np.ones(shape))))
-    return k @ k.swapaxes(1, 2) / network.keys
 
 
 def test_a_network_built_directly_is_checked_too():

@@ -231,6 +231,7 @@ BAD_TRAINING = {
     "lstm by reptile": ([*DIGITS, "--network", "lstm", "--algorithm", "reptile"], "recurrent baseline has no inner loop"),
     "reptile of rates": ([*DIGITS, "--algorithm", "reptile", "--fast", "None"], "Reptile has no gradient for inner rates"),
     "width zero": ([*DIGITS, "--width", "0"], "width is 0; sizes must be at least 1"),
+    "heads": ([*DIGITS, "--heads", "7"], "width is 64, which is not divisible by its 7 heads"),
     "keys": ([*DIGITS, "--keys", "7"], "keys are 7; they are pairs of a cosine and a sine"),
     "no such size": ([*DIGITS, "--widths", "3"], "'image-heads' has no option 'widths'"),
     "network of text": ([*DIGITS, "--network", "text-heads"], "'text-heads' is for text data"),
