@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from matplotlib import pyplot as plt
 from PIL import Image
@@ -42,6 +43,7 @@ def show(sampler: Sampler, params: Any, seed: int, count: int, given: Callable[[
     known = given(numbers).known if given else None
     values = next(batches(sampler, params, seed, range(len(numbers)), len(numbers), given))[0]
     places = sampler.places(sampler.keys(np.uint32(seed), numbers), known)
+    places = jnp.broadcast_to(places, (len(numbers), places.shape[1]))
     y = reorder(values.reshape(len(numbers), -1), places).astype(np.int32)
     weight = np.ones(y.shape) if loop.end is None else until_end(y, loop.end)
     seqs = Sequence(sampler.inputs(places), y, weight.astype(np.float32))

@@ -51,7 +51,7 @@ def made_up(network: str, meta_batch: int, length: int) -> tuple[tuple[int, ...]
     x = np.arange(length) if text else np.stack(np.divmod(np.arange(length), side), axis=-1)
     symbols = 256 if text else 2
     y = rng.integers(symbols, size=(meta_batch, length), dtype=np.int32)
-    seqs = Sequence(np.broadcast_to(x.astype(np.int32), (meta_batch, *x.shape)), y, np.ones(y.shape, np.float32))
+    seqs = Sequence(x.astype(np.int32)[None], y, np.ones(y.shape, np.float32))
     return ((length,) if text else (side, side)), symbols, seqs
 
 
@@ -73,7 +73,7 @@ def prepare(network: str, algorithm: str, form: str, meta_batch: int, length: in
     function = jax.jit(TIMED[algorithm], static_argnums=0).lower(model, params, seqs).compile()
     seconds = time.perf_counter() - before
     memory: Any = function.memory_analysis()
-    work = limits.least_work(model, algorithm, params, seqs.x) if isinstance(model, InnerLoop) else limits.Work(math.nan, math.nan)
+    work = limits.least_work(model, algorithm, params, seqs) if isinstance(model, InnerLoop) else limits.Work(math.nan, math.nan)
     return lambda: function(params, seqs), seconds, memory.temp_size_in_bytes, work
 
 

@@ -89,8 +89,18 @@ def put(tree: Any, where: Sharding) -> Any:
 
 def place(params: Any, rows: Any) -> tuple[Any, Any]:
     """Puts parameters and a batch, arrays [B, ...], where `shardings` says. What is there already stays."""
-    everywhere, spread = shardings(len(jax.tree.leaves(rows)[0]))
-    return put(params, everywhere), put(rows, spread)
+    return put(params, shardings(_rows(rows))[0]), place_rows(rows)
+
+
+def place_rows(rows: Any) -> Any:
+    """Puts a batch where `shardings` says; a single row that stands for all lies everywhere."""
+    batch = _rows(rows)
+    everywhere, spread = shardings(batch)
+    return jax.tree.map(lambda a: put(a, spread if len(a) == batch else everywhere), rows)
+
+
+def _rows(rows: Any) -> int:
+    return max(map(len, jax.tree.leaves(rows)))
 
 
 def fetch(array: jax.Array) -> np.ndarray:

@@ -23,7 +23,7 @@ def sample(model: SequenceModel, params: Any, x: Array, keys: jax.Array, decodin
     """Draws sequences, each output from the network that has learned those before.
 
     Args:
-      x: [B, T, ...] inputs.
+      x: [B, T, ...] inputs, or [1, T, ...] for all.
       keys: [B] typed PRNG keys; a sequence depends on its own key only.
       decoding: what the probabilities are changed by before something is drawn.
     Returns:
@@ -39,7 +39,7 @@ def complete(model: SequenceModel, params: Any, x: Array, given: Given, keys: ja
     A network is at home in the orders it was trained for: a prefix in any case; any subset if it was trained in random order.
 
     Args:
-      x: [B, T, ...] inputs.
+      x: [B, T, ...] inputs, or [1, T, ...] for all.
       given: y [B, T] and known [B, T]. A known output that ends sequences ends this one where it is fed.
       keys, decoding: as in `sample`.
     Returns:
@@ -71,9 +71,9 @@ def known_first(known: Array) -> jax.Array:
 
 
 def reorder(tree: Any, order: jax.Array) -> Any:
-    """Arrays [B, T, ...] with the steps of each row in the order [B, T]."""
+    """Arrays [B, T, ...], or [1, T, ...] for all, with the steps of each row in the order [B, T]."""
     rows = jnp.arange(order.shape[0])[:, None]
-    return jax.tree.map(lambda a: jnp.asarray(a)[rows, order], tree)
+    return jax.tree.map(lambda a: jnp.broadcast_to(a, (*order.shape, *a.shape[2:]))[rows, order], tree)
 
 
 @dataclass(frozen=True)
@@ -98,13 +98,15 @@ class Sampler:
         return jax.vmap(lambda k: jax.random.fold_in(key, k))(index)
 
     def places(self, keys: jax.Array, known: Array | None = None) -> jax.Array:
-        """The places, numbered in raster order, as they come: [B, T]; those known, booleans [B, *shape], before the others."""
+        """The places, numbered in raster order, as they come: [B, T], or [1, T] if they come to all alike; those known, booleans
+        [B, *shape], before the others."""
         raster = jnp.arange(math.prod(self.shape))
-        places = jnp.broadcast_to(raster, (len(keys), raster.size))
+        places = raster[None]
         if self.random_order:  # each step's key is folded from 0 .. T - 1
             places = jax.vmap(lambda key: jax.random.permutation(jax.random.fold_in(key, raster.size), raster))(keys)
         if known is None:
             return places
+        places = jnp.broadcast_to(places, (len(known), raster.size))
         return reorder(places, known_first(reorder(known.reshape(places.shape), places)))
 
     def inputs(self, places: Array) -> jax.Array:
@@ -126,7 +128,7 @@ class Sampler:
         y, nll = self.model.sample(params, self.inputs(places), keys, given, self.decoding)
         if given is not None:
             nll = jnp.where(given.known, 0, nll)
-        values = jnp.zeros(places.shape, jnp.uint8).at[jnp.arange(len(keys))[:, None], places].set(y.astype(jnp.uint8))
+        values = jnp.zeros(y.shape, jnp.uint8).at[jnp.arange(len(keys))[:, None], places].set(y.astype(jnp.uint8))
         return values.reshape(-1, *self.shape), nll.sum(1)
 
 

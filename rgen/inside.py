@@ -36,7 +36,7 @@ def main(config: InsideConfig) -> None:
 
 def by_place(seqs: Sequence, nats: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Mean nats of what was scored at each place [*shape], of nats [N, T]; NaN where nothing was."""
-    coordinates = np.asarray(seqs.x).reshape(-1, len(shape)).T
+    coordinates = np.broadcast_to(seqs.x, (*nats.shape, *seqs.x.shape[2:])).reshape(-1, len(shape)).T
     places = np.ravel_multi_index(tuple(coordinates), shape)
     total, count = np.zeros(math.prod(shape)), np.zeros(math.prod(shape))
     np.add.at(total, places, nats.ravel())

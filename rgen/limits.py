@@ -11,6 +11,7 @@ import numpy as np
 from rgen.devices import place
 from rgen.fast import InnerLoop, engine
 from rgen.fast.taps import find_layers
+from rgen.sequence import Sequence
 
 
 class Work(NamedTuple):
@@ -59,7 +60,7 @@ def _best(function: Callable, argument: jax.Array) -> float:
     return min(timed(lambda: call(argument)) for _ in range(6))  # the first of them warms up
 
 
-def least_work(loop: InnerLoop, algorithm: str, params: Any, x: Any) -> Work:
+def least_work(loop: InnerLoop, algorithm: str, params: Any, seqs: Sequence) -> Work:
     """What a meta-gradient, or the drawing of samples, needs at least, counting Dense layers only: everything else is small beside them.
 
     For each step of a sequence and a layer with P = m n weights, R = m + n numbers in a tap, and T / 2 taps on average:
@@ -72,10 +73,10 @@ def least_work(loop: InnerLoop, algorithm: str, params: Any, x: Any) -> Work:
     MAML does it again in reverse, and adds up the gradient: 4 P operations. The direct form with rematerialization runs forward twice,
     and its reverse sweep is a tangent of the step beside the step itself: four times the work.
     """
-    batch, length = x.shape[:2]
-    found = find_layers(loop.network, params.init, jax.ShapeDtypeStruct(x.shape[2:], x.dtype))
+    batch, length = seqs.y.shape
+    found = find_layers(loop.network, params.init, jax.ShapeDtypeStruct(seqs.x.shape[2:], seqs.x.dtype))
     reverse = algorithm == "maml"
-    plan = engine.prepare(loop, params, x, gradient=algorithm in ("maml", "first-order-maml"))[0]
+    plan = engine.prepare(loop, params, seqs, gradient=algorithm in ("maml", "first-order-maml"))[0]
     taken = dict(plan.layers) if loop.form == "dual" else {}
     flops = numbers = 0.0
     for path, layer in found.items():

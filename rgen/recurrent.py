@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from rgen.likelihood import PLAIN, Decoding, Likelihood
 from rgen.networks import uniform
-from rgen.sequence import Array, Given, Sequence, Trace, check_shapes
+from rgen.sequence import Array, Given, Sequence, Trace, check_shapes, over_sequences
 from rgen.unroll import Advance, Drawing, Observer, Scoring, drawn_steps, unroll
 
 
@@ -92,7 +92,7 @@ class Recurrent:
         return self._unroll(params, Drawing(self.likelihood, self.end, decoding), drawn_steps(x, keys, given, dtype))
 
     def _unroll(self, params: Any, observer: Observer, steps: Any) -> Trace:
-        return jax.vmap(lambda steps: unroll(self._advance(params), self._start(params), observer, steps)[1])(steps)
+        return over_sequences(lambda steps: unroll(self._advance(params), self._start(params), observer, steps)[1], steps)
 
     def _start(self, params: Any) -> tuple[jax.Array, jax.Array]:
         state: Any = self.network.apply({"params": params}, method="initial")

@@ -1,6 +1,7 @@
 """What a model reads and what it gives back."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from rgen.likelihood import PLAIN, Decoding
 
 Array = Any  # of JAX or of numpy
+ROWS = "rows"  # the mapped axis of a batch's sequences
 
 
 class Sequence(NamedTuple):
@@ -18,7 +20,8 @@ class Sequence(NamedTuple):
     Shapes are those of a batch; a single sequence has no B.
 
     Attributes:
-      x: [B, T, ...] inputs: a position in a line, or the (row, column) of a pixel.
+      x: [B, T, ...] inputs: a position in a line, or the (row, column) of a pixel; [1, T, ...] if all sequences have the same, so that
+        what depends on them alone is computed once.
       y: [B, T] outputs: a byte, or a bit.
       weight: [B, T] what a step counts; 0 means not scored and not learned from.
     """
@@ -95,27 +98,44 @@ def with_context(x: Array, y: Array | None, count: int) -> Array:
     x = jnp.asarray(x).reshape(*x.shape[:2], -1)
     if y is None:
         return jnp.pad(x, ((0, 0), (0, 0), (0, count)), constant_values=-1)
+    x = jnp.broadcast_to(x, (*y.shape, x.shape[-1]))
     before = jnp.pad(jnp.asarray(y, x.dtype), ((0, 0), (count, 0)), constant_values=-1)
     return jnp.concatenate([x, *(before[:, count - i : before.shape[1] - i, None] for i in range(1, count + 1))], -1)
 
 
 def check_shapes(seqs: Sequence) -> None:
-    """Raises ValueError unless x [B, T, ...], y [B, T] and weight [B, T] agree."""
+    """Raises ValueError unless x [B, T, ...] or [1, T, ...], y [B, T] and weight [B, T] agree."""
     shapes = {name: value.shape for name, value in seqs._asdict().items()}
-    if seqs.y.ndim != 2 or seqs.y.size == 0 or seqs.weight.shape != seqs.y.shape or seqs.x.shape[:2] != seqs.y.shape:
+    y = seqs.y.shape
+    if len(y) != 2 or seqs.y.size == 0 or seqs.weight.shape != y or seqs.x.shape[:2] not in (y, (1, *y[1:])):
         raise ValueError(
-            f"A batch of sequences needs x [B, T, ...], y [B, T] and weight [B, T]; with at least one row and one step; got {shapes}."
+            "A batch of sequences needs x [B, T, ...] (or [1, T, ...] for all), y [B, T] and weight [B, T], with at least one row and one "
+            f"step; got {shapes}."
         )
 
 
-def pad_rows(steps: Any, size: int) -> Any:
-    """Fills a NamedTuple of arrays [B, ...] up to `size` rows with repetitions whose `weight` is 0, so that they count for nothing."""
-    before = steps.weight.shape[0]
+def over_sequences(function: Callable, steps: Any, *more: Any) -> Any:
+    """Maps a function of ONE sequence, and of what `more` has of it, over the rows of a NamedTuple of arrays [B, T, ...].
+
+    Inputs x [1, T, ...] that all share are not copied, so what is computed from them alone is computed once.
+    """
+    if steps.x.shape[0] == steps.weight.shape[0]:
+        return jax.vmap(function, axis_name=ROWS)(steps, *more)
+    shared, own = steps.x[0], steps._replace(x=None)
+    return jax.vmap(lambda own, *more: function(own._replace(x=shared), *more), axis_name=ROWS)(own, *more)
+
+
+def pad_rows(steps: Any, size: int, axis: int = 0) -> Any:
+    """Fills a NamedTuple of arrays [B, ...] up to `size` rows with repetitions whose `weight` is 0, so that they count for nothing.
+
+    Or, with another axis, that one. A single row that stands for all stays single.
+    """
+    before = steps.weight.shape[axis]
     if before == size:
         return steps
-    index = np.minimum(np.arange(size), before - 1)
-    steps = jax.tree.map(lambda a: jnp.asarray(a)[index], steps)
-    kept = (np.arange(size) < before).reshape(-1, *[1] * (steps.weight.ndim - 1))
+    index = (slice(None),) * axis + (np.minimum(np.arange(size), before - 1),)
+    steps = jax.tree.map(lambda a: jnp.asarray(a)[index] if a.shape[axis] == before else a, steps)
+    kept = np.expand_dims(np.arange(size) < before, [i for i in range(steps.weight.ndim) if i != axis])
     return steps._replace(weight=jnp.where(kept, steps.weight, 0))
 
 
@@ -123,14 +143,22 @@ def group_rows(steps: Any, size: int) -> Any:
     """Cuts a NamedTuple of arrays [B, ...] into groups, [groups, size, ...], filled up as `pad_rows` does.
 
     A batch that is spread over devices stays where it is: every group takes the same number of rows from each device's share.
+    A single row that stands for all does so in every group.
     """
     batch = steps.weight.shape[0]
     shards, groups = _shards(batch, size), math.ceil(batch / size)
     if groups == 1 and batch == size:
         return jax.tree.map(lambda a: a[None], steps)
-    shares = jax.tree.map(lambda a: a.reshape(shards, -1, *a.shape[1:]), steps)
-    shares = jax.vmap(lambda share: pad_rows(share, groups * size // shards))(shares)
-    return jax.tree.map(lambda a: a.reshape(shards, groups, -1, *a.shape[2:]).swapaxes(0, 1).reshape(groups, size, *a.shape[2:]), shares)
+
+    def shares(a):
+        return jnp.broadcast_to(a, (shards, *a.shape)) if len(a) < batch else a.reshape(shards, -1, *a.shape[1:])
+
+    def rows(a):
+        if a.shape[1] == 1 < groups * size // shards:
+            return a[:1].repeat(groups, 0)
+        return a.reshape(shards, groups, -1, *a.shape[2:]).swapaxes(0, 1).reshape(groups, size, *a.shape[2:])
+
+    return jax.tree.map(rows, pad_rows(jax.tree.map(shares, steps), groups * size // shards, axis=1))
 
 
 def ungroup_rows(groups: Any, batch: int) -> Any:

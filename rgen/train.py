@@ -170,7 +170,7 @@ class Trainer:
             for step in range(self.start, self.config.steps):
                 batch = self.data.batch(self.config.seed, step, self.config.meta_batch)
                 before, done = measured, step + 1
-                self.state, measured = self.step_function(self.state, devices.put(batch, spread))
+                self.state, measured = self.step_function(self.state, devices.place_rows(batch))
                 if before is not None:  # a step late, so that the device never waits for us
                     self._check(step, before)
                     progress.update(step, f"{float(before[0]):.3f} nats")

@@ -58,7 +58,7 @@ def scaled(weight: jax.Array, cotangent: Any) -> Any:
 
 
 class DrawnStep(NamedTuple):
-    """Inputs of `Drawing`: x [T, ...], the others [T]; y counts where `known`."""
+    """Inputs of `Drawing` for one sequence: x [T, ...], the others [T]; y counts where `known`."""
 
     x: Array
     key: Array
@@ -117,8 +117,9 @@ class Drawing:
 
 
 def drawn_steps(x: Array, keys: Array, given: Given | None, dtype: Any) -> DrawnStep:
-    """Inputs of `Drawing` for x [B, T, ...]: each sequence's key [B] split over its steps; without `given`, nothing is known."""
-    shape = x.shape[:2]
+    """Inputs of `Drawing` for x [B, T, ...] or [1, T, ...]: each sequence's key [B] split over its steps; without `given`, nothing is
+    known."""
+    shape = (*keys.shape, x.shape[1])
     split = jax.vmap(lambda key: jax.vmap(lambda t: jax.random.fold_in(key, t))(jnp.arange(shape[1])))(keys)
     if given is None:
         given = Given(y=jnp.zeros(shape, jnp.int32), known=jnp.zeros(shape, bool))

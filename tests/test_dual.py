@@ -56,6 +56,22 @@ def test_every_network(name, choice):
     close(sample(other, params, seqs.x, keys), sample(loop, params, seqs.x, keys))
 
 
+@pytest.mark.parametrize(
+    ("name", "choice"), [("image-heads by memory", "kept"), ("image-heads by memory", "folded"), ("text-mlp per-array", "folded")]
+)
+def test_inputs_that_all_sequences_share(name, choice):
+    """As one row they give what they give as many, in micro-batches that are not full, in both forms."""
+    loop, params, (x, y, _) = make(name, "direct")
+    y = np.stack([y[0], y[1], y[0, ::-1]])
+    each = Sequence(np.broadcast_to(x[0], (3, *x[0].shape)), y, np.ones(y.shape))
+    shared, other = each._replace(x=x[:1]), dual(loop, dataclasses.replace(CHOICES[choice], micro_batch=2))
+    close(maml(loop, params, shared), maml(loop, params, each))
+    for function in (maml, first_order_maml, adapt, *([reptile] if loop.fast is None else [])):
+        close(function(other, params, shared), function(loop, params, each))
+    keys = jax.random.split(jax.random.key(1), 3)
+    close(sample(other, params, shared.x, keys), sample(loop, params, each.x, keys))
+
+
 @settings(max_examples=3, deadline=None, derandomize=True)
 @given(
     length=st.integers(1, 9),

@@ -8,6 +8,7 @@ from flax import linen as nn
 from rgen import limits
 from rgen.fast import Choice, InnerLoop
 from rgen.likelihood import Categorical
+from rgen.sequence import Sequence
 
 # one Dense layer: 2 * 3 = 6 weights, 2 + 3 = 5 numbers in a tap; 2 sequences of 4 steps
 HAND = {
@@ -24,7 +25,7 @@ def test_least_work_by_hand(form, algorithm, fold):
     network = nn.Sequential([nn.Embed(4, 2), nn.Dense(3)])
     loop = InnerLoop(network, Categorical(), form=form, choice=Choice(fold=fold, every_layer=True))
     x = np.zeros((2, 4), int)
-    work = limits.least_work(loop, algorithm, loop.init(jax.random.key(0), x[0, 0]), x)
+    work = limits.least_work(loop, algorithm, loop.init(jax.random.key(0), x[0, 0]), Sequence(x, x, np.ones(x.shape)))
     flops, numbers = HAND[form, algorithm, fold]
     assert work == (2 * 4 * flops, 4 * 2 * 4 * numbers)
 

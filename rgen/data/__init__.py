@@ -52,7 +52,9 @@ class Dataset:
         return math.prod(self.shape)
 
     def sequences(self, split: str, index: Many[int] | np.ndarray, rng: np.random.Generator | None = None) -> Sequence:
-        """The sequences `index` [B] of a split: x int32 [B, T, ...], y int32 [B, T], weight float32 [B, T].
+        """The sequences `index` [B] of a split: x int32 [1, T, ...], y int32 [B, T], weight float32 [B, T].
+
+        If the pixels of each image have an order of their own, x is [B, T, 2].
 
         Args:
           split: one of SPLITS.
@@ -83,7 +85,7 @@ class Dataset:
         return self.sequences("train", rng.integers(len(self.splits["train"]), size=size), rng)
 
     def decode(self, x: Any, y: Any) -> Any:
-        """The way back from inputs x [B, T, ...] and outputs y [B, T]: B images, or B lines."""
+        """The way back from inputs x [B, T, ...] or [1, T, ...], and outputs y [B, T]: B images, or B lines."""
         raise NotImplementedError
 
     def _sequences(self, split: str, rows: np.ndarray, rng: np.random.Generator | None) -> Sequence:

@@ -27,24 +27,25 @@ class Images(Dataset):
     order: str = "raster"
 
     def decode(self, x: Any, y: Any) -> np.ndarray:
-        """Images uint8 [B, H, W] with the outputs y [B, T] at the coordinates x [B, T, 2]."""
+        """Images uint8 [B, H, W] with the outputs y [B, T] at the coordinates x [B, T, 2] or [1, T, 2]."""
         rows, columns = np.moveaxis(np.asarray(x, np.int64), -1, 0)
-        images = np.zeros((len(rows), *self.shape), np.uint8)
-        images[np.arange(len(rows))[:, None], rows, columns] = y
+        images = np.zeros((len(y), *self.shape), np.uint8)
+        images[np.arange(len(y))[:, None], rows, columns] = y
         return images
 
     def _sequences(self, split: str, rows: np.ndarray, rng: np.random.Generator | None) -> Sequence:
         pixels = self.splits[split][rows].reshape(len(rows), self.length)
         order = self._orders(split, rows, rng)
         x = np.stack(np.unravel_index(order, self.shape), axis=-1).astype(np.int32)
-        y = np.take_along_axis(pixels, order, axis=1).astype(np.int32)
+        y = np.take_along_axis(pixels, np.broadcast_to(order, pixels.shape), axis=1).astype(np.int32)
         return Sequence(x, y, np.ones(y.shape, np.float32))
 
     def _orders(self, split: str, rows: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
-        """[B, T] for each step the raster number of its pixel."""
-        raster = np.broadcast_to(np.arange(self.length), (len(rows), self.length))
+        """[B, T], or [1, T] for all, for each step the raster number of its pixel."""
+        raster = np.arange(self.length)[None]
         if self.order == "raster":
             return raster
+        raster = raster.repeat(len(rows), 0)
         if rng is not None:
             return rng.permuted(raster, axis=1)
         generators = (np.random.default_rng([self.split_seed, SPLITS.index(split), row]) for row in rows)

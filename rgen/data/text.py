@@ -34,7 +34,7 @@ class Text(Dataset):
 
     def _sequences(self, split: str, rows: np.ndarray, rng: np.random.Generator | None) -> Sequence:
         y = self.splits[split][rows].astype(np.int32)
-        x = np.broadcast_to(np.arange(self.length, dtype=np.int32), y.shape)
+        x = np.arange(self.length, dtype=np.int32)[None]
         weight = np.ones_like(y) if self.score_padding else until_end(y, end=0)
         return Sequence(x, y, weight.astype(np.float32))
 

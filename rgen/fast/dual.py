@@ -23,10 +23,12 @@ in L_t is the cotangent of the latter.
 A layer that does not learn in the inner loop is the case a = b = c = 0: its taps are never read, and V = 0.
 
 Where nothing that learns can change x_t, it is foreseen: all x_t are known before the run, and xd_t = 0. What is read of them is then
-computed for whole chunks before, and their cotangents W_t h_t - a (L_{t+1} (b g_t)) after the scan over the steps; only the g_s of the
-current chunk are read at every step.
+computed for whole chunks before, and their cotangents W_t h_t - a (L_{t+1} (b g_t)) after the reverse sweep; only the g_s of the
+current chunk are read at every step. Where all sequences have the same inputs, these cotangents are needed summed over them alone: then
+the sequences are like more outputs, side by side, of one layer.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -37,7 +39,7 @@ from flax import traverse_util
 from rgen.fast.plan import Engine
 from rgen.fast.rates import Factors
 from rgen.fast.taps import Layer, Path, Slot, apply, foreseen_probe
-from rgen.sequence import Prediction, Sequence, paid
+from rgen.sequence import ROWS, Prediction, Sequence, over_sequences, paid
 from rgen.unroll import Scoring, pay, scaled
 
 # ---------------------------------------------------------------- one layer
@@ -46,7 +48,7 @@ from rgen.unroll import Scoring, pay, scaled
 class Block(NamedTuple):
     """Taps: inputs x [S, m] and cotangents g [S, n]; of them those count where `mask` [S] is 1."""
 
-    x: jax.Array
+    x: Any  # or None, where it is at hand elsewhere
     g: jax.Array
     mask: jax.Array | None = None
 
@@ -214,7 +216,10 @@ class Replay(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """A chunk after the forward run: taps by path, x [*heads, S r, m] and g [*heads, S r, n]; and what to replay it with."""
+    """A chunk after the forward run: taps by path, x [*heads, S r, m] and g [*heads, S r, n]; and what to replay it with.
+
+    Between the run and the reverse sweep the x of foreseen layers are left out: they are the inputs given to both.
+    """
 
     blocks: dict[Path, Block]
     replay: Replay
@@ -262,11 +267,17 @@ def look_ahead(engine: Engine, core: Core, past: dict[Path, Past], inputs: dict[
     ahead = {}
     for p, layer in engine.foreseen.items():
         factors, weights = core.factors[p], past[p].weights
-        x = in_precision(engine, layer, Block(by_tap(layer, inputs[p]), jnp.zeros(()))).x
+        x = taps_of(engine, layer, inputs[p])
         memory = Memory(weights["kernel"], weights.get("bias"), factors, past[p].blocks)
         out = over_heads(partial(forward, "dense"), layer, (0, 0, None))(x, memory, 1.0)
         ahead[p] = Ahead(x, out, over_heads(partial(similarity, "dense"), layer, (0, 0, 0, None))(x, x, factors, 1.0))
     return ahead
+
+
+def taps_of(engine: Engine, layer: Layer, inputs: jax.Array) -> jax.Array:
+    """Foreseen inputs [S, *heads, r, m] as taps, [*heads, S r, m]."""
+    taps = by_tap(layer, inputs)
+    return taps if engine.precision == "float32" else taps.astype(jnp.bfloat16)
 
 
 def empty_block(engine: Engine, layer: Layer, steps: int, dtype: Any) -> Block:
@@ -352,9 +363,6 @@ def output_of(factors: Factors, out: jax.Array, gram: jax.Array, g: jax.Array) -
     return out - factors.column[..., None, :] * product(gram, g)
 
 
-GROUP = "micro-batch"
-
-
 def run_unless_ended(engine: Engine, core: Core, past: dict, small: Any, seen: Any, observer: Any, inputs: dict, steps: Any) -> tuple:
     """`run_chunk`, but a chunk that finds all sequences of the micro-batch ended costs nothing."""
     if observer.end is None:
@@ -368,7 +376,7 @@ def run_unless_ended(engine: Engine, core: Core, past: dict, small: Any, seen: A
         return chunk, small, seen, (jnp.full_like(y, observer.end), nll)
 
     # not pmin, which jax.export cannot lower for a symbolic batch
-    return jax.lax.cond(jax.lax.all_gather(observer.ended(seen), GROUP).all(), skip, go, small, seen)
+    return jax.lax.cond(jax.lax.all_gather(observer.ended(seen), ROWS).all(), skip, go, small, seen)
 
 
 def run(engine: Engine, core: Core, observer: Any, inputs: dict, steps: Any) -> tuple[list[Chunk], dict | None, Any, Any]:
@@ -457,10 +465,25 @@ class Later(NamedTuple):
 
 
 class Products(NamedTuple):
-    """For taps of a chunk: v = a x_t L with the bias' part [S r, n], and u = L (b g_t) [S r, m]."""
+    """For taps of a chunk: v = a x_t L with the bias' part [S r, n], and u = L (b g_t) [S r, m], where the sweep needs it."""
 
     v: jax.Array
-    u: jax.Array
+    u: jax.Array | None
+
+
+class Ends(NamedTuple):
+    """What of chunks says how the nats depend on the inputs of a foreseen layer; if taps are kept, all chunks are as one.
+
+    Attributes:
+      g, h: taps and adjoint [chunks, *heads, S r, n].
+      kernel: the weights [chunks, *heads, m, n] a chunk begins with, if they are folded.
+      later: L of the chunks after it, likewise.
+    """
+
+    g: jax.Array
+    h: jax.Array
+    kernel: jax.Array | None = None
+    later: jax.Array | None = None
 
 
 class Sums(NamedTuple):
@@ -501,7 +524,7 @@ def grams(layer: Layer, block: Block, factors: Factors) -> tuple[jax.Array, jax.
 def current_products(layer: Layer, tap: Block, block: Block, h: Any, xd: Any, products: Products, gram: Any, factors: Factors) -> Products:
     """Adds what the later steps of the same chunk contribute; steps that were not reached yet are zero in h and xd."""
     v, u = products.v + product(gram[0], h), products.u
-    if xd is not None:
+    if xd is not None and u is not None:
         v = v - product(product(tap.x * factors.row, xd.T), block.g)
         u = u + product(product(tap.g * factors.column, h.T), block.x) - product(gram[1], xd)
     return Products(v, u)
@@ -513,11 +536,6 @@ def by_step(layer: Layer, count: int, taps: jax.Array) -> jax.Array:
     return jnp.moveaxis(taps, len(layer.heads), 0)
 
 
-def flat(parts: jax.Array) -> jax.Array:
-    """[parts, S, ...] to [parts S, ...]."""
-    return parts.reshape(-1, *parts.shape[2:])
-
-
 def by_tap(layer: Layer, steps: jax.Array) -> jax.Array:
     """[S, *heads, r, k] to [*heads, S r, k]."""
     steps = jnp.moveaxis(steps, 0, len(layer.heads))
@@ -525,7 +543,7 @@ def by_tap(layer: Layer, steps: jax.Array) -> jax.Array:
 
 
 def reverse_chunk(engine: Engine, core: Core, past: dict, chunk: Chunk, later: dict, sums: Sums, steps: Sequence, ct: Any) -> tuple:
-    """One chunk of the reverse sweep: (path -> Adjoint, path -> cotangents of foreseen inputs [S, *heads, r, m], Sums).
+    """One chunk of the reverse sweep: (path -> Adjoint, Sums).
 
     It is cut into parts. What the parts after the current one contribute is in the chunk's adjoint, which is zero where the sweep has
     not been, and enters like that of later chunks.
@@ -541,14 +559,14 @@ def reverse_chunk(engine: Engine, core: Core, past: dict, chunk: Chunk, later: d
         for p, (h, xd) in adjoint.items():
             adjoints, fold, bias = later[p]
             following[p] = Later((*adjoints, Adjoint(blocks[p], h, xd)), fold, bias + total(h, -2))
-        new, static, pulled, sums = reverse_part(engine, core, past, blocks, taps, following, sums, *inputs)
+        new, static, sums = reverse_part(engine, core, past, blocks, taps, following, sums, *inputs)
         adjoint = {p: jax.tree.map(lambda a, n: write(a, n, number), adjoint[p], new[p]) for p in adjoint}
-        return (adjoint, sums), (static, pulled)
+        return (adjoint, sums), static
 
     start = no_adjoint(engine, blocks)
-    (adjoint, sums), (static, pulled) = jax.lax.scan(part, (start, sums), (jnp.arange(parts), inputs, taps), reverse=True)
+    (adjoint, sums), static = jax.lax.scan(part, (start, sums), (jnp.arange(parts), inputs, taps), reverse=True)
     adjoint |= {p: jax.tree.map(partial(by_tap, layers[p]), static[p]) for p in static}
-    return {p: Adjoint(blocks[p], *adjoint[p]) for p in layers}, jax.tree.map(flat, pulled), sums
+    return {p: Adjoint(blocks[p], *adjoint[p]) for p in layers}, sums
 
 
 def no_adjoint(engine: Engine, taps: dict[Path, Block]) -> dict[Path, tuple]:
@@ -568,8 +586,8 @@ def reverse_part(
     steps: Sequence,
     ct: Any,
     known: Replay,
-) -> tuple[dict[Path, Any], dict[Path, Any], dict[Path, jax.Array], Sums]:
-    """One part of a chunk: (path -> (h, xd) of the taps of layers that learn, the same of the others, cotangents of foreseen inputs, Sums).
+) -> tuple[dict[Path, Any], dict[Path, Any], Sums]:
+    """One part of a chunk: (path -> (h, xd) of the taps of layers that learn, the same of the others, Sums).
 
     Args:
       blocks: the chunk's taps; own: the part's; j: the part's steps, counted in the chunk.
@@ -578,7 +596,7 @@ def reverse_part(
     products = {p: over_heads(partial(later_products, la), la)(own[p], later[p], core.factors[p]) for p, la in learning.items()}
     gram = {p: over_heads(partial(grams, la), la)(own[p], core.factors[p]) for p, la in learning.items()}
     taps = {p: jax.tree.map(partial(by_step, la, size), own[p]) for p, la in layers.items()}
-    # of foreseen inputs nothing varies in the sweep, and what concerns them is left for after it
+    # foreseen inputs do not vary in the sweep; their cotangents are left for after it
     needed = {
         p: (products[p]._replace(u=None), (gram[p][0], None)) if la.foreseen else (products[p], gram[p]) for p, la in learning.items()
     }
@@ -609,30 +627,8 @@ def reverse_part(
     (adjoint, lam, small_rates), (done, static) = jax.lax.scan(step, (start, sums.small, sums.small_rates), inputs, reverse=True)
     static = {p: jax.tree.map(partial(by_tap, layers[p]), static[p]) for p in static}
     done = {p: jax.tree.map(partial(by_tap, la), done[p]) for p, la in learning.items()}
-    pulled = {}
-    for p, la in engine.foreseen.items():
-        pull = over_heads(partial(input_cotangents, la, j), la)
-        through_output, u = pull(own[p], blocks[p], past[p], adjoint[p][0], products[p].u, core.factors[p])
-        through_tap = 0.0 if engine.first_order else core.factors[p].row[..., None, :] * u
-        done[p], pulled[p] = done[p]._replace(u=u), by_step(la, size, through_output - through_tap)
     factors = {p: rate_gradient(la, size, own[p], adjoint[p][0], later[p].bias, done[p], core.factors[p]) for p, la in learning.items()}
-    return adjoint, static, pulled, Sums(lam, small_rates, jax.tree.map(jnp.add, sums.factors, factors))
-
-
-def input_cotangents(
-    layer: Layer, j: jax.Array, own: Block, block: Block, past: Past, h: jax.Array, u: jax.Array, factors: Factors
-) -> tuple[jax.Array, jax.Array]:
-    """For the foreseen inputs of a part, once its adjoint is known: (W_t h_t, which is their cotangent but for what they teach; u).
-
-    Args:
-      j: the part's steps, counted in the chunk; block: the chunk's taps; u: of the parts and chunks after this one.
-    """
-    step = jnp.repeat(j, layer.taps, total_repeat_length=len(own.g))
-    of_chunk = jnp.arange(len(block.g)) // layer.taps
-    weaker = product(own.g * factors.column, h.T)
-    u = u + product(weaker * (step[:, None] < step[None, :]), own.x)
-    earlier = block._replace(mask=(of_chunk[None, :] < step[:, None]).astype(h.dtype))
-    return backward(h, Memory(past.weights["kernel"], None, factors, (*past.blocks, earlier))), u
+    return adjoint, static, Sums(lam, small_rates, jax.tree.map(jnp.add, sums.factors, factors))
 
 
 def hessian_product(
@@ -672,15 +668,16 @@ def hessian_product(
 
 
 def rate_gradient(layer: Layer, count: int, block: Block, h: jax.Array, bias: jax.Array, done: Products, factors: Factors) -> Factors:
-    """Derivatives by the rates that the `count` steps of a part contribute."""
+    """Derivatives by the rates that the `count` steps of a part contribute; by the rows of foreseen layers they come after the sweep."""
     v, u = done
     column = -(block.g * v).sum(-2)
+    row = jnp.zeros_like(factors.row) if u is None else -(block.x * u).sum(-2)
     if layer.kind == "embed":
-        return Factors(jnp.zeros_like(factors.row), jnp.zeros_like(factors.constant), column)
+        return Factors(row, jnp.zeros_like(factors.constant), column)
     by_time = total(by_step(layer, count, h), -2)
     after = bias + jnp.flip(jnp.cumsum(jnp.flip(by_time, 0), 0), 0) - by_time
     constant = -(total(by_step(layer, count, block.g), -2) * factors.column * after).sum((0, -1))
-    return Factors(-(block.x * u).sum(-2), constant, column)
+    return Factors(row, constant, column)
 
 
 def reverse(engine: Engine, core: Core, chunks: list[Chunk], weights: dict | None, steps: Sequence, ct: Any) -> tuple[Any, dict, Sums]:
@@ -688,7 +685,7 @@ def reverse(engine: Engine, core: Core, chunks: list[Chunk], weights: dict | Non
 
     Returns:
       (path -> adjoints of all chunks, first to last; or, of layers that learn and are folded, the `Later` of what would come before;
-      path -> cotangents of foreseen inputs [T, *heads, r, m]; Sums).
+      path -> Ends of the foreseen layers; Sums).
     """
     zeros = partial(jax.tree.map, jnp.zeros_like)
     sums = Sums(zeros(core.small), zeros(core.small_rates), zeros(core.factors))
@@ -706,29 +703,33 @@ def _reverse_folded(engine: Engine, core: Core, chunks: Chunk, weights: Any, ste
         chunk, steps = now
         weights = {p: learn(la, weights[p], chunk.blocks[p], core.factors[p], 1.0) for p, la in layers.items()}
         past = {p: Past(weights[p], ()) for p in layers}
-        new, pulled, sums = reverse_chunk(engine, core, past, chunk, later, sums, *steps)
+        new, sums = reverse_chunk(engine, core, past, chunk, later, sums, *steps)
         static = {p: new[p] for p in new if p not in layers}
-        return (weights, {p: fold_adjoint(la, later[p], new[p]) for p, la in layers.items()}, sums), (static, pulled)
+        ends = {p: Ends(chunk.blocks[p].g, new[p].h, weights[p]["kernel"], later[p].fold) for p in engine.foreseen}
+        return (weights, {p: fold_adjoint(la, later[p], new[p]) for p, la in layers.items()}, sums), (static, ends)
 
     kernels = {p: core.base[p]["kernel"] for p in layers}
     start = {p: Later((), jnp.zeros_like(kernels[p]), zero_bias(la, kernels[p].dtype)) for p, la in layers.items()}
-    (_, folded, sums), (static, pulled) = jax.lax.scan(one, (weights, start, sums), (chunks, by_chunk(engine, steps)), reverse=True)
+    (_, folded, sums), (static, ends) = jax.lax.scan(one, (weights, start, sums), (chunks, by_chunk(engine, steps)), reverse=True)
     folded |= {p: (jax.tree.map(partial(by_tap, everywhere[p]), static[p]),) for p in static}
-    return folded, jax.tree.map(flat, pulled), sums
+    return folded, ends, sums
 
 
 def _reverse_kept(engine: Engine, core: Core, chunks: list[Chunk], steps: Any, sums: Sums) -> tuple[dict, dict, Sums]:
     layers = engine.learning
     adjoints: dict[Path, tuple[Adjoint, ...]] = {p: () for p, _ in engine.layers}
-    pulled: list[dict[Path, jax.Array]] = []
     for i in reversed(range(engine.chunks)):
         past = {p: Past(core.base[p], join([chunk.blocks[p] for chunk in chunks[:i]])) for p in layers}
         none = {p: zero_bias(la, core.base[p]["kernel"].dtype) for p, la in layers.items()}
         later = {p: Later(adjoints[p], None, sum((total(a.h, -2) for a in adjoints[p]), none[p])) for p in layers}
-        new, ct_inputs, sums = reverse_chunk(engine, core, past, chunks[i], later, sums, *piece(engine, steps, i))
+        new, sums = reverse_chunk(engine, core, past, chunks[i], later, sums, *piece(engine, steps, i))
         adjoints = {p: (new[p], *adjoints[p]) for p in adjoints}
-        pulled.insert(0, ct_inputs)
-    return adjoints, jax.tree.map(lambda *parts: jnp.concatenate(parts), *pulled), sums
+    ends = {}
+    for p in engine.foreseen:
+        parts = adjoints.pop(p)
+        g, h = (jnp.concatenate(taps, -2) for taps in ([a.block.g for a in parts], [a.h for a in parts]))
+        ends[p] = Ends(g[None], h[None])
+    return adjoints, ends, sums
 
 
 def zero_bias(layer: Layer, dtype: Any) -> jax.Array:
@@ -752,18 +753,86 @@ def contract(layer: Layer, x: jax.Array, g: jax.Array) -> jax.Array:
     return outer(layer, x, g)
 
 
+def by_input(engine: Engine, layer: Layer, factors: Factors, kernel: jax.Array, inputs: jax.Array, ends: Ends) -> tuple:
+    """Derivatives that do not need the sweep's order: (by foreseen inputs, shaped like `inputs`; by the kernel; by the rows of the rates).
+
+    Args:
+      kernel: the initialization; inputs: [B, T, *heads, r, m], or [T, ...] if they are shared; ends: of every sequence, [B, ...].
+    """
+    batch, chunks = ends.g.shape[:2]
+    steps = inputs.reshape(*inputs.shape[: not engine.shared], chunks, -1, *inputs.shape[-2 - len(layer.heads) :])
+    of_chunks: Callable = jax.vmap(partial(taps_of, engine, layer))
+    cotangents: Callable = jax.vmap(over_heads(partial(of_chunk, engine, layer), layer), (0, 0, None))
+    back: Callable = jax.vmap(partial(by_step, layer, steps.shape[-3 - len(layer.heads)]))
+    if engine.shared:
+        h = ends.h.sum(0)
+        ends = jax.tree.map(lambda a: jnp.moveaxis(a, 0, -2).reshape(*a.shape[1:-1], -1), ends)
+        factors = factors._replace(column=jnp.tile(factors.column, batch))
+    else:
+        h, of_chunks, cotangents, back = ends.h, jax.vmap(of_chunks), jax.vmap(cotangents, (0, 0, None)), jax.vmap(back)
+    x = of_chunks(steps)
+    pulled, row = cotangents(x, ends, factors)
+    if not engine.fold:
+        pulled = pulled + product(h, kernel.mT)
+    heads = x.shape[-2 - len(layer.heads) :]
+    moved_kernel = contract(layer, x.reshape(-1, *heads), h.reshape(-1, *heads[:-1], layer.outputs))
+    return back(pulled).reshape(inputs.shape), moved_kernel, row.reshape(-1, *row.shape[-1 - len(layer.heads) :]).sum(0)
+
+
+def of_chunk(engine: Engine, layer: Layer, x: jax.Array, ends: Ends, factors: Factors) -> tuple[jax.Array, jax.Array]:
+    """For the inputs x [S r, m] of a head in a chunk: their cotangents (if taps are kept, but for the initialization's part), and the
+    derivative by the rows [m]."""
+    step = jnp.arange(len(x)) // layer.taps
+    weaker = product(ends.h * factors.column, ends.g.T) * (step[:, None] > step[None, :])
+    through_output, u = -factors.row * product(weaker, x), product(weaker.T, x)
+    if ends.kernel is not None and ends.later is not None:
+        through_output = through_output + product(ends.h, ends.kernel.T)
+        u = u + product(ends.g * factors.column, ends.later.T)
+    through_tap = 0.0 if engine.first_order else factors.row * u
+    return through_output - through_tap, -(x * u).sum(-2)
+
+
+def map_sequences(engine: Engine, function: Callable, inputs: dict[Path, jax.Array], steps: Any, *more: Any) -> Any:
+    """`function(inputs, steps, *more)` of every sequence; foreseen inputs have no B if all sequences share them."""
+    if engine.shared:
+        return over_sequences(partial(function, inputs), steps, *more)
+    return over_sequences(lambda steps, inputs, *more: function(inputs, steps, *more), steps, inputs, *more)
+
+
+def without_inputs(engine: Engine, chunk: Chunk) -> Chunk:
+    """The chunk without what is at hand elsewhere, and may be shared: the taps' inputs of foreseen layers."""
+    return chunk._replace(blocks={p: block._replace(x=None) if p in engine.foreseen else block for p, block in chunk.blocks.items()})
+
+
+def with_inputs(engine: Engine, chunks: list[Chunk], inputs: dict[Path, jax.Array]) -> list[Chunk]:
+    """The way back, for all chunks of one sequence."""
+    full = []
+    for i, chunk in enumerate(chunks):
+        blocks = dict(chunk.blocks)
+        for p, layer in engine.foreseen.items():
+            of_steps = partial(taps_of, engine, layer)
+            x = jax.vmap(of_steps)(by_chunk(engine, inputs[p])) if engine.fold else of_steps(piece(engine, inputs[p], i))
+            blocks[p] = blocks[p]._replace(x=x)
+        full.append(chunk._replace(blocks=blocks))
+    return full
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def score(engine: Engine, core: Core, inputs: dict[Path, jax.Array], seqs: Sequence) -> jax.Array:
     """Nats [B, T] of sequences whose length is the sum of the engine's chunks. Differentiable once, in `core` and `inputs`.
 
-    `inputs`: path -> inputs [B, T, *heads, r, m] of the layers whose inputs are foreseen.
+    `inputs`: path -> inputs [B, T, *heads, r, m] of the layers whose inputs are foreseen; [T, ...] if all sequences share them.
     """
     return _score_forward(engine, core, inputs, seqs)[0]
 
 
 def _score_forward(engine, core, inputs, seqs):
-    chunks, weights, _, (_, nll) = jax.vmap(partial(run, engine, core, Scoring()))(inputs, seqs)
-    return nll, (core, chunks, weights, seqs)
+    def one(inputs, seq):
+        chunks, weights, _, (_, nll) = run(engine, core, Scoring(), inputs, seq)
+        return [without_inputs(engine, chunk) for chunk in chunks], weights, nll
+
+    chunks, weights, nll = map_sequences(engine, one, inputs, seqs)
+    return nll, (core, inputs, chunks, weights, seqs)
 
 
 @jax.custom_jvp
@@ -779,13 +848,21 @@ def _refuse(primals, tangents):
 
 
 def _score_backward(engine, kept, ct):
-    core, chunks, weights, seqs = kept
+    core, inputs, chunks, weights, seqs = kept
     core, ct = _once((core, ct.astype(jax.tree.leaves((core.base, core.small))[0].dtype)))
-    layers = dict(engine.layers)
-    adjoints, inputs, sums = jax.vmap(partial(reverse, engine, core))(chunks, weights, seqs, ct)
-    base = {}
-    for p, layer in layers.items():
-        if isinstance(adjoints[p], Later):
+
+    def one(inputs, seq, chunks, weights, ct):
+        return reverse(engine, core, with_inputs(engine, chunks, inputs), weights, seq, ct)
+
+    adjoints, ends, sums = map_sequences(engine, one, inputs, seqs, chunks, weights, ct)
+    sums = jax.tree.map(lambda a: a.sum(0), sums)
+    base, pulled, factors = {}, {}, sums.factors
+    for p, layer in engine.layers:
+        if layer.foreseen:
+            pulled[p], kernel, row = by_input(engine, layer, core.factors[p], core.base[p]["kernel"], inputs[p], ends[p])
+            bias = total(ends[p].h, (0, 1, -2))
+            factors[p] = factors[p]._replace(row=row)
+        elif isinstance(adjoints[p], Later):
             kernel, bias = adjoints[p].fold.sum(0), adjoints[p].bias.sum(0)
         else:
             kernel = sum(contract(layer, a.block.x, a.h) for a in adjoints[p])
@@ -793,8 +870,7 @@ def _score_backward(engine, kept, ct):
             if layer.varies:
                 kernel = kernel - sum(contract(layer, a.xd, a.block.g) for a in adjoints[p])
         base[p] = {"kernel": kernel} | ({"bias": bias} if layer.bias else {})
-    sums = jax.tree.map(lambda a: a.sum(0), sums)
-    return Core(base, sums.factors, sums.small, sums.small_rates, jax.tree.map(jnp.zeros_like, core.before)), inputs, None
+    return Core(base, factors, sums.small, sums.small_rates, jax.tree.map(jnp.zeros_like, core.before)), pulled, None
 
 
 score.defvjp(_score_forward, _score_backward)
@@ -816,16 +892,16 @@ def adapt(
             weights = {p: learn(la, core.base[p], join([c.blocks[p] for c in chunks])[0], core.factors[p]) for p, la in taken}
         return weights, small, traced
 
-    return jax.vmap(one, axis_name=GROUP)(inputs, steps)
+    return map_sequences(engine, one, inputs, steps)
 
 
-def drift(engine: Engine, core: Core, seqs: Sequence) -> tuple[dict, Any, jax.Array]:
+def drift(engine: Engine, core: Core, inputs: dict[Path, jax.Array], seqs: Sequence) -> tuple[dict, Any, jax.Array]:
     """Runs over sequences and sums up how far they move the weights, without forming any sequence's last weights.
 
     Returns:
       (path -> sum of what the weights lost, sum of what the carried parameters lost, nll [B, T]).
     """
-    chunks, _, small, (_, nll) = jax.vmap(lambda seq: run(engine, core, Scoring(), {}, seq))(seqs)
+    chunks, _, small, (_, nll) = map_sequences(engine, partial(run, engine, core, Scoring()), inputs, seqs)
     lost = {}
     for p, layer in engine.layers:
         blocks = [chunk.blocks[p] for chunk in chunks]

@@ -1,6 +1,7 @@
 """The dual form for whole batches: plans it, parts the parameters, runs micro-batches, and puts the results together again."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,13 +12,13 @@ from rgen.fast import dual
 from rgen.fast.plan import Engine, join_weights, plan, split_weights
 from rgen.fast.rates import expand_rates, factor_rates
 from rgen.fast.taps import Path, inputs_of, learning, overlaid
-from rgen.sequence import Array, Sequence, Trace, group_rows, pad_rows, ungroup_rows
+from rgen.sequence import Sequence, Trace, group_rows, pad_rows, ungroup_rows
 from rgen.unroll import Observer, Scoring
 
 
-def prepare(loop: Any, params: Any, x: Array, gradient: bool = True, drawn: bool = False) -> tuple[Engine, dual.Core]:
-    """The plan for x [B, T, ...], and what it computes with, of an `InnerLoop` and its parameters."""
-    engine = plan(loop, params.init, x, gradient, drawn)
+def prepare(loop: Any, params: Any, steps: Any, gradient: bool = True, drawn: bool = False) -> tuple[Engine, dual.Core]:
+    """The plan for steps [B, T, ...], and what it computes with, of an `InnerLoop` and its parameters."""
+    engine = plan(loop, params.init, steps.x, gradient, drawn, batch=steps.weight.shape[0])
     layers = dict(engine.layers)
     base, small = split_weights(params.init, layers, engine.before)
     _, rates = split_weights(expand_rates(loop.rate_kind, params.rates, learning(params.init, loop.fast)), layers)
@@ -31,51 +32,55 @@ def prepare(loop: Any, params: Any, x: Array, gradient: bool = True, drawn: bool
 
 def score(loop: Any, params: Any, seqs: Sequence) -> jax.Array:
     """Nats [B, T], differentiable once in `params`."""
-    engine, core = prepare(loop, params, seqs.x)
-    nll = by_group(engine, lambda seqs: dual.score(engine, core, known_inputs(engine, params, seqs.x), seqs), _cast(params, seqs))
+    engine, core = prepare(loop, params, seqs)
+    nll = by_group(engine, params, partial(dual.score, engine, core), _cast(params, seqs))
     return _outputs(nll, *seqs.y.shape)
 
 
 def adapt(loop: Any, params: Any, observer: Observer, steps: Any) -> tuple[Any, Trace]:
     """Fast weights after the last step [B, ...], and the Trace [B, T]."""
-    engine, core = prepare(loop, params, steps.x, gradient=False, drawn=not isinstance(observer, Scoring))
+    engine, core = prepare(loop, params, steps, gradient=False, drawn=not isinstance(observer, Scoring))
     batch, length = steps.weight.shape
-
-    def run(steps):
-        return dual.adapt(engine, core, observer, known_inputs(engine, params, steps.x), steps)
-
-    base, small, (y, nll) = by_group(engine, run, steps)
+    base, small, (y, nll) = by_group(engine, params, partial(dual.adapt, engine, core, observer), steps)
     fast = join_weights(ungroup_rows(base, batch), ungroup_rows(small, batch), engine.learning)
     return learning(fast, loop.fast), Trace(_outputs(y, batch, length), _outputs(nll, batch, length))
 
 
 def known_inputs(engine: Engine, params: Any, x: jax.Array) -> dict[Path, jax.Array]:
-    """Inputs [B, T, *heads, r, m] of the layers whose inputs are known before the inner loop, for x [B, T, ...]."""
+    """Inputs [..., T, *heads, r, m] of the layers whose inputs are known before the inner loop, for x [B, T, ...]: of each sequence, or
+    once for all."""
     if not engine.foreseen:
         return {}
     dtype = jax.tree.leaves(params.init)[0].dtype
     outs = {path: jnp.zeros((*la.heads, la.taps, la.outputs), dtype) for path, la in engine.foreseen.items()}
-    return jax.vmap(jax.vmap(lambda x: inputs_of(engine.network, params.init, outs, engine.foreseen, x)[1]))(x)
+    of_steps = jax.vmap(lambda x: inputs_of(engine.network, params.init, outs, engine.foreseen, x)[1])
+    return of_steps(x[0]) if engine.shared else jax.vmap(of_steps)(x)
 
 
 def drift(loop: Any, params: Any, seqs: Sequence) -> tuple[Any, jax.Array]:
     """The initialization minus the mean of the final fast weights, and the nats [B, T]."""
-    engine, core = prepare(loop, params, seqs.x, gradient=False)
-    base, small, nll = by_group(engine, lambda seqs: dual.drift(engine, core, seqs), _cast(params, seqs))
+    engine, core = prepare(loop, params, seqs, gradient=False)
+    base, small, nll = by_group(engine, params, partial(dual.drift, engine, core), _cast(params, seqs))
     base, small = jax.tree.map(lambda a: a.sum(0) / seqs.y.shape[0], (base, small))
     return join_weights(base, small, engine.learning), _outputs(nll, *seqs.y.shape)
 
 
-def by_group(engine: Engine, function: Callable, steps: Any) -> Any:
-    """Runs `function` on micro-batches of steps [B, T, ...], filled up with steps and rows of weight 0.
+def by_group(engine: Engine, params: Any, function: Callable, steps: Any) -> Any:
+    """Runs `function` on the known inputs and the steps [B, T, ...] of micro-batches, filled up with steps and rows of weight 0.
 
     Returns:
       What it returns, stacked over micro-batches.
     """
-    groups = group_rows(jax.vmap(lambda steps: pad_rows(steps, engine.length))(steps), engine.micro_batch)
+    steps = pad_rows(steps, engine.length, axis=1)
+    groups = group_rows(steps, engine.micro_batch)
+    of_all = known_inputs(engine, params, steps.x) if engine.shared else None
+
+    def run(steps):
+        return function(known_inputs(engine, params, steps.x) if of_all is None else of_all, steps)
+
     if groups.weight.shape[0] == 1:
-        return jax.tree.map(lambda a: a[None], function(jax.tree.map(lambda a: a[0], groups)))
-    return jax.lax.map(function, groups)
+        return jax.tree.map(lambda a: a[None], run(jax.tree.map(lambda a: a[0], groups)))
+    return jax.lax.map(run, groups)
 
 
 def _outputs(groups: jax.Array, batch: int, length: int) -> jax.Array:

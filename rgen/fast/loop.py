@@ -13,7 +13,7 @@ from rgen.fast.plan import COST_MODEL, Choice
 from rgen.fast.rates import expand_rates, init_rates
 from rgen.fast.taps import learning, overlaid
 from rgen.likelihood import PLAIN, Decoding, Likelihood
-from rgen.sequence import Array, Given, Sequence, Trace, check_shapes, pad_rows, paid, with_context
+from rgen.sequence import Array, Given, Sequence, Trace, check_shapes, over_sequences, pad_rows, paid, with_context
 from rgen.unroll import Advance, Drawing, Observe, Observer, Scoring, drawn_steps, pay, scaled, unroll
 
 
@@ -78,7 +78,7 @@ class InnerLoop:
         """Scores sequences under online adaptation from `params.init`.
 
         Args:
-          seqs: x [B, T, ...], y [B, T], weight [B, T].
+          seqs: x [B, T, ...] (or [1, T, ...] for all), y [B, T], weight [B, T].
         Returns:
           [B, T] nats, each paid before its own update and multiplied by its weight: with weights of 0 and 1, a row's sum is the exact
           nats of the sequence. Differentiable in the initialization and the learned rates; in the
@@ -105,13 +105,13 @@ class InnerLoop:
 
     def micro_batch(self, params: Params, seqs: Sequence) -> int:
         """How many sequences a gradient is best taken of at once: what the dual form runs together."""
-        return engine.prepare(self, params, self._read(seqs).x)[0].micro_batch if self.form == "dual" else seqs.y.shape[0]
+        return engine.prepare(self, params, self._read(seqs))[0].micro_batch if self.form == "dual" else seqs.y.shape[0]
 
     def sample(self, params: Params, x: Array, keys: jax.Array, given: Given | None = None, decoding: Decoding = PLAIN) -> Trace:
         """Draws sequences, learning each output as soon as it is drawn.
 
         Args:
-          x: [B, T, ...] inputs.
+          x: [B, T, ...] inputs, or [1, T, ...] for all.
           keys: [B] typed PRNG keys, one a sequence.
           given: outputs that are known and where; they are fed instead of drawn.
           decoding: what the probabilities are changed by before something is drawn.
@@ -156,7 +156,7 @@ class InnerLoop:
             asked = jax.lax.scan(learn, self._start(params), steps)[1]
             return jnp.concatenate([ask(self._start(params))[None], asked])
 
-        return jax.vmap(one)(seqs)
+        return over_sequences(one, seqs)
 
     def inner_norms(self, params: Params, seqs: Sequence) -> tuple[Any, Any]:
         """How large the inner steps are: (norms of the gradients, norms of what they change the fast weights by).
@@ -173,7 +173,7 @@ class InnerLoop:
             gradient, _ = self._gradient(params, fast, x, observe)
             return _descend(fast, rates, gradient), (norms(gradient), norms(jax.tree.map(jnp.multiply, rates, gradient)))
 
-        return jax.vmap(lambda seq: unroll(advance, self._start(params), Scoring(), seq)[1])(seqs)
+        return over_sequences(lambda seq: unroll(advance, self._start(params), Scoring(), seq)[1], seqs)
 
     def rates(self, params: Params) -> Any:
         """The inner rate of every weight that learns: a tree like the fast weights, whose leaves broadcast against its arrays."""
@@ -197,7 +197,7 @@ class InnerLoop:
     def _unroll(self, params: Params, observer: Observer, steps: Any) -> tuple[Any, Trace]:
         if self.form == "dual":
             return engine.adapt(self, params, observer, steps)
-        return jax.vmap(lambda steps: unroll(self._advance(params), self._start(params), observer, steps))(steps)
+        return over_sequences(lambda steps: unroll(self._advance(params), self._start(params), observer, steps), steps)
 
     def _read(self, seqs: Sequence) -> Sequence:
         """The sequences as the network reads them; raises ValueError if their shapes disagree."""

@@ -27,6 +27,7 @@ class Engine:
       fold: whether the taps of finished chunks are folded into weights for each sequence.
       micro_batch: how many sequences are run at once.
       precision: as in `InnerLoop`.
+      shared: whether all sequences have the same inputs x.
     """
 
     network: nn.Module
@@ -40,6 +41,7 @@ class Engine:
     micro_batch: int
     first_order: bool
     precision: str = "float32"
+    shared: bool = False
 
     @property
     def learning(self) -> dict[Path, Layer]:
@@ -78,7 +80,7 @@ LEAST = {True: 4, False: 32}
 initialization."""
 
 
-def plan(loop: Any, weights: Any, x: Any, gradient: bool = True, drawn: bool = False) -> Engine:
+def plan(loop: Any, weights: Any, x: Any, gradient: bool = True, drawn: bool = False, batch: int | None = None) -> Engine:
     """Chooses, from T, B, the widths and the device, what costs least.
 
     Costs are counted in numbers read and written at a step of one sequence, which is what bounds a step: its products are matrix
@@ -94,12 +96,15 @@ def plan(loop: Any, weights: Any, x: Any, gradient: bool = True, drawn: bool = F
 
     Args:
       loop: an `InnerLoop`.
-      x: [B, T, ...] inputs, or their shapes.
+      x: [B, T, ...] inputs, or [1, T, ...] for all sequences; or their shapes.
       gradient: whether the score will be differentiated.
       drawn: whether outputs are drawn, so that a network's inputs are not known where it reads them.
+      batch: how many sequences there are; None: as many as `x` has rows.
     """
     choice = loop.choice
-    batch, length = x.shape[:2]
+    rows: int = x.shape[0]
+    length = x.shape[1]
+    batch = rows if batch is None else batch
     one = jax.ShapeDtypeStruct(x.shape[2:], x.dtype)
     everywhere = find_layers(loop.network, weights, one)
     parts: dict[Path, set[bool]] = {}
@@ -143,6 +148,7 @@ def plan(loop: Any, weights: Any, x: Any, gradient: bool = True, drawn: bool = F
         micro,
         loop.first_order,
         loop.precision,
+        rows < batch,
     )
 
 
