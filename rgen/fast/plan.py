@@ -133,7 +133,11 @@ def plan(loop: Any, weights: Any, x: Any, gradient: bool = True, drawn: bool = F
     chunk = folded_chunk if fold else min(choice.chunk or math.ceil(length / pieces), length)
     part = even(chunk, STEPS)
     chunk = part * math.ceil(chunk / part)
-    state = sum(la.size if fold else length * la.tap_size for la in layers.values()) + sum(length * la.tap_size for la in static.values())
+    state = sum(la.size if fold else length * la.tap_size for la in layers.values())
+    if rows == batch:  # each has inputs of its own
+        state += sum(length * math.prod(la.heads) * la.taps * la.width for la in layers.values() if la.foreseen)
+    if jax.default_backend() != "cpu":
+        state += sum(length * la.tap_size for la in static.values())  # written, and read once by the reverse sweep
     micro = min(choice.micro_batch or default_micro_batch(batch, state, 1 if fold else LEAST[gradient]), batch)
     layers = tuple(sorted((layers | static).items()))
     return Engine(
@@ -158,7 +162,7 @@ def even(length: int, size: int) -> int:
 
 
 def default_micro_batch(batch: int, state: int, least: int) -> int:
-    """How many sequences are run at once if each has `state` numbers that are read at every step.
+    """How many sequences are run at once if each has `state` numbers that are read again and again.
 
     The reverse sweep needs about four times the taps. On a CPU as many for each device as keep these near the cache (16 times the second
     level, of which each core has its own), but not fewer than `least`. On accelerators as many as half the memory holds. Of the numbers
