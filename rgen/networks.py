@@ -243,7 +243,7 @@ class HeadsNetwork(nn.Module):
             raise InputError(f"The network's inner_loss is '{self.inner_loss}'. {nearest(self.inner_loss, INNER_LOSSES)}")
         if self.keys % 2:
             raise InputError(f"The network's keys are {self.keys}; they are pairs of a cosine and a sine. Give an even number.")
-        if self.width % self.heads:
+        if self.heads < 1 or self.width % self.heads:
             raise InputError(f"The network's width is {self.width}, which is not divisible by its {self.heads} heads.")
         super().__post_init__()
 

@@ -131,6 +131,11 @@ def test_what_cannot_be_built_is_said(name, shape, options, sentence):
         networks.build(name, shape, 1, **options)
 
 
+def test_a_network_made_directly_says_it_too():
+    with pytest.raises(ValueError, match="not divisible by its 0 heads"):
+        networks.HeadsNetwork((9,), heads=0)
+
+
 def test_the_command_line_knows_every_network():
     """And its options; `rgen.config` lists the names again, since it must not import JAX."""
     by_kind = {kind: {name for name, (k, _) in networks.NETWORKS.items() if k == kind} for kind in ("text", "image")}

@@ -760,23 +760,21 @@ def by_input(engine: Engine, layer: Layer, factors: Factors, kernel: jax.Array, 
       kernel: the initialization; inputs: [B, T, *heads, r, m], or [T, ...] if they are shared; ends: of every sequence, [B, ...].
     """
     batch, chunks = ends.g.shape[:2]
-    steps = inputs.reshape(*inputs.shape[: not engine.shared], chunks, -1, *inputs.shape[-2 - len(layer.heads) :])
-    of_chunks: Callable = jax.vmap(partial(taps_of, engine, layer))
-    cotangents: Callable = jax.vmap(over_heads(partial(of_chunk, engine, layer), layer), (0, 0, None))
-    back: Callable = jax.vmap(partial(by_step, layer, steps.shape[-3 - len(layer.heads)]))
-    if engine.shared:
-        h = ends.h.sum(0)
-        ends = jax.tree.map(lambda a: jnp.moveaxis(a, 0, -2).reshape(*a.shape[1:-1], -1), ends)
+    h = ends.h
+    if engine.shared:  # as if they were one sequence with all their outputs side by side
+        h = total(h, 0)[None]
+        ends = jax.tree.map(lambda a: jnp.moveaxis(a, 0, -2).reshape(1, *a.shape[1:-1], -1), ends)
         factors = factors._replace(column=jnp.tile(factors.column, batch))
-    else:
-        h, of_chunks, cotangents, back = ends.h, jax.vmap(of_chunks), jax.vmap(cotangents, (0, 0, None)), jax.vmap(back)
-    x = of_chunks(steps)
-    pulled, row = cotangents(x, ends, factors)
+    size = inputs.shape[-3 - len(layer.heads)] // chunks
+    steps = inputs.reshape(len(h), chunks, size, *inputs.shape[-2 - len(layer.heads) :])
+    x = jax.vmap(jax.vmap(partial(taps_of, engine, layer)))(steps)
+    of_chunks: Callable = jax.vmap(over_heads(partial(of_chunk, engine, layer), layer), (0, 0, None))
+    pulled, row = jax.vmap(of_chunks, (0, 0, None))(x, ends, factors)
     if not engine.fold:
         pulled = pulled + product(h, kernel.mT)
-    heads = x.shape[-2 - len(layer.heads) :]
-    moved_kernel = contract(layer, x.reshape(-1, *heads), h.reshape(-1, *heads[:-1], layer.outputs))
-    return back(pulled).reshape(inputs.shape), moved_kernel, row.reshape(-1, *row.shape[-1 - len(layer.heads) :]).sum(0)
+    pulled = jax.vmap(jax.vmap(partial(by_step, layer, size)))(pulled).reshape(inputs.shape)
+    x, h = (a.reshape(-1, *a.shape[2:]) for a in (x, h))
+    return pulled, contract(layer, x, h), row.sum((0, 1))
 
 
 def of_chunk(engine: Engine, layer: Layer, x: jax.Array, ends: Ends, factors: Factors) -> tuple[jax.Array, jax.Array]:
