@@ -57,7 +57,13 @@ def test_every_network(name, choice):
 
 
 @pytest.mark.parametrize(
-    ("name", "choice"), [("image-heads by memory", "kept"), ("image-heads by memory", "folded"), ("text-mlp per-array", "folded")]
+    ("name", "choice"),
+    [
+        ("image-heads by memory", "kept"),
+        ("image-heads by memory", "folded"),
+        ("text-heads partly", "kept"),
+        ("text-mlp per-array", "folded"),
+    ],
 )
 def test_inputs_that_all_sequences_share(name, choice):
     """As one row they give what they give as many, in micro-batches that are not full, in both forms."""
