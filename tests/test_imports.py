@@ -16,7 +16,7 @@ MAY = {
     "sequence": {"likelihood"},
     "devices": {"errors", "sequence"},
     "profile": set(),
-    "limits": {"devices", "fast"},
+    "limits": {"devices", "fast", "sequence"},
     "networks": {"errors", "sequence"},
     "progress": set(),
     "report": {"sequence"},

@@ -355,7 +355,7 @@ def test_steps_of_weight_zero_neither_score_nor_teach(name, form):
 def test_shapes_that_disagree_are_named():
     loop, params, seqs = make("siren")
     for wrong in (seqs._replace(y=seqs.y[:, 1:]), seqs._replace(weight=seqs.weight[:1]), seqs._replace(x=seqs.x[:, :3])):
-        with pytest.raises(ValueError, match=r"needs x \[B, T, \.\.\.\], y \[B, T\] and weight \[B, T\]"):
+        with pytest.raises(ValueError, match=r"needs x \[B, T, \.\.\.\] \(or \[1, T, \.\.\.\] for all\), y \[B, T\] and weight \[B, T\]"):
             loop.score(params, wrong)
 
 
