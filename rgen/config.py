@@ -434,10 +434,7 @@ _PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "names-lstm": ("A recurrent baseline of the same size on names.", replace(_SMALL_LSTM, **_NAMES)),
     "names-maml": ("The original's text model on names, MAML.", replace(_TEXT, **_NAMES)),
     "names-reptile": ("The original's text model on names, Reptile.", replace(_TEXT, algorithm="reptile", **_NAMES)),
-    "small-mnist-heads": (
-        "Our network on MNIST of 14x14 pixels, MAML.",
-        replace(_PIXELS, **_SMALL),
-    ),
+    "small-mnist-heads": ("Our network on MNIST of 14x14 pixels, MAML.", replace(_PIXELS, **_SMALL)),
     "small-mnist-lstm": ("A recurrent baseline on MNIST of 14x14 pixels.", replace(_SMALL_LSTM, **_SMALL)),
     "text-maml": ("The original's text model, MAML.", replace(_TEXT, algorithm="maml")),
     "text-reptile": ("The original's text model, Reptile: its own settings.", replace(_TEXT, algorithm="reptile")),

@@ -49,7 +49,7 @@ def _pixels(data: Dataset, split: str, index: np.ndarray, block: int = 2000) -> 
     for start in range(0, len(index), block):
         seqs = data.sequences(split, index[start : start + block])
         images = data.decode(seqs.x, seqs.y)
-        rank = np.broadcast_to(_ranks(data.shape, np.asarray(seqs.x)), images.shape)
+        rank = _ranks(data.shape, np.asarray(seqs.x))
         state = sum(3**power * _shifted(images, rank, *offset) for power, offset in enumerate(NEIGHBOURS))
         yield images.reshape(len(images), -1).astype(np.intp), np.reshape(state, (len(images), -1))
 

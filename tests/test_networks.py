@@ -104,11 +104,6 @@ def test_every_head_begins_with_one_of_the_nearest_places_before_and_an_empty_me
             np.testing.assert_allclose(seen[(apart == apart[0, other]).all(-1)], seen[0, other], atol=1e-5)
 
 
-def test_a_network_built_directly_is_checked_too():
-    with pytest.raises(ValueError, match="Perhaps you meant memory"):
-        networks.HeadsNetwork((4,), inner_loss="memroy")
-
-
 @pytest.mark.parametrize(
     ("name", "shape", "options", "sentence"),
     [
@@ -131,9 +126,12 @@ def test_what_cannot_be_built_is_said(name, shape, options, sentence):
         networks.build(name, shape, 1, **options)
 
 
-def test_a_network_made_directly_says_it_too():
-    with pytest.raises(ValueError, match="not divisible by its 0 heads"):
-        networks.HeadsNetwork((9,), heads=0)
+@pytest.mark.parametrize(
+    ("options", "sentence"), [({"inner_loss": "memroy"}, "Perhaps you meant memory"), ({"heads": 0}, "not divisible by its 0 heads")]
+)
+def test_a_network_made_directly_says_it_too(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        networks.HeadsNetwork((9,), **options)
 
 
 def test_the_command_line_knows_every_network():

@@ -37,7 +37,7 @@ class Images(Dataset):
         pixels = self.splits[split][rows].reshape(len(rows), self.length)
         order = self._orders(split, rows, rng)
         x = np.stack(np.unravel_index(order, self.shape), axis=-1).astype(np.int32)
-        y = np.take_along_axis(pixels, np.broadcast_to(order, pixels.shape), axis=1).astype(np.int32)
+        y = np.take_along_axis(pixels, order, axis=1).astype(np.int32)
         return Sequence(x, y, np.ones(y.shape, np.float32))
 
     def _orders(self, split: str, rows: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:

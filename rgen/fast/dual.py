@@ -254,8 +254,8 @@ def memories_of(engine: Engine, core: Core, past: dict[Path, Past], blocks: dict
     kinds = {p: layer.kind for p, layer in engine.layers}
 
     def memory(p: Path, weights: dict, factors: Factors | None, blocks: tuple[Block, ...]) -> Memory:
-        rounded = engine.precision != "float32" and kinds[p] == "dense"
-        return Memory(weights["kernel"].astype(jnp.bfloat16) if rounded else weights["kernel"], weights.get("bias"), factors, blocks)
+        kernel = rounded(engine, weights["kernel"]) if kinds[p] == "dense" else weights["kernel"]
+        return Memory(kernel, weights.get("bias"), factors, blocks)
 
     static = {p: memory(p, weights, None, ()) for p, weights in core.base.items() if p not in core.factors}
     changing = {p: block for p, block in blocks.items() if p not in engine.foreseen}
@@ -276,8 +276,7 @@ def look_ahead(engine: Engine, core: Core, past: dict[Path, Past], inputs: dict[
 
 def taps_of(engine: Engine, layer: Layer, inputs: jax.Array) -> jax.Array:
     """Foreseen inputs [S, *heads, r, m] as taps, [*heads, S r, m]."""
-    taps = by_tap(layer, inputs)
-    return taps if engine.precision == "float32" else taps.astype(jnp.bfloat16)
+    return rounded(engine, by_tap(layer, inputs))
 
 
 def empty_block(engine: Engine, layer: Layer, steps: int, dtype: Any) -> Block:
@@ -288,9 +287,12 @@ def empty_block(engine: Engine, layer: Layer, steps: int, dtype: Any) -> Block:
 
 def in_precision(engine: Engine, layer: Layer, block: Block) -> Block:
     """Taps as they are kept; an Embed's inputs are row numbers, which bfloat16 does not have."""
-    if engine.precision == "float32":
-        return block
-    return Block(block.x if layer.kind == "embed" else block.x.astype(jnp.bfloat16), block.g.astype(jnp.bfloat16))
+    return Block(block.x if layer.kind == "embed" else rounded(engine, block.x), rounded(engine, block.g))
+
+
+def rounded(engine: Engine, a: jax.Array) -> jax.Array:
+    """As precisely as the engine keeps it."""
+    return a if engine.precision == "float32" else a.astype(jnp.bfloat16)
 
 
 def write(block: jax.Array, tap: jax.Array, step: jax.Array) -> jax.Array:
@@ -671,9 +673,9 @@ def rate_gradient(layer: Layer, count: int, block: Block, h: jax.Array, bias: ja
     """Derivatives by the rates that the `count` steps of a part contribute; by the rows of foreseen layers they come after the sweep."""
     v, u = done
     column = -(block.g * v).sum(-2)
-    row = jnp.zeros_like(factors.row) if u is None else -(block.x * u).sum(-2)
     if layer.kind == "embed":
-        return Factors(row, jnp.zeros_like(factors.constant), column)
+        return Factors(jnp.zeros_like(factors.row), jnp.zeros_like(factors.constant), column)
+    row = jnp.zeros_like(factors.row) if u is None else -(block.x * u).sum(-2)
     by_time = total(by_step(layer, count, h), -2)
     after = bias + jnp.flip(jnp.cumsum(jnp.flip(by_time, 0), 0), 0) - by_time
     constant = -(total(by_step(layer, count, block.g), -2) * factors.column * after).sum((0, -1))
