@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from rgen import limits, meta, models, profile, report
-from rgen.config import BenchmarkConfig
+from rgen.config import PRESETS, BenchmarkConfig, TrainConfig
 from rgen.devices import place
 from rgen.fast import InnerLoop
 from rgen.networks import NETWORKS
@@ -43,6 +43,11 @@ class Row:
     share_of_limit: float
 
 
+def configuration(name: str) -> TrainConfig:
+    """Of a preset, or of a network with its default sizes."""
+    return PRESETS[name][1] if name in PRESETS else TrainConfig(network=name)
+
+
 def made_up(network: str, meta_batch: int, length: int) -> tuple[tuple[int, ...], int, Sequence]:
     """Random sequences for a network: (shape of the data, symbols, batch). Images are the smallest square with `length` pixels."""
     rng = np.random.default_rng(0)
@@ -63,10 +68,11 @@ def draw_samples(model: SequenceModel, params: Any, seqs: Sequence) -> Any:
 TIMED = {**meta.ALGORITHMS, "sample": draw_samples}
 
 
-def prepare(network: str, algorithm: str, form: str, meta_batch: int, length: int) -> tuple[Callable[[], Any], float, int, limits.Work]:
+def prepare(name: str, algorithm: str, form: str, meta_batch: int, length: int) -> tuple[Callable[[], Any], float, int, limits.Work]:
     """Compiles a meta-gradient or the sampler: (a call that runs it, seconds to compile, bytes of temporaries, the least work)."""
-    shape, symbols, seqs = made_up(network, meta_batch, length)
-    model = models.build(network, shape, symbols, form=form)
+    config = dataclasses.replace(configuration(name), form=form)
+    shape, symbols, seqs = made_up(config.network, meta_batch, length)
+    model = models.configured(config, shape, symbols)
     params = model.init(jax.random.key(0), seqs.x[0, 0])
     params, seqs = place(params, seqs)
     before = time.perf_counter()
@@ -86,8 +92,8 @@ def measure(config: BenchmarkConfig, limit: limits.Limits) -> tuple[list[Row], l
     rows, profiles = [], []
     with Progress(len(groups), 0, "benchmark") as progress:
         for done, (network, meta_batch, length) in enumerate(groups):
-            algorithms = ["maml"] if network == "lstm" else config.algorithm  # the recurrent baseline has no inner loop
-            cases = list(product(algorithms, ["direct"] if network == "lstm" else config.form))
+            recurrent = configuration(network).network == "lstm"  # which has no inner loop
+            cases = list(product(["maml"] if recurrent else config.algorithm, ["direct"] if recurrent else config.form))
             ready = [prepare(network, algorithm, form, meta_batch, length) for algorithm, form in cases]
             for call, *_ in ready:
                 limits.timed(call)
@@ -118,7 +124,7 @@ def table(rows: list[Row]) -> str:
     `/ reptile` is the time relative to Reptile of the same network, form and size, `x direct` the speed relative to the direct form;
     `of limit` is the share of what the machine could do of the least work (above 1 where the caches are faster than the memory).
     """
-    head = f"{'network':<13}{'algorithm':<18}{'form':<8}{'B':>5}{'T':>6}{'seconds':>10}{'inner steps/s':>15}{'seq/s':>9}"
+    head = f"{'network':<18}{'algorithm':<18}{'form':<8}{'B':>5}{'T':>6}{'seconds':>10}{'inner steps/s':>15}{'seq/s':>9}"
     head += f"{'temp MB':>10}{'compile s':>11}{'/ reptile':>11}{'x direct':>10}{'GFLOP':>10}{'GB':>9}{'of limit':>10}"
     lines = [head]
     reptile = {(r.network, r.form, r.meta_batch, r.length): r.seconds for r in rows if r.algorithm == "reptile"}
@@ -127,7 +133,7 @@ def table(rows: list[Row]) -> str:
         ratio = r.seconds / reptile.get((r.network, r.form, r.meta_batch, r.length), math.nan)
         speed = direct.get((r.network, r.algorithm, r.meta_batch, r.length), math.nan) / r.seconds
         line = (
-            f"{r.network:<13}{r.algorithm:<18}{r.form:<8}{r.meta_batch:>5}{r.length:>6}{r.seconds:>10.4f}{r.inner_steps_per_second:>15,.0f}"
+            f"{r.network:<18}{r.algorithm:<18}{r.form:<8}{r.meta_batch:>5}{r.length:>6}{r.seconds:>10.4f}{r.inner_steps_per_second:>15,.0f}"
             f"{r.sequences_per_second:>9.2f}{r.temp_bytes / 1e6:>10.1f}{r.compile_seconds:>11.1f}{ratio:>11.2f}"
             f"{speed:>10.2f}{r.least_flops / 1e9:>10.1f}{r.least_bytes / 1e9:>9.1f}{r.share_of_limit:>10.2f}"
         )

@@ -286,7 +286,7 @@ class BenchmarkConfig:
     """Time MAML, first-order MAML, Reptile and sampling side by side: every combination of the first five options."""
 
     network: tuple[str, ...] = ("text-mlp", "lstm-block")
-    """Networks, with their default sizes."""
+    """Networks, with their default sizes, all of which learns; or presets, with their networks, rates and what learns."""
     algorithm: tuple[str, ...] = ALGORITHMS
     """Meta-gradients: maml, first-order-maml, reptile; and sample, which draws sequences."""
     form: tuple[str, ...] = FORMS
@@ -306,8 +306,10 @@ class BenchmarkConfig:
 
     def __post_init__(self) -> None:
         for name in self.network:
-            if name not in NETWORKS:
-                raise InputError(f"There is no network '{name}'. {nearest(name, NETWORKS)}")
+            if name not in NETWORKS and name not in PRESETS:
+                raise InputError(f"There is no network '{name}'. {nearest(name, (*NETWORKS, *PRESETS))}")
+            if name in PRESETS and PRESETS[name][1].fast and "reptile" in self.algorithm:
+                raise InputError(f"Of the preset '{name}' only a part learns, and Reptile needs all. Give --algorithm maml sample.")
         for option, choices in (("algorithm", (*ALGORITHMS, "sample")), ("form", FORMS)):
             for value in getattr(self, option):
                 if value not in choices:

@@ -65,30 +65,41 @@ def least_work(loop: InnerLoop, algorithm: str, params: Any, seqs: Sequence) -> 
 
     For each step of a sequence and a layer with P = m n weights, R = m + n numbers in a tap, and T / 2 taps on average:
 
-      direct        6 P operations, 3 P numbers: read forward, read backward, read and written by the update in one go
-      dual, kept    4 P + 2 T R operations, T R + 2 P / B numbers: the initialization is read once for the whole batch
-      dual, folded  4 P + 2 P operations, 2 P numbers: the update of a chunk is a product of its own
-      carried       as direct
+      direct           6 P operations, 3 P numbers: read forward, read backward, read and written by the update in one go
+      dual, kept       4 P + 2 T R operations, T R + 2 P / B numbers: the initialization is read once for the whole batch
+      dual, folded     4 P + 2 P operations, 2 P numbers: the update of a chunk is a product of its own
+      dual, foreseen   4 P + T n operations, T n / 2 + 2 P / B numbers: only the cotangents of the steps before are read, and once; with
+                       the chunk instead of T if it is folded, and 2 P / chunk more numbers
+      carried          as direct
+      does not learn   4 P operations, 2 P / B numbers
 
     MAML does it again in reverse, and adds up the gradient: 4 P operations. The direct form with rematerialization runs forward twice,
     and its reverse sweep is a tangent of the step beside the step itself: four times the work.
     """
     batch, length = seqs.y.shape
     found = find_layers(loop.network, params.init, jax.ShapeDtypeStruct(seqs.x.shape[2:], seqs.x.dtype))
-    reverse = algorithm == "maml"
-    plan = engine.prepare(loop, params, seqs, gradient=algorithm in ("maml", "first-order-maml"))[0]
-    taken = dict(plan.layers) if loop.form == "dual" else {}
+    reverse, direct = algorithm == "maml", loop.form == "direct"
+    gradient = algorithm in ("maml", "first-order-maml")
+    plan = engine.prepare(loop, params, seqs, gradient=gradient, drawn=algorithm == "sample")[0]
+    planned, before = dict(plan.layers), {name[:-1] for name in plan.before}
     flops = numbers = 0.0
-    for path, layer in found.items():
-        if layer.kind == "embed":
+    for path, found_layer in found.items():
+        layer = planned.get(path, found_layer)
+        if layer.kind == "embed" or path in before:
             continue
-        weights, tap = layer.size, layer.tap_size
-        if path not in taken:
-            times = 4 if reverse else 1
-            flops, numbers = flops + times * 6 * weights, numbers + times * 3 * weights
-            continue
-        times = 2 if reverse else 1
-        reading = 2 * weights if plan.fold else length * tap + 2 * weights / batch
-        computing = 6 * weights if plan.fold else 4 * weights + 2 * length * tap
-        flops, numbers = flops + times * computing + (4 * weights if reverse else 0), numbers + times * reading
+        weights, tap, window = layer.size, layer.tap_size, plan.chunk if plan.fold else length
+        own = direct or path not in planned
+        if not layer.learns:
+            computing, reading = 4 * weights, 2 * weights / batch
+        elif own:
+            computing, reading = 6 * weights, 3 * weights
+        elif layer.foreseen:
+            computing, reading = 4 * weights + window * tap, window * tap / 2 + 2 * weights / batch + plan.fold * 2 * weights / window
+        elif plan.fold:
+            computing, reading = 6 * weights, 2 * weights
+        else:
+            computing, reading = 4 * weights + 2 * length * tap, length * tap + 2 * weights / batch
+        times = (4 if own else 2) if reverse else 1
+        flops += times * computing + (4 * weights if reverse and not own else 0)
+        numbers += times * reading
     return Work(batch * length * flops, 4 * batch * length * numbers)

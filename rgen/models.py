@@ -45,16 +45,22 @@ def build(
     if name == "lstm":
         return Recurrent(networks.configure(LSTM, name, sizes, shape=shape, symbols=symbols, outputs=outputs), likelihood, end)
     network = networks.build(name, shape, outputs, **sizes)
-    return InnerLoop(network, likelihood, rates, rate, fast, end, form=form, choice=choice, precision=precision)
+    # in lines and pictures no place comes twice
+    return InnerLoop(network, likelihood, rates, rate, fast, end, form=form, choice=choice, precision=precision, distinct=True)
+
+
+def configured(config: TrainConfig, shape: tuple[int, ...], symbols: int, end: int | None = None) -> SequenceModel:
+    """Builds the model of a `TrainConfig` for data of this shape; see `build`."""
+    sizes = {option: getattr(config, option) for option in networks.OPTIONS}
+    choice = Choice(config.chunk, config.fold, config.micro_batch)
+    how = (config.rates, config.inner_rate, config.fast, config.form, choice, config.precision)
+    return build(config.network, shape, symbols, end, *how, **sizes)
 
 
 def from_config(config: TrainConfig, data: Dataset) -> SequenceModel:
     """Builds the model of a `TrainConfig` for its data; lines end with a NUL unless the padding is scored."""
     end = 0 if data.kind == "text" and not config.score_padding else None
-    sizes = {option: getattr(config, option) for option in networks.OPTIONS}
-    choice = Choice(config.chunk, config.fold, config.micro_batch)
-    how = (config.rates, config.inner_rate, config.fast, config.form, choice, config.precision)
-    model = build(config.network, data.shape, data.symbols, end, *how, **sizes)
+    model = configured(config, data.shape, data.symbols, end)
     if config.fast is not None:
         try:
             template(model, data)

@@ -78,6 +78,36 @@ def test_inputs_that_all_sequences_share(name, choice):
     close(sample(other, params, shared.x, keys), sample(loop, params, each.x, keys))
 
 
+class Skip(nn.Module):
+    """Uses the embedding of its input for a layer whose input is known then, and beside it."""
+
+    @nn.compact
+    def __call__(self, x):
+        h = nn.Embed(6, 4, name="place")(x)
+        return nn.Dense(3, name="behind")(jnp.tanh(h)) + jnp.tanh(nn.Dense(3, name="after")(jnp.sin(nn.Dense(4, name="first")(h)) + h))
+
+
+@pytest.mark.parametrize(
+    ("name", "choice", "shared"), [("text-mlp per-array", "kept", True), ("skip", "kept", False), ("skip", "folded", True)]
+)
+def test_an_embedding_that_is_read_once(name, choice, shared):
+    """Where no input comes twice, the layer behind it is foreseen; the embedding learns all the same."""
+    if name == "skip":
+        loop, x = InnerLoop(Skip(), Categorical(), "rank-one", 0.2, form="direct"), np.array([[0, 1, 5, 2, 4, 3], [5, 4, 3, 0, 1, 2]])
+        params = problems.disturbed(loop.init(jax.random.key(0), x[0, 0]), np.random.default_rng(3))
+    else:
+        loop, params, _ = make(name, "direct")
+        x = np.array([[0, 1, 2, 3, 4, 5, 6], [3, 1, 0, 6, 5, 2, 4]])
+    y = np.random.default_rng(2).integers(3, size=x.shape)
+    seqs = Sequence(x[:1] if shared else x, y, np.ones(y.shape))
+    other = dual(dataclasses.replace(loop, distinct=True), dataclasses.replace(CHOICES[choice], micro_batch=1))
+    assert set(plan(other, params.init, seqs.x, batch=2).foreseen) == ({("behind",), ("first",)} if name == "skip" else {("hidden_0",)})
+    for function in (maml, first_order_maml, reptile, adapt):
+        close(function(other, params, seqs), function(loop, params, seqs))
+    keys = jax.random.split(jax.random.key(1), 2)
+    close(sample(other, params, seqs.x, keys), sample(loop, params, seqs.x, keys))
+
+
 @settings(max_examples=3, deadline=None, derandomize=True)
 @given(
     length=st.integers(1, 9),

@@ -1,5 +1,7 @@
 """The least work of a meta-gradient, against counting by hand."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -17,17 +19,29 @@ HAND = {
     ("dual", "reptile", False): (4 * 6 + 2 * 4 * 5, 4 * 5 + 2 * 6 / 2),
     ("dual", "maml", False): (2 * (4 * 6 + 2 * 4 * 5) + 4 * 6, 2 * (4 * 5 + 2 * 6 / 2)),
     ("dual", "reptile", True): (6 * 6, 2 * 6),
+    ("foreseen", "reptile", False): (4 * 6 + 4 * 3, 4 * 3 / 2 + 2 * 6 / 2),
+    ("foreseen", "maml", True): (2 * (4 * 6 + 4 * 3) + 4 * 6, 2 * (4 * 3 / 2 + 2 * 6 / 2 + 2 * 6 / 4)),
 }
 
 
 @pytest.mark.parametrize(("form", "algorithm", "fold"), HAND)
 def test_least_work_by_hand(form, algorithm, fold):
     network = nn.Sequential([nn.Embed(4, 2), nn.Dense(3)])
-    loop = InnerLoop(network, Categorical(), form=form, choice=Choice(fold=fold, every_layer=True))
+    loop = InnerLoop(network, Categorical(), choice=Choice(fold=fold, every_layer=True))
+    loop = replace(loop, form="direct") if form == "direct" else replace(loop, distinct=form == "foreseen")
     x = np.zeros((2, 4), int)
     work = limits.least_work(loop, algorithm, loop.init(jax.random.key(0), x[0, 0]), Sequence(x, x, np.ones(x.shape)))
     flops, numbers = HAND[form, algorithm, fold]
     assert work == (2 * 4 * flops, 4 * 2 * 4 * numbers)
+
+
+def test_what_does_not_learn_is_read_once_for_all_sequences():
+    network = nn.Sequential([nn.Embed(4, 2), nn.Dense(3)])
+    x = np.zeros((2, 4), int)
+    for form in ("direct", "dual"):
+        loop = InnerLoop(network, Categorical(), fast=("layers_0",), form=form)
+        work = limits.least_work(loop, "first-order-maml", loop.init(jax.random.key(0), x[0, 0]), Sequence(x, x, np.ones(x.shape)))
+        assert work == (2 * 4 * 4 * 6, 4 * 2 * 4 * 2 * 6 / 2)
 
 
 def test_a_limit_is_the_larger_of_both_times():

@@ -293,6 +293,7 @@ BAD_USE = {
         "nowhere/file.json: No such file or directory",
     ),
     "benchmark network": ("benchmark", ["--network", "siren", "gate"], "no network 'gate'. Perhaps you meant gated"),
+    "benchmark preset": ("benchmark", ["--network", "names-heads"], "only a part learns, and Reptile needs all"),
     "benchmark algorithm": ("benchmark", ["--algorithm", "reptil"], "no algorithm 'reptil'. Perhaps you meant reptile"),
     "benchmark form": ("benchmark", ["--form", "indirect"], "no form 'indirect'. Perhaps you meant direct"),
     "benchmark length": ("benchmark", ["--length", "4", "0"], "--length is 0; it must be at least 1"),

@@ -381,11 +381,26 @@ def run_unless_ended(engine: Engine, core: Core, past: dict, small: Any, seen: A
     return jax.lax.cond(jax.lax.all_gather(observer.ended(seen), ROWS).all(), skip, go, small, seen)
 
 
-def run(engine: Engine, core: Core, observer: Any, inputs: dict, steps: Any) -> tuple[list[Chunk], dict | None, Any, Any]:
+def look_back(engine: Engine, core: Core, past: dict[Path, Past], chunk: Chunk) -> dict[Path, jax.Array]:
+    """Path -> cotangents [S, *heads, r, m] of a chunk's foreseen inputs by the inner loop's own gradients, W_t g_t."""
+    found = {}
+    for p, layer in engine.foreseen.items():
+        x, g, _ = chunk.blocks[p]
+        step = jnp.arange(x.shape[-2]) // layer.taps
+        earlier = jnp.broadcast_to(step[:, None] > step[None, :], (*layer.heads, len(step), len(step))).astype(x.dtype)
+        memory = Memory(past[p].weights["kernel"], None, core.factors[p], (*past[p].blocks, Block(x, g, earlier)))
+        found[p] = by_step(layer, len(step) // layer.taps, over_heads(backward, layer)(g, memory))
+    return found
+
+
+def run(
+    engine: Engine, core: Core, observer: Any, inputs: dict, steps: Any, look: Callable[..., Any] = lambda *_: None
+) -> tuple[list[Chunk], dict | None, Any, Any, Any]:
     """The inner loop over one sequence whose length is the sum of the chunks; `inputs`: path -> those that are foreseen, [T, ...].
 
     Returns:
-      (chunks (stacked into one if they are folded), path -> last weights if they are folded, carried parameters, (y, nll) [T]).
+      (chunks (stacked into one if they are folded), path -> last weights if they are folded, carried parameters, (y, nll) [T], and what
+      `look(engine, core, past, chunk)` sees in chunks, [T, ...]).
     """
     layers, seen = engine.learning, observer.start()
     if engine.fold:
@@ -395,18 +410,18 @@ def run(engine: Engine, core: Core, observer: Any, inputs: dict, steps: Any) -> 
             past = {p: Past(weights[p], ()) for p in layers}
             chunk, small, seen, traced = run_unless_ended(engine, core, past, small, seen, observer, *now)
             weights = {p: learn(la, weights[p], chunk.blocks[p], core.factors[p]) for p, la in layers.items()}
-            return (weights, small, seen), (chunk, traced)
+            return (weights, small, seen), (chunk, traced, look(engine, core, past, chunk))
 
         start = {p: core.base[p] for p in layers}
-        (weights, small, _), (chunks, traced) = jax.lax.scan(one, (start, core.small, seen), by_chunk(engine, (inputs, steps)))
-        return [chunks], weights, small, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), traced)
+        (weights, small, _), (chunks, *traced) = jax.lax.scan(one, (start, core.small, seen), by_chunk(engine, (inputs, steps)))
+        return [chunks], weights, small, *jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), traced)
     small, chunks, traces = core.small, [], []
     for i in range(engine.chunks):
         past = {p: Past(core.base[p], join([chunk.blocks[p] for chunk in chunks])) for p in layers}
         chunk, small, seen, traced = run_unless_ended(engine, core, past, small, seen, observer, *piece(engine, (inputs, steps), i))
         chunks.append(chunk)
-        traces.append(traced)
-    return chunks, None, small, jax.tree.map(lambda *parts: jnp.concatenate(parts), *traces)
+        traces.append((traced, look(engine, core, past, chunk)))
+    return chunks, None, small, *jax.tree.map(lambda *parts: jnp.concatenate(parts), *traces)
 
 
 def by_chunk(engine: Engine, steps: Any) -> Any:
@@ -828,7 +843,7 @@ def score(engine: Engine, core: Core, inputs: dict[Path, jax.Array], seqs: Seque
 
 def _score_forward(engine, core, inputs, seqs):
     def one(inputs, seq):
-        chunks, weights, _, (_, nll) = run(engine, core, Scoring(), inputs, seq)
+        chunks, weights, _, (_, nll), _ = run(engine, core, Scoring(), inputs, seq)
         return [without_inputs(engine, chunk) for chunk in chunks], weights, nll
 
     chunks, weights, nll = map_sequences(engine, one, inputs, seqs)
@@ -886,7 +901,7 @@ def adapt(
     """
 
     def one(inputs, steps):
-        chunks, weights, small, traced = run(engine, core, observer, inputs, steps)
+        chunks, weights, small, traced, _ = run(engine, core, observer, inputs, steps)
         if weights is None:
             taken = engine.learning.items()
             weights = {p: learn(la, core.base[p], join([c.blocks[p] for c in chunks])[0], core.factors[p]) for p, la in taken}
@@ -895,18 +910,25 @@ def adapt(
     return map_sequences(engine, one, inputs, steps)
 
 
-def drift(engine: Engine, core: Core, inputs: dict[Path, jax.Array], seqs: Sequence) -> tuple[dict, Any, jax.Array]:
+def drift(engine: Engine, core: Core, inputs: dict[Path, jax.Array], seqs: Sequence) -> tuple[dict, Any, dict, dict, jax.Array]:
     """Runs over sequences and sums up how far they move the weights, without forming any sequence's last weights.
 
     Returns:
-      (path -> sum of what the weights lost, sum of what the carried parameters lost, nll [B, T]).
+      (path -> sum of what the weights lost, sum of what the carried parameters lost; path -> sum of the gradients of layers that are
+      never read again; sums of the cotangents of `inputs`, of the sequences if all share them; nll [B, T]).
     """
-    chunks, _, small, (_, nll) = map_sequences(engine, partial(run, engine, core, Scoring()), inputs, seqs)
-    lost = {}
+    run_one = partial(run, engine, core, Scoring(), look=look_back)
+    chunks, _, small, (_, nll), pulled = map_sequences(engine, run_one, inputs, seqs)
+    lost, owed = {}, {}
     for p, layer in engine.layers:
         blocks = [chunk.blocks[p] for chunk in chunks]
         if engine.fold:  # [B, chunks, ...]: sequences as good as any
             blocks = [jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), block) for block in blocks]
         ((x, g, _),) = join(blocks)
-        lost[p] = moved(layer, contract(layer, x, g), total(g, (0, -2)), core.factors[p])
-    return lost, jax.tree.map(lambda init, fast: (init - fast).sum(0), core.small, small), nll
+        if layer.learns:
+            lost[p] = moved(layer, contract(layer, x, g), total(g, (0, -2)), core.factors[p])
+        else:
+            owed[p] = contract(layer, x, g)
+    if engine.shared:
+        pulled = jax.tree.map(lambda a: a.sum(0), pulled)
+    return lost, jax.tree.map(lambda init, fast: (init - fast).sum(0), core.small, small), owed, pulled, nll

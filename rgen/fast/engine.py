@@ -16,12 +16,12 @@ from rgen.sequence import Sequence, Trace, group_rows, pad_rows, ungroup_rows
 from rgen.unroll import Observer, Scoring
 
 
-def prepare(loop: Any, params: Any, steps: Any, gradient: bool = True, drawn: bool = False) -> tuple[Engine, dual.Core]:
-    """The plan for steps [B, T, ...], and what it computes with, of an `InnerLoop` and its parameters."""
-    engine = plan(loop, params.init, steps.x, gradient, drawn, batch=steps.weight.shape[0])
+def prepare(loop: Any, params: Any, steps: Any, **use: bool) -> tuple[Engine, dual.Core]:
+    """The plan for steps [B, T, ...], and what it computes with, of an `InnerLoop` and its parameters; `use` as for `plan`."""
+    engine = plan(loop, params.init, steps.x, batch=steps.weight.shape[0], **use)
     layers = dict(engine.layers)
     base, small = split_weights(params.init, layers, engine.before)
-    _, rates = split_weights(expand_rates(loop.rate_kind, params.rates, learning(params.init, loop.fast)), layers)
+    _, rates = split_weights(expand_rates(loop.rate_kind, params.rates, learning(params.init, loop.fast)), layers, engine.before)
     rates = overlaid(jax.tree.map(jnp.zeros_like, small), rates)  # what is carried and does not learn has the rate 0
     rates = jax.tree.map(lambda rate, w: jnp.broadcast_to(rate, w.shape), rates, small)
     factors = {p: factor_rates(loop.rate_kind, params.rates, p, la) for p, la in engine.learning.items()}
@@ -37,13 +37,16 @@ def score(loop: Any, params: Any, seqs: Sequence) -> jax.Array:
     return _outputs(nll, *seqs.y.shape)
 
 
-def adapt(loop: Any, params: Any, observer: Observer, steps: Any) -> tuple[Any, Trace]:
-    """Fast weights after the last step [B, ...], and the Trace [B, T]."""
-    engine, core = prepare(loop, params, steps, gradient=False, drawn=not isinstance(observer, Scoring))
+def unroll(loop: Any, params: Any, observer: Observer, steps: Any, adapted: bool) -> tuple[Any, Trace]:
+    """Fast weights after the last step [B, ...], if they are wanted, and the Trace [B, T]."""
+    engine, core = prepare(loop, params, steps, gradient=False, drawn=not isinstance(observer, Scoring), adapted=adapted)
     batch, length = steps.weight.shape
     base, small, (y, nll) = by_group(engine, params, partial(dual.adapt, engine, core, observer), steps)
+    trace = Trace(_outputs(y, batch, length), _outputs(nll, batch, length))
+    if not adapted:
+        return None, trace
     fast = join_weights(ungroup_rows(base, batch), ungroup_rows(small, batch), engine.learning)
-    return learning(fast, loop.fast), Trace(_outputs(y, batch, length), _outputs(nll, batch, length))
+    return learning(fast, loop.fast), trace
 
 
 def known_inputs(engine: Engine, params: Any, x: jax.Array) -> dict[Path, jax.Array]:
@@ -58,11 +61,26 @@ def known_inputs(engine: Engine, params: Any, x: jax.Array) -> dict[Path, jax.Ar
 
 
 def drift(loop: Any, params: Any, seqs: Sequence) -> tuple[Any, jax.Array]:
-    """The initialization minus the mean of the final fast weights, and the nats [B, T]."""
+    """The initialization minus the mean of the final fast weights, and the nats [B, T].
+
+    An Embed that is read as it was initialized moves by its rate times its gradients' sum, whose part behind known inputs JAX takes on.
+    """
     engine, core = prepare(loop, params, seqs, gradient=False)
-    base, small, nll = by_group(engine, params, partial(dual.drift, engine, core), _cast(params, seqs))
-    base, small = jax.tree.map(lambda a: a.sum(0) / seqs.y.shape[0], (base, small))
-    return join_weights(base, small, engine.learning), _outputs(nll, *seqs.y.shape)
+
+    def of_group(inputs, steps):
+        lost, small, owed, pulled, nll = dual.drift(engine, core, inputs, steps)
+        (behind,) = jax.vjp(lambda init: known_inputs(engine, params._replace(init=init), steps.x), params.init)[1](pulled)
+        return lost, small, owed, behind, nll
+
+    *sums, nll = by_group(engine, params, of_group, _cast(params, seqs))
+    lost, small, owed, behind = jax.tree.map(lambda a: a.sum(0) / seqs.y.shape[0], sums)
+    moved = traverse_util.flatten_dict(join_weights(lost, small, engine.learning))
+    rates = traverse_util.flatten_dict(expand_rates(loop.rate_kind, params.rates, params.init))
+    behind: Any = traverse_util.flatten_dict(behind)
+    for path, gradient in owed.items():
+        behind[*path, "embedding"] += gradient
+    moved = {name: moved[name] if name in moved else rates[name] * behind[name] for name in behind}
+    return traverse_util.unflatten_dict(moved), _outputs(nll, *seqs.y.shape)
 
 
 def by_group(engine: Engine, params: Any, function: Callable, steps: Any) -> Any:

@@ -41,6 +41,8 @@ class InnerLoop:
       choice: for the dual form, what is not left to its cost model.
       precision: "float32", as exact as the parameters are; or, in the dual form, "bfloat16": taps are kept and products of Dense layers
         taken in bfloat16, and summed up in float32.
+      distinct: a promise that no input comes twice in a sequence, as in lines and pictures. The dual form then reads an embedding of
+        the input as it was initialized, and knows beforehand what a layer behind it will see.
     """
 
     network: nn.Module
@@ -53,6 +55,7 @@ class InnerLoop:
     form: str = "dual"
     choice: Choice = COST_MODEL
     precision: str = "float32"
+    distinct: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in ("float32", "bfloat16") or (self.precision == "bfloat16" and self.form == "direct"):
@@ -100,7 +103,7 @@ class InnerLoop:
           are not among them.
         """
         seqs = self._read(seqs)
-        fast, trace = self._unroll(params, Scoring(), seqs)
+        fast, trace = self._unroll(params, Scoring(), seqs, adapted=True)
         return fast, trace.nll
 
     def micro_batch(self, params: Params, seqs: Sequence) -> int:
@@ -194,9 +197,10 @@ class InnerLoop:
         # the mean of differences, not the difference of means: in float32 it keeps more digits
         return jax.tree.map(lambda init, fast: (init - fast).mean(0), params.init, fast), nll
 
-    def _unroll(self, params: Params, observer: Observer, steps: Any) -> tuple[Any, Trace]:
+    def _unroll(self, params: Params, observer: Observer, steps: Any, adapted: bool = False) -> tuple[Any, Trace]:
+        """(fast weights after the last step [B, ...], or in the dual form None unless `adapted`; the Trace [B, T])."""
         if self.form == "dual":
-            return engine.adapt(self, params, observer, steps)
+            return engine.unroll(self, params, observer, steps, adapted)
         return over_sequences(lambda steps: unroll(self._advance(params), self._start(params), observer, steps), steps)
 
     def _read(self, seqs: Sequence) -> Sequence:

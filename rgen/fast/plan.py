@@ -80,7 +80,9 @@ LEAST = {True: 4, False: 32}
 initialization."""
 
 
-def plan(loop: Any, weights: Any, x: Any, gradient: bool = True, drawn: bool = False, batch: int | None = None) -> Engine:
+def plan(
+    loop: Any, weights: Any, x: Any, gradient: bool = True, drawn: bool = False, adapted: bool = False, batch: int | None = None
+) -> Engine:
     """Chooses, from T, B, the widths and the device, what costs least.
 
     Costs are counted in numbers read and written at a step of one sequence, which is what bounds a step: its products are matrix
@@ -99,6 +101,7 @@ def plan(loop: Any, weights: Any, x: Any, gradient: bool = True, drawn: bool = F
       x: [B, T, ...] inputs, or [1, T, ...] for all sequences; or their shapes.
       gradient: whether the score will be differentiated.
       drawn: whether outputs are drawn, so that a network's inputs are not known where it reads them.
+      adapted: whether the weights after the last step are wanted, of each sequence.
       batch: how many sequences there are; None: as many as `x` has rows.
     """
     choice = loop.choice
@@ -107,15 +110,18 @@ def plan(loop: Any, weights: Any, x: Any, gradient: bool = True, drawn: bool = F
     batch = rows if batch is None else batch
     one = jax.ShapeDtypeStruct(x.shape[2:], x.dtype)
     everywhere = find_layers(loop.network, weights, one)
+    fresh = {path for path, layer in everywhere.items() if layer.fresh and loop.distinct and not adapted}
+    names = set(traverse_util.flatten_dict(weights))
+    learned = {name for name in names if learns(name, loop.fast) and name[:-1] not in fresh}
     parts: dict[Path, set[bool]] = {}
-    for path in traverse_util.flatten_dict(weights):
-        parts.setdefault(path[:-1], set()).add(learns(path, loop.fast))
+    for name in names:
+        parts.setdefault(name[:-1], set()).add(name in learned)
     found = {path: layer for path, layer in everywhere.items() if parts[path] == {True}}
     static = {path: replace(layer, learns=False) for path, layer in everywhere.items() if parts[path] == {False}}
     before: set[Path] = set()
     if static and not (drawn and loop.context):
         dense = {path: layer for path, layer in found.items() if layer.kind == "dense"}
-        known, before = foresee(loop.network, weights, one, dense, loop.fast)
+        known, before = foresee(loop.network, weights, one, dense, learned)
         found |= {path: replace(found[path], foreseen=True) for path in known}
         static = {path: layer for path, layer in static.items() if not any(name[:-1] == path for name in before)}
     most, least = KEPT[gradient]

@@ -29,7 +29,9 @@ class Layer:
       inputs, outputs: m and n of its kernel [*heads, m, n]; for an Embed the number of rows, and their width.
       heads: leading axes of the kernel, from a lifted layer.
       rows: rows [*, m] that one call transforms; calls: how often it is called in one step.
-      learns: whether it changes in the inner loop.
+      fresh: whether it is an Embed of the network's input itself, a number. Where no input comes twice in a sequence, each of its rows is
+        read once, before it has learned anything.
+      learns: whether it changes in the inner loop, and the change is read.
       foreseen: whether its inputs are known before the inner loop begins, as nothing that learns can change them.
     """
 
@@ -40,6 +42,7 @@ class Layer:
     rows: int
     calls: int
     bias: bool
+    fresh: bool = False
     learns: bool = True
     foreseen: bool = False
 
@@ -121,16 +124,19 @@ def find_layers(network: nn.Module, weights: Any, x: jax.Array | jax.ShapeDtypeS
     calls: dict[Path, list] = {}
     refused: set[Path] = set()
 
-    def record(call, args, kwargs, context):
-        module, path = context.module, context.module.path
-        if _is_plain(module) and context.method_name == "__call__" and not kwargs:
-            calls.setdefault(path, []).append((module, jnp.shape(args[0])))
-        elif isinstance(module, nn.Embed) and context.method_name == "attend":
-            refused.add(path)
-        return call(*args, **kwargs)
+    def run(weights, x):
+        def record(call, args, kwargs, context):
+            module, path = context.module, context.module.path
+            if _is_plain(module) and context.method_name == "__call__" and not kwargs:
+                calls.setdefault(path, []).append((module, jnp.shape(args[0]), args[0] is x and x.ndim == 0))
+            elif isinstance(module, nn.Embed) and context.method_name == "attend":
+                refused.add(path)
+            return call(*args, **kwargs)
 
-    with nn.intercept_methods(record):
-        jax.eval_shape(lambda weights, x: network.apply({"params": weights}, x), weights, x)
+        with nn.intercept_methods(record):
+            return network.apply({"params": weights}, x)
+
+    jax.eval_shape(run, weights, x)
     flat = traverse_util.flatten_dict(weights)
     layers = {path: _describe(flat, path, seen) for path, seen in calls.items() if path not in refused}
     return {path: layer for path, layer in layers.items() if layer is not None}
@@ -196,11 +202,11 @@ def inputs_of(network: nn.Module, weights: Any, outs: dict[Path, jax.Array], lay
     return out, {path: tap["x"] for path, tap in taps.items()}
 
 
-def foresee(network: nn.Module, weights: Any, x: Any, layers: dict[Path, Layer], fast: tuple[str, ...] | None) -> tuple[set, set]:
+def foresee(network: nn.Module, weights: Any, x: Any, layers: dict[Path, Layer], learned: set[Path]) -> tuple[set, set]:
     """Which layers' inputs nothing that learns can change, and what is needed for nothing but these inputs.
 
     Args:
-      layers: Dense layers that learn.
+      layers: Dense layers that learn; learned: names of all weights that do, as they are read.
     Returns:
       (paths of layers, names of weights that do not learn).
     """
@@ -222,10 +228,10 @@ def foresee(network: nn.Module, weights: Any, x: Any, layers: dict[Path, Layer],
         of_inputs = frozenset().union(*map(on, equation.invars))
         depends |= {var: of_inputs for var in equation.outvars}
     prediction, inputs = jax.tree.unflatten(jax.tree.structure(shapes), map(on, closed.jaxpr.outvars))
-    learned = {("out", path) for path in layers} | {("weight", name) for name in flat if learns(name, fast)}
-    known = {path for path, tap in inputs.items() if not tap & learned}
+    changes = {("out", path) for path in layers} | {("weight", name) for name in learned}
+    known = {path for path, tap in inputs.items() if not tap & changes}
     used = frozenset().union(*jax.tree.leaves(prediction), *(inputs[path] for path in inputs.keys() - known))
-    return known, {name for name in flat if known and not learns(name, fast) and ("weight", name) not in used}
+    return known, {name for name in flat if known and name not in learned and ("weight", name) not in used}
 
 
 def _is_plain(module: nn.Module) -> bool:
@@ -239,7 +245,7 @@ def _describe(flat: dict, path: Path, seen: list) -> Layer | None:
     module = seen[0][0]
     embed = isinstance(module, nn.Embed)
     kernel = flat.get((*path, "embedding" if embed else "kernel"))
-    shapes = {shape for _, shape in seen}
+    shapes = {shape for _, shape, _ in seen}
     if kernel is None or len(shapes) != 1:
         return None
     shape = shapes.pop()
@@ -249,4 +255,5 @@ def _describe(flat: dict, path: Path, seen: list) -> Layer | None:
     rows = 1
     for size in shape if embed else shape[:-1]:
         rows *= size
-    return Layer("embed" if embed else "dense", inputs, outputs, tuple(heads), rows, len(seen), (*path, "bias") in flat)
+    fresh = embed and all(of_input for *_, of_input in seen)
+    return Layer("embed" if embed else "dense", inputs, outputs, tuple(heads), rows, len(seen), (*path, "bias") in flat, fresh)
