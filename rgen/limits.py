@@ -71,7 +71,7 @@ def least_work(loop: InnerLoop, algorithm: str, params: Any, seqs: Sequence) -> 
       dual, foreseen   4 P + T n operations, T n / 2 + 2 P / B numbers: only the cotangents of the steps before are read, and once; with
                        the chunk instead of T if it is folded, and 2 P / chunk more numbers
       carried          as direct
-      does not learn   4 P operations, 2 P / B numbers
+      does not learn   4 P operations, 2 P / B numbers; 2 P and P / B if it is only read before or after the inner loop
 
     MAML does it again in reverse, and adds up the gradient: 4 P operations. The direct form with rematerialization runs forward twice,
     and its reverse sweep is a tangent of the step beside the step itself: four times the work.
@@ -81,13 +81,16 @@ def least_work(loop: InnerLoop, algorithm: str, params: Any, seqs: Sequence) -> 
     reverse, direct = algorithm == "maml", loop.form == "direct"
     gradient = algorithm in ("maml", "first-order-maml")
     plan = engine.prepare(loop, params, seqs, gradient=gradient, drawn=algorithm == "sample")[0]
-    planned, before = dict(plan.layers), {name[:-1] for name in plan.before}
+    planned = dict(plan.layers)
     flops = numbers = 0.0
     for path, found_layer in found.items():
         layer = planned.get(path, found_layer)
-        if layer.kind == "embed" or path in before:
+        if layer.kind == "embed":
             continue
         weights, tap, window = layer.size, layer.tap_size, plan.chunk if plan.fold else length
+        if not direct and any(name[:-1] == path for name in plan.outside):
+            flops, numbers = flops + (6 if reverse else 2) * weights, numbers + (3 if reverse else 1) * weights / batch
+            continue
         own = direct or path not in planned
         if not layer.learns:
             computing, reading = 4 * weights, 2 * weights / batch

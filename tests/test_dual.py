@@ -16,7 +16,7 @@ from test_loop import close, norm
 from rgen.fast import Choice, InnerLoop, Params
 from rgen.fast.plan import even, plan
 from rgen.likelihood import Categorical
-from rgen.sequence import Sequence
+from rgen.sequence import Prediction, Sequence
 
 CHOICES = {
     "kept": Choice(chunk=4, fold=False, every_layer=True),
@@ -199,7 +199,7 @@ class Shared(nn.Module):
 def test_inputs_that_are_known_before_the_inner_loop():
     """What they are made of is used before it only, unless something else needs it too. If all learns, or they follow draws, none are."""
     memory, keys = ("heads", "memory"), {("heads", "keys", name) for name in ("frequency", "amplitude")}
-    for name, drawn, foreseen, before in (
+    for name, drawn, foreseen, outside in (
         ("image-heads by memory", True, {memory}, keys),
         ("text-heads partly", False, {memory}, keys),
         ("text-heads partly", True, set(), set()),
@@ -207,14 +207,41 @@ def test_inputs_that_are_known_before_the_inner_loop():
     ):
         loop, params, seqs = make(name, "direct")
         engine = plan(dual(loop, CHOICES["kept"]), params.init, loop._read(seqs).x, drawn=drawn)
-        assert (set(engine.foreseen), engine.before) == (foreseen, before), name
+        assert (set(engine.foreseen), engine.outside, engine.late) == (foreseen, outside, False), name
     loop = InnerLoop(Shared(), Categorical(), "rank-one", 0.2, ("memory", "behind/kernel"), form="direct")
     x = np.array([[0, 1, 2, 1, 4], [5, 4, 3, 3, 1]])
     seqs = Sequence(x, np.random.default_rng(2).integers(3, size=x.shape), np.ones(x.shape))
     params = problems.disturbed(loop.init(jax.random.key(0), x[0, 0]), np.random.default_rng(3))
     engine = plan(dual(loop, CHOICES["kept"]), params.init, x)
-    assert set(engine.foreseen) == {("memory",)} and not engine.before
+    assert set(engine.foreseen) == {("memory",)} and not engine.outside
     agree(loop, params, seqs, CHOICES["kept"])
+
+
+class Reader(nn.Module):
+    """Pays for what it makes of its memory, its readout's own logits and the output before; learns by the readout alone."""
+
+    context: int = 1
+
+    @nn.compact
+    def __call__(self, x):
+        read = nn.Dense(3, name="memory")(nn.Embed(6, 4, name="place")(x[0]))
+        learned = nn.Dense(3, name="readout")(jnp.tanh(read))
+        recent = nn.Embed(4, 3, name="recent")(x[1] + 1)
+        return Prediction(nn.Dense(3, name="behind")(nn.LayerNorm()(read + recent)) + jnp.sin(learned), learned)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_is_paid_is_computed_late_where_nothing_waits_for_it(choice, shared):
+    x, y = np.array([[0, 1, 2, 1, 4], [5, 4, 3, 3, 1]]), np.random.default_rng(2).integers(3, size=(2, 5))
+    seqs = Sequence(x[:1] if shared else x, y, np.array([[1, 1, 0, 1, 1], [1, 0.5, 1, 1, 0]]))
+    loop = InnerLoop(Reader(), Categorical(), "rank-one", 0.2, ("memory",), form="direct")
+    params = problems.disturbed(loop.init(jax.random.key(0), x[0, 0]), np.random.default_rng(3))
+    inputs = jax.ShapeDtypeStruct((*seqs.x.shape, 2), int)
+    engine = plan(dual(loop, CHOICES[choice]), params.init, inputs, batch=2)
+    assert engine.late and {path for path, _ in engine.layers} == {("memory",), ("readout",)}
+    assert not plan(dual(dataclasses.replace(loop, fast=("memory", "behind")), CHOICES[choice]), params.init, inputs, batch=2).late
+    agree(loop, params, seqs, CHOICES[choice])
 
 
 @pytest.mark.parametrize(

@@ -186,19 +186,19 @@ class Core(NamedTuple):
       factors: path -> the rates of those that learn.
       small: all other parameters, which are carried as ordinary fast weights.
       small_rates: a rate for each of them.
-      before: name -> weights that are used for foreseen inputs only; the network needs them all the same, and what it makes of them is
-        not used.
+      outside: name -> weights that the inner loop does not need; the network asks for them all the same, and what it makes of them is not
+        used.
     """
 
     base: dict[Path, dict[str, jax.Array]]
     factors: dict[Path, Factors]
     small: Any
     small_rates: Any
-    before: dict[Path, jax.Array]
+    outside: dict[Path, jax.Array]
 
     def carried(self, small: Any) -> Any:
         """The parameters that a network finds in their place."""
-        return traverse_util.unflatten_dict({**self.before, **traverse_util.flatten_dict(small)})
+        return traverse_util.unflatten_dict({**self.outside, **traverse_util.flatten_dict(small)})
 
 
 class Replay(NamedTuple):
@@ -295,6 +295,11 @@ def rounded(engine: Engine, a: jax.Array) -> jax.Array:
     return a if engine.precision == "float32" else a.astype(jnp.bfloat16)
 
 
+def inner(engine: Engine, out: Any) -> Any:
+    """What the inner loop needs of a network's output."""
+    return out.learned if engine.late else out
+
+
 def write(block: jax.Array, tap: jax.Array, step: jax.Array) -> jax.Array:
     """Puts the taps [*heads, r, m] of one step of a chunk at their place in [*heads, S r, m]."""
     return jax.lax.dynamic_update_slice_in_dim(block, tap.astype(block.dtype), step * tap.shape[-2], axis=block.ndim - 2)
@@ -328,7 +333,7 @@ def run_chunk(engine: Engine, core: Core, past: dict, small: Any, seen: Any, obs
 
         def predict(probes, small):
             slots = {p: Slot(memories.get(p), probes[p]) for p in probes}
-            return apply(engine.network, core.carried(small), slots, record, observer.x(seen, now))
+            return inner(engine, apply(engine.network, core.carried(small), slots, record, observer.x(seen, now)))
 
         out, pull = jax.vjp(predict, probes, small)
         seen, y, weight = observer(seen, now, paid(out))
@@ -565,8 +570,9 @@ def reverse_chunk(engine: Engine, core: Core, past: dict, chunk: Chunk, later: d
     It is cut into parts. What the parts after the current one contribute is in the chunk's adjoint, which is zero where the sweep has
     not been, and enters like that of later chunks.
     """
-    layers, blocks, parts = dict(engine.layers), chunk.blocks, ct.shape[0] // engine.part
-    inputs = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), (jnp.arange(ct.shape[0]), steps, ct, chunk.replay))
+    layers, blocks, size = dict(engine.layers), chunk.blocks, steps.weight.shape[0]
+    parts = size // engine.part
+    inputs = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), (jnp.arange(size), steps, ct, chunk.replay))
     taps = {p: jax.tree.map(partial(by_step, la, parts), blocks[p]) for p, la in layers.items()}
 
     def part(carry, now):
@@ -599,7 +605,7 @@ def reverse_part(
     own: dict,
     later: dict,
     sums: Sums,
-    j: Any,
+    j: jax.Array,
     steps: Sequence,
     ct: Any,
     known: Replay,
@@ -609,7 +615,7 @@ def reverse_part(
     Args:
       blocks: the chunk's taps; own: the part's; j: the part's steps, counted in the chunk.
     """
-    layers, learning, size = dict(engine.layers), engine.learning, ct.shape[0]
+    layers, learning, size = dict(engine.layers), engine.learning, len(j)
     products = {p: over_heads(partial(later_products, la), la)(own[p], later[p], core.factors[p]) for p, la in learning.items()}
     gram = {p: over_heads(partial(grams, la), la)(own[p], core.factors[p]) for p, la in learning.items()}
     taps = {p: jax.tree.map(partial(by_step, la, size), own[p]) for p, la in layers.items()}
@@ -630,13 +636,13 @@ def reverse_part(
             tangent, small_tangent = jax.tree.map(jnp.zeros_like, (taps, lam))
         else:
             tangent, small_tangent = hessian_product(engine, core, past, blocks, j, now, known, done, lam)
-        owed, small_owed = known.price or ({p: taps[p].g for p in taps}, known.small_gradient)
-        new = {p: (ct * owed[p] - tangent[p].g, tangent[p].x if la.varies else None) for p, la in layers.items()}
+        owed, small_owed = owed_at_a_step(engine, ct, taps, known)
+        new = {p: (owed[p] - tangent[p].g, tangent[p].x if la.varies else None) for p, la in layers.items()}
         for p in adjoint:
             now_known = after(new.pop(p), *jax.tree.leaves(done[p]))
             adjoint[p] = jax.tree.map(lambda a, n: write(a, n, i), adjoint[p], now_known)
         small_rates = jax.tree.map(lambda so_far, lam, g: so_far - lam * g, small_rates, lam, known.small_gradient)
-        lam = jax.tree.map(lambda lam, g, t: lam + ct * g - t, lam, small_owed, small_tangent)
+        lam = jax.tree.map(lambda lam, g, t: lam + g - t, lam, small_owed, small_tangent)
         return (adjoint, lam, small_rates), (done, new)
 
     start = no_adjoint(engine, own)
@@ -646,6 +652,17 @@ def reverse_part(
     done = {p: jax.tree.map(partial(by_tap, la), done[p]) for p, la in learning.items()}
     factors = {p: rate_gradient(la, size, own[p], adjoint[p][0], later[p].bias, done[p], core.factors[p]) for p, la in learning.items()}
     return adjoint, static, Sums(lam, small_rates, jax.tree.map(jnp.add, sums.factors, factors))
+
+
+def owed_at_a_step(engine: Engine, ct: Any, taps: dict[Path, Block], known: Replay) -> tuple[dict[Path, jax.Array], Any]:
+    """The cotangents of a step's nats times theirs, `ct`: (path -> of the layers' outputs, of the carried parameters).
+
+    If the nats are late, `ct` is path -> the first, of foreseen layers; all else owes them nothing.
+    """
+    if engine.late:
+        nothing = {p: jnp.zeros_like(block.g) for p, block in taps.items()}
+        return nothing | ct, jax.tree.map(jnp.zeros_like, known.small_gradient)
+    return scaled(ct, known.price or ({p: block.g for p, block in taps.items()}, known.small_gradient))
 
 
 def hessian_product(
@@ -673,7 +690,7 @@ def hessian_product(
     def gradient(probes, small):
         def predict(probes, small):
             slots = {p: Slot(memories.get(p), probes[p]) for p in layers}
-            return apply(engine.network, core.carried(small), slots, replay, now.x)
+            return inner(engine, apply(engine.network, core.carried(small), slots, replay, now.x))
 
         out, pull = jax.vjp(predict, probes, small)
         _, _, lesson = pay(engine.likelihood, out, now.y)
@@ -833,8 +850,10 @@ def with_inputs(engine: Engine, chunks: list[Chunk], inputs: dict[Path, jax.Arra
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def score(engine: Engine, core: Core, inputs: dict[Path, jax.Array], seqs: Sequence) -> jax.Array:
+def score(engine: Engine, core: Core, inputs: dict[Path, jax.Array], seqs: Sequence) -> Any:
     """Nats [B, T] of sequences whose length is the sum of the engine's chunks. Differentiable once, in `core` and `inputs`.
+
+    Where what is paid is late: instead path -> outputs [B, T, *heads, r, n] of the foreseen layers, on which it depends.
 
     `inputs`: path -> inputs [B, T, *heads, r, m] of the layers whose inputs are foreseen; [T, ...] if all sequences share them.
     """
@@ -843,11 +862,17 @@ def score(engine: Engine, core: Core, inputs: dict[Path, jax.Array], seqs: Seque
 
 def _score_forward(engine, core, inputs, seqs):
     def one(inputs, seq):
-        chunks, weights, _, (_, nll), _ = run(engine, core, Scoring(), inputs, seq)
-        return [without_inputs(engine, chunk) for chunk in chunks], weights, nll
+        chunks, weights, _, (_, found), _ = run(engine, core, Scoring(), inputs, seq)
+        if engine.late:
+            outs = {p: jnp.stack([chunk.replay.out[p] for chunk in chunks]) for p in engine.foreseen}
+            found = {
+                p: out.reshape(engine.length, *la.heads, la.taps, la.outputs)
+                for (p, la), out in zip(engine.foreseen.items(), outs.values())
+            }
+        return [without_inputs(engine, chunk) for chunk in chunks], weights, found
 
-    chunks, weights, nll = map_sequences(engine, one, inputs, seqs)
-    return nll, (core, inputs, chunks, weights, seqs)
+    chunks, weights, found = map_sequences(engine, one, inputs, seqs)
+    return found, (core, inputs, chunks, weights, seqs)
 
 
 @jax.custom_jvp
@@ -864,7 +889,8 @@ def _refuse(primals, tangents):
 
 def _score_backward(engine, kept, ct):
     core, inputs, chunks, weights, seqs = kept
-    core, ct = _once((core, ct.astype(jax.tree.leaves((core.base, core.small))[0].dtype)))
+    dtype = jax.tree.leaves((core.base, core.small))[0].dtype
+    core, ct = _once((core, jax.tree.map(lambda a: a.astype(dtype), ct)))
 
     def one(inputs, seq, chunks, weights, ct):
         return reverse(engine, core, with_inputs(engine, chunks, inputs), weights, seq, ct)
@@ -885,7 +911,7 @@ def _score_backward(engine, kept, ct):
             if layer.varies:
                 kernel = kernel - sum(contract(layer, a.xd, a.block.g) for a in adjoints[p])
         base[p] = {"kernel": kernel} | ({"bias": bias} if layer.bias else {})
-    return Core(base, factors, sums.small, sums.small_rates, jax.tree.map(jnp.zeros_like, core.before)), pulled, None
+    return Core(base, factors, sums.small, sums.small_rates, jax.tree.map(jnp.zeros_like, core.outside)), pulled, None
 
 
 score.defvjp(_score_forward, _score_backward)

@@ -11,8 +11,8 @@ from flax import traverse_util
 from rgen.fast import dual
 from rgen.fast.plan import Engine, join_weights, plan, split_weights
 from rgen.fast.rates import expand_rates, factor_rates
-from rgen.fast.taps import Path, inputs_of, learning, overlaid
-from rgen.sequence import Sequence, Trace, group_rows, pad_rows, ungroup_rows
+from rgen.fast.taps import Path, inputs_of, learning, output_behind, overlaid
+from rgen.sequence import Sequence, Trace, group_rows, over_sequences, pad_rows, paid, ungroup_rows
 from rgen.unroll import Observer, Scoring
 
 
@@ -20,21 +20,38 @@ def prepare(loop: Any, params: Any, steps: Any, **use: bool) -> tuple[Engine, du
     """The plan for steps [B, T, ...], and what it computes with, of an `InnerLoop` and its parameters; `use` as for `plan`."""
     engine = plan(loop, params.init, steps.x, batch=steps.weight.shape[0], **use)
     layers = dict(engine.layers)
-    base, small = split_weights(params.init, layers, engine.before)
-    _, rates = split_weights(expand_rates(loop.rate_kind, params.rates, learning(params.init, loop.fast)), layers, engine.before)
+    base, small = split_weights(params.init, layers, engine.outside)
+    _, rates = split_weights(expand_rates(loop.rate_kind, params.rates, learning(params.init, loop.fast)), layers, engine.outside)
     rates = overlaid(jax.tree.map(jnp.zeros_like, small), rates)  # what is carried and does not learn has the rate 0
     rates = jax.tree.map(lambda rate, w: jnp.broadcast_to(rate, w.shape), rates, small)
     factors = {p: factor_rates(loop.rate_kind, params.rates, p, la) for p, la in engine.learning.items()}
     everything: Any = traverse_util.flatten_dict(params.init)
-    before = {name: everything[name] for name in engine.before}
-    return engine, dual.Core(base, factors, small, rates, before)
+    outside = {name: everything[name] for name in engine.outside}
+    return engine, dual.Core(base, factors, small, rates, outside)
 
 
 def score(loop: Any, params: Any, seqs: Sequence) -> jax.Array:
     """Nats [B, T], differentiable once in `params`."""
     engine, core = prepare(loop, params, seqs)
-    nll = by_group(engine, params, partial(dual.score, engine, core), _cast(params, seqs))
-    return _outputs(nll, *seqs.y.shape)
+
+    def of_group(inputs, steps):
+        found: Any = dual.score(engine, core, inputs, steps)
+        return pay_late(engine, params, found, steps) if engine.late else found
+
+    return _outputs(by_group(engine, params, of_group, _cast(params, seqs)), *seqs.y.shape)
+
+
+def pay_late(engine: Engine, params: Any, outs: dict[Path, jax.Array], seqs: Sequence) -> jax.Array:
+    """Nats [B, T] from the outputs [B, T, *heads, r, n] of layers that learn: all steps at once, as nothing else they depend on changes."""
+
+    def one(seq, outs):
+        def step(now, outs):
+            out = paid(output_behind(engine.network, params.init, outs, now.x))
+            return now.weight * engine.likelihood.nll(out, now.y)
+
+        return jax.vmap(step)(seq, outs)
+
+    return over_sequences(one, seqs, outs)
 
 
 def unroll(loop: Any, params: Any, observer: Observer, steps: Any, adapted: bool) -> tuple[Any, Trace]:

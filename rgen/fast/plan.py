@@ -21,7 +21,8 @@ class Engine:
 
     Attributes:
       layers: those taken over, by path.
-      before: names of the weights that are used before the inner loop only, for the inputs of layers which are foreseen.
+      late: whether what is paid is computed after the inner loop, from the outputs of foreseen layers.
+      outside: names of the weights that are used outside of the inner loop only: before it, for the inputs of foreseen layers, or late.
       chunk, chunks: steps of a chunk, and how many chunks there are; together they may be longer than the sequences.
       part: the reverse sweep cuts chunks into parts of this length, which divides theirs.
       fold: whether the taps of finished chunks are folded into weights for each sequence.
@@ -33,7 +34,8 @@ class Engine:
     network: nn.Module
     likelihood: Likelihood
     layers: tuple[tuple[Path, Layer], ...]
-    before: frozenset[Path]
+    late: bool
+    outside: frozenset[Path]
     chunk: int
     chunks: int
     part: int
@@ -118,12 +120,12 @@ def plan(
         parts.setdefault(name[:-1], set()).add(name in learned)
     found = {path: layer for path, layer in everywhere.items() if parts[path] == {True}}
     static = {path: replace(layer, learns=False) for path, layer in everywhere.items() if parts[path] == {False}}
-    before: set[Path] = set()
+    late, outside = False, set()
     if static and not (drawn and loop.context):
         dense = {path: layer for path, layer in found.items() if layer.kind == "dense"}
-        known, before = foresee(loop.network, weights, one, dense, learned)
+        known, late, outside = foresee(loop.network, weights, one, dense, learned, scored=gradient and not drawn)
         found |= {path: replace(found[path], foreseen=True) for path in known}
-        static = {path: layer for path, layer in static.items() if not any(name[:-1] == path for name in before)}
+    inside = {path: layer for path, layer in static.items() if not any(name[:-1] == path for name in outside)}
     most, least = KEPT[gradient]
     pieces = max(1, min(most, length // least))
     share = batch // shards_of(batch)
@@ -145,12 +147,13 @@ def plan(
     if jax.default_backend() != "cpu":
         state += sum(length * la.tap_size for la in static.values())  # written, and read once by the reverse sweep
     micro = min(choice.micro_batch or default_micro_batch(batch, state, 1 if fold else LEAST[gradient]), batch)
-    layers = tuple(sorted((layers | static).items()))
+    layers = tuple(sorted((layers | inside).items()))
     return Engine(
         loop.network,
         loop.likelihood,
         layers,
-        frozenset(before),
+        late,
+        frozenset(outside),
         chunk,
         math.ceil(length / chunk),
         part,
@@ -196,14 +199,14 @@ def _room() -> float:
     return stats.get("bytes_limit", 2**34) / 2
 
 
-def split_weights(weights: Any, layers: dict[Path, Layer], before: Collection[Path] = ()) -> tuple[dict[Path, dict[str, jax.Array]], Any]:
-    """Parts the parameters: (path -> {"kernel", "bias"} of the layers taken over, the others but for those of `before`)."""
+def split_weights(weights: Any, layers: dict[Path, Layer], outside: Collection[Path] = ()) -> tuple[dict[Path, dict[str, jax.Array]], Any]:
+    """Parts the parameters: (path -> {"kernel", "bias"} of the layers taken over, the others but for those of `outside`)."""
     flat = traverse_util.flatten_dict(weights)
     base, small = {path: {} for path in layers}, {}
     for path, value in flat.items():
         if path[:-1] in layers:
             base[path[:-1]]["bias" if path[-1] == "bias" else "kernel"] = value
-        elif path not in before:
+        elif path not in outside:
             small[path] = value
     return base, traverse_util.unflatten_dict(small)
 

@@ -18,6 +18,8 @@ from flax import linen as nn
 from flax import traverse_util
 from jax.extend.core import Literal
 
+from rgen.sequence import Prediction
+
 Path = tuple[str, ...]
 
 
@@ -202,13 +204,33 @@ def inputs_of(network: nn.Module, weights: Any, outs: dict[Path, jax.Array], lay
     return out, {path: tap["x"] for path, tap in taps.items()}
 
 
-def foresee(network: nn.Module, weights: Any, x: Any, layers: dict[Path, Layer], learned: set[Path]) -> tuple[set, set]:
-    """Which layers' inputs nothing that learns can change, and what is needed for nothing but these inputs.
+def output_behind(network: nn.Module, weights: Any, outs: dict[Path, jax.Array], x: Any) -> Any:
+    """What a network returns for ONE input if the outputs [*heads, r, n] of some layers are given; differentiable in these."""
+    slots = {path: Slot((), {"x": out, "out": out}) for path, out in outs.items()}
+    return apply(network, weights, slots, lambda kind, rows, memory, probe: probe["out"], x)
+
+
+class Foreseen(NamedTuple):
+    """What can be known of a network outside of the inner loop.
+
+    Attributes:
+      layers: paths of those whose inputs nothing that learns can change.
+      late: whether what is paid need not be known in the inner loop, which descends other logits, and depends on nothing that learns but
+        the outputs of these layers.
+      outside: names of weights that the inner loop does not need: only these inputs do, or what is paid if it is late.
+    """
+
+    layers: set[Path]
+    late: bool
+    outside: set[Path]
+
+
+def foresee(network: nn.Module, weights: Any, x: Any, layers: dict[Path, Layer], learned: set[Path], scored: bool) -> Foreseen:
+    """Looks through the network's jaxpr.
 
     Args:
       layers: Dense layers that learn; learned: names of all weights that do, as they are read.
-    Returns:
-      (paths of layers, names of weights that do not learn).
+      scored: whether outputs are given, so that what is paid may be late.
     """
     flat = traverse_util.flatten_dict(jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), weights))
     dtype = next(iter(flat.values())).dtype
@@ -230,8 +252,10 @@ def foresee(network: nn.Module, weights: Any, x: Any, layers: dict[Path, Layer],
     prediction, inputs = jax.tree.unflatten(jax.tree.structure(shapes), map(on, closed.jaxpr.outvars))
     changes = {("out", path) for path in layers} | {("weight", name) for name in learned}
     known = {path for path, tap in inputs.items() if not tap & changes}
-    used = frozenset().union(*jax.tree.leaves(prediction), *(inputs[path] for path in inputs.keys() - known))
-    return known, {name for name in flat if known and name not in learned and ("weight", name) not in used}
+    late = scored and bool(known) and isinstance(prediction, Prediction) and all(name[:-1] in known for name in learned)
+    inner = prediction.learned if late else prediction
+    used = frozenset().union(*jax.tree.leaves(inner), *(inputs[path] for path in inputs.keys() - known))
+    return Foreseen(known, late, {name for name in flat if known and name not in learned and ("weight", name) not in used})
 
 
 def _is_plain(module: nn.Module) -> bool:
