@@ -120,7 +120,7 @@ def plan(
         parts.setdefault(name[:-1], set()).add(name in learned)
     found = {path: layer for path, layer in everywhere.items() if parts[path] == {True}}
     static = {path: replace(layer, learns=False) for path, layer in everywhere.items() if parts[path] == {False}}
-    inside, late, outside = static, False, set()
+    late, outside = False, set()
     if static and not (drawn and loop.context):
         dense = {path: layer for path, layer in found.items() if layer.kind == "dense"}
         known, late, outside = foresee(loop.network, weights, one, dense, learned, scored=gradient and not drawn)
