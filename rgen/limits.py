@@ -88,11 +88,12 @@ def least_work(loop: InnerLoop, algorithm: str, params: Any, seqs: Sequence) -> 
         if layer.kind == "embed":
             continue
         weights, tap, window = layer.size, layer.tap_size, plan.chunk if plan.fold else length
-        if not direct and any(name[:-1] == path for name in plan.outside):
+        outside = any(name[:-1] == path for name in plan.outside)
+        if outside and not direct:
             flops, numbers = flops + (6 if reverse else 2) * weights, numbers + (3 if reverse else 1) * weights / batch
             continue
         own = direct or path not in planned
-        if not layer.learns:
+        if outside or not layer.learns:
             computing, reading = 4 * weights, 2 * weights / batch
         elif own:
             computing, reading = 6 * weights, 3 * weights

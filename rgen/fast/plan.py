@@ -135,9 +135,9 @@ def plan(
     kept = {path: (1 + 1 / pieces) * length * la.tap_size + read[path] / together for path, la in found.items()}
     folded = {path: read[path] + 3 * la.size / folded_chunk + folded_chunk * la.tap_size for path, la in found.items()}
     ways = {None: (kept, folded), True: (folded,), False: (kept,)}[choice.fold]
-    best = {path: min(way[path] for way in ways) for path in found}
-    layers = {path: la for path, la in found.items() if choice.every_layer or la.foreseen or best[path] < 6 * la.size}
+    layers = worth(found, {path: min(way[path] for way in ways) for path in found}, choice)
     fold = sum(folded[p] for p in layers) < sum(kept[p] for p in layers) if choice.fold is None else choice.fold
+    layers = worth(layers, folded if fold else kept, choice)
     chunk = folded_chunk if fold else min(choice.chunk or math.ceil(length / pieces), length)
     part = even(chunk, STEPS)
     chunk = part * math.ceil(chunk / part)
@@ -165,6 +165,11 @@ def plan(
     )
 
 
+def worth(layers: dict[Path, Layer], cost: dict[Path, float], choice: Choice) -> dict[Path, Layer]:
+    """Those that cost less than carrying their weights."""
+    return {path: la for path, la in layers.items() if choice.every_layer or la.foreseen or cost[path] < 6 * la.size}
+
+
 def even(length: int, size: int) -> int:
     """About `size`, so that pieces of it fill the length as exactly as they can."""
     return math.ceil(length / math.ceil(length / size))
@@ -173,7 +178,7 @@ def even(length: int, size: int) -> int:
 def default_micro_batch(batch: int, state: int, least: int) -> int:
     """How many sequences are run at once if each has `state` numbers that are read again and again.
 
-    The reverse sweep needs about four times the taps. On a CPU as many for each device as keep these near the cache (16 times the second
+    The reverse sweep needs about four times the taps. On a CPU as many for each device as keep these near the cache (8 times the second
     level, of which each core has its own), but not fewer than `least`. On accelerators as many as half the memory holds. Of the numbers
     near that one, one that divides the sequences of a device is taken.
     """
@@ -192,9 +197,9 @@ def _room() -> float:
     """Bytes that what is read at every step may take on one device."""
     if jax.default_backend() == "cpu":
         try:
-            return 16 * (os.sysconf("SC_LEVEL2_CACHE_SIZE") or 2**20)
+            return 8 * (os.sysconf("SC_LEVEL2_CACHE_SIZE") or 2**20)
         except (AttributeError, OSError, ValueError):  # not every system tells
-            return 16 * 2**20
+            return 8 * 2**20
     stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit", 2**34) / 2
 
