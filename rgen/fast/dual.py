@@ -386,26 +386,11 @@ def run_unless_ended(engine: Engine, core: Core, past: dict, small: Any, seen: A
     return jax.lax.cond(jax.lax.all_gather(observer.ended(seen), ROWS).all(), skip, go, small, seen)
 
 
-def look_back(engine: Engine, core: Core, past: dict[Path, Past], chunk: Chunk) -> dict[Path, jax.Array]:
-    """Path -> cotangents [S, *heads, r, m] of a chunk's foreseen inputs by the inner loop's own gradients, W_t g_t."""
-    found = {}
-    for p, layer in engine.foreseen.items():
-        x, g, _ = chunk.blocks[p]
-        step = jnp.arange(x.shape[-2]) // layer.taps
-        earlier = jnp.broadcast_to(step[:, None] > step[None, :], (*layer.heads, len(step), len(step))).astype(x.dtype)
-        memory = Memory(past[p].weights["kernel"], None, core.factors[p], (*past[p].blocks, Block(x, g, earlier)))
-        found[p] = by_step(layer, len(step) // layer.taps, over_heads(backward, layer)(g, memory))
-    return found
-
-
-def run(
-    engine: Engine, core: Core, observer: Any, inputs: dict, steps: Any, look: Callable[..., Any] = lambda *_: None
-) -> tuple[list[Chunk], dict | None, Any, Any, Any]:
+def run(engine: Engine, core: Core, observer: Any, inputs: dict, steps: Any) -> tuple[list[Chunk], dict | None, Any, Any]:
     """The inner loop over one sequence whose length is the sum of the chunks; `inputs`: path -> those that are foreseen, [T, ...].
 
     Returns:
-      (chunks (stacked into one if they are folded), path -> last weights if they are folded, carried parameters, (y, nll) [T], and what
-      `look(engine, core, past, chunk)` sees in chunks, [T, ...]).
+      (chunks (stacked into one if they are folded), path -> last weights if they are folded, carried parameters, (y, nll) [T]).
     """
     layers, seen = engine.learning, observer.start()
     if engine.fold:
@@ -415,18 +400,18 @@ def run(
             past = {p: Past(weights[p], ()) for p in layers}
             chunk, small, seen, traced = run_unless_ended(engine, core, past, small, seen, observer, *now)
             weights = {p: learn(la, weights[p], chunk.blocks[p], core.factors[p]) for p, la in layers.items()}
-            return (weights, small, seen), (chunk, traced, look(engine, core, past, chunk))
+            return (weights, small, seen), (chunk, traced)
 
         start = {p: core.base[p] for p in layers}
-        (weights, small, _), (chunks, *traced) = jax.lax.scan(one, (start, core.small, seen), by_chunk(engine, (inputs, steps)))
-        return [chunks], weights, small, *jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), traced)
+        (weights, small, _), (chunks, traced) = jax.lax.scan(one, (start, core.small, seen), by_chunk(engine, (inputs, steps)))
+        return [chunks], weights, small, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), traced)
     small, chunks, traces = core.small, [], []
     for i in range(engine.chunks):
         past = {p: Past(core.base[p], join([chunk.blocks[p] for chunk in chunks])) for p in layers}
         chunk, small, seen, traced = run_unless_ended(engine, core, past, small, seen, observer, *piece(engine, (inputs, steps), i))
         chunks.append(chunk)
-        traces.append((traced, look(engine, core, past, chunk)))
-    return chunks, None, small, *jax.tree.map(lambda *parts: jnp.concatenate(parts), *traces)
+        traces.append(traced)
+    return chunks, None, small, jax.tree.map(lambda *parts: jnp.concatenate(parts), *traces)
 
 
 def by_chunk(engine: Engine, steps: Any) -> Any:
@@ -862,7 +847,7 @@ def score(engine: Engine, core: Core, inputs: dict[Path, jax.Array], seqs: Seque
 
 def _score_forward(engine, core, inputs, seqs):
     def one(inputs, seq):
-        chunks, weights, _, (_, found), _ = run(engine, core, Scoring(), inputs, seq)
+        chunks, weights, _, (_, found) = run(engine, core, Scoring(), inputs, seq)
         if engine.late:
             outs = {p: jnp.stack([chunk.replay.out[p] for chunk in chunks]) for p in engine.foreseen}
             found = {
@@ -927,13 +912,25 @@ def adapt(
     """
 
     def one(inputs, steps):
-        chunks, weights, small, traced, _ = run(engine, core, observer, inputs, steps)
+        chunks, weights, small, traced = run(engine, core, observer, inputs, steps)
         if weights is None:
             taken = engine.learning.items()
             weights = {p: learn(la, core.base[p], join([c.blocks[p] for c in chunks])[0], core.factors[p]) for p, la in taken}
         return weights, small, traced
 
     return map_sequences(engine, one, inputs, steps)
+
+
+def look_back(engine: Engine, core: Core, chunks: list[Chunk]) -> dict[Path, jax.Array]:
+    """Path -> cotangents [T, *heads, r, m] of foreseen inputs by the inner loop's own gradients: W_t g_t."""
+    found = {}
+    for p, layer in engine.foreseen.items():
+        ((x, g, _),) = join([chunk.blocks[p] for chunk in chunks])
+        step = jnp.arange(engine.length).repeat(layer.taps)
+        earlier = jnp.broadcast_to(step[:, None] > step[None, :], (*layer.heads, len(step), len(step))).astype(x.dtype)
+        memory = Memory(core.base[p]["kernel"], None, core.factors[p], (Block(x, g, earlier),))
+        found[p] = by_step(layer, engine.length, over_heads(backward, layer)(g, memory))
+    return found
 
 
 def drift(engine: Engine, core: Core, inputs: dict[Path, jax.Array], seqs: Sequence) -> tuple[dict, Any, dict, dict, jax.Array]:
@@ -943,8 +940,12 @@ def drift(engine: Engine, core: Core, inputs: dict[Path, jax.Array], seqs: Seque
       (path -> sum of what the weights lost, sum of what the carried parameters lost; path -> sum of the gradients of layers that are
       never read again; sums of the cotangents of `inputs`, of the sequences if all share them; nll [B, T]).
     """
-    run_one = partial(run, engine, core, Scoring(), look=look_back)
-    chunks, _, small, (_, nll), pulled = map_sequences(engine, run_one, inputs, seqs)
+
+    def one(inputs, seq):
+        chunks, _, small, (_, nll) = run(engine, core, Scoring(), inputs, seq)
+        return chunks, small, nll, look_back(engine, core, chunks)
+
+    chunks, small, nll, pulled = map_sequences(engine, one, inputs, seqs)
     lost, owed = {}, {}
     for p, layer in engine.layers:
         blocks = [chunk.blocks[p] for chunk in chunks]

@@ -103,7 +103,7 @@ def plan(
       x: [B, T, ...] inputs, or [1, T, ...] for all sequences; or their shapes.
       gradient: whether the score will be differentiated.
       drawn: whether outputs are drawn, so that a network's inputs are not known where it reads them.
-      adapted: whether the weights after the last step are wanted, of each sequence.
+      adapted: whether the weights after the last step are wanted, of each sequence: then no embedding is read as it was initialized.
       batch: how many sequences there are; None: as many as `x` has rows.
     """
     choice = loop.choice
@@ -137,6 +137,9 @@ def plan(
     ways = {None: (kept, folded), True: (folded,), False: (kept,)}[choice.fold]
     layers = worth(found, {path: min(way[path] for way in ways) for path in found}, choice)
     fold = sum(folded[p] for p in layers) < sum(kept[p] for p in layers) if choice.fold is None else choice.fold
+    if fold and fresh:
+        # a layer behind an embedding is as wide as any; foreseen and folded, the reverse sweep would need its weights of every chunk
+        return plan(loop, weights, x, gradient, drawn, True, batch)
     layers = worth(layers, folded if fold else kept, choice)
     chunk = folded_chunk if fold else min(choice.chunk or math.ceil(length / pieces), length)
     part = even(chunk, STEPS)
