@@ -16,10 +16,9 @@ import jax
 import numpy as np
 
 from rgen import limits, meta, models, profile, report
-from rgen.config import PRESETS, BenchmarkConfig, TrainConfig
+from rgen.config import NETWORKS, PRESETS, TEXT_NETWORKS, BenchmarkConfig, TrainConfig
 from rgen.devices import place
 from rgen.fast import InnerLoop
-from rgen.networks import NETWORKS
 from rgen.progress import Progress
 from rgen.sequence import Sequence, SequenceModel
 
@@ -44,14 +43,14 @@ class Row:
 
 
 def configuration(name: str) -> TrainConfig:
-    """Of a preset, or of a network with its default sizes."""
-    return PRESETS[name][1] if name in PRESETS else TrainConfig(network=name)
+    """Of a network with its default sizes, or of a preset."""
+    return TrainConfig(network=name) if name in NETWORKS else PRESETS[name][1]
 
 
 def made_up(network: str, meta_batch: int, length: int) -> tuple[tuple[int, ...], int, Sequence]:
     """Random sequences for a network: (shape of the data, symbols, batch). Images are the smallest square with `length` pixels."""
     rng = np.random.default_rng(0)
-    text = NETWORKS.get(network, ("image",))[0] == "text"
+    text = network in TEXT_NETWORKS
     side = math.ceil(math.sqrt(length))
     x = np.arange(length) if text else np.stack(np.divmod(np.arange(length), side), axis=-1)
     symbols = 256 if text else 2

@@ -308,7 +308,7 @@ class BenchmarkConfig:
         for name in self.network:
             if name not in NETWORKS and name not in PRESETS:
                 raise InputError(f"There is no network '{name}'. {nearest(name, (*NETWORKS, *PRESETS))}")
-            if name in PRESETS and PRESETS[name][1].fast and "reptile" in self.algorithm:
+            if name not in NETWORKS and PRESETS[name][1].fast and "reptile" in self.algorithm:
                 raise InputError(f"Of the preset '{name}' only a part learns, and Reptile needs all. Give --algorithm maml sample.")
         for option, choices in (("algorithm", (*ALGORITHMS, "sample")), ("form", FORMS)):
             for value in getattr(self, option):
