@@ -27,7 +27,7 @@ def build(
     precision: str = "float32",
     **sizes: Any,
 ) -> SequenceModel:
-    """Builds a sequence model.
+    """Builds a sequence model for sequences in which no place comes twice, as in lines and pictures.
 
     Args:
       name: a network's name, or "lstm".
@@ -45,7 +45,6 @@ def build(
     if name == "lstm":
         return Recurrent(networks.configure(LSTM, name, sizes, shape=shape, symbols=symbols, outputs=outputs), likelihood, end)
     network = networks.build(name, shape, outputs, **sizes)
-    # in lines and pictures no place comes twice
     return InnerLoop(network, likelihood, rates, rate, fast, end, form=form, choice=choice, precision=precision, distinct=True)
 
 

@@ -129,6 +129,16 @@ def test_images_come_back_from_their_pixels_in_any_order(order):
     assert np.array_equal(x[0], raster) == (order == "raster")
 
 
+@pytest.mark.parametrize(
+    ("name", "options"), [("digits", {"order": "raster"}), ("digits", {"order": "random"}), ("listing", {"max_length": 16})]
+)
+def test_no_place_comes_twice_in_a_sequence(name, options):
+    """What models by name promise of their data."""
+    loaded = data.load(name, **options)
+    for places in loaded.sequences("train", [0, 1, 2]).x:
+        assert len(np.unique(places, axis=0)) == loaded.length
+
+
 def test_random_orders_are_fixed_by_split_seed_split_and_image():
     loaded = data.load("digits", order="random")
     together, alone = loaded.sequences("test", [3, 5, 8]).x, loaded.sequences("test", [5]).x
