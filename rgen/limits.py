@@ -11,7 +11,7 @@ import numpy as np
 from rgen.devices import place
 from rgen.fast import InnerLoop, engine
 from rgen.fast.taps import find_layers
-from rgen.sequence import Sequence
+from rgen.sequence import Sequence, with_context
 
 
 class Work(NamedTuple):
@@ -77,6 +77,7 @@ def least_work(loop: InnerLoop, algorithm: str, params: Any, seqs: Sequence) -> 
     and its reverse sweep is a tangent of the step beside the step itself: four times the work.
     """
     batch, length = seqs.y.shape
+    seqs = seqs._replace(x=with_context(seqs.x, None if algorithm == "sample" else seqs.y, loop.context))
     found = find_layers(loop.network, params.init, jax.ShapeDtypeStruct(seqs.x.shape[2:], seqs.x.dtype))
     reverse, direct = algorithm == "maml", loop.form == "direct"
     gradient = algorithm in ("maml", "first-order-maml")

@@ -259,6 +259,16 @@ def test_networks_of_ones_own(network, taken):
     agree(loop, params, seqs, CHOICES["kept"])
 
 
+@pytest.mark.parametrize("kind", ["fixed", "per-array", "rank-one"])
+def test_a_layer_without_bias(kind):
+    network = nn.Sequential((nn.Embed(6, 4), nn.Dense(3, use_bias=False)))
+    x = np.array([[0, 1, 2, 1, 4], [5, 4, 3, 3, 1]])
+    seqs = Sequence(x, np.random.default_rng(2).integers(3, size=x.shape), np.ones(x.shape))
+    loop = InnerLoop(network, Categorical(), kind, 0.2, form="direct")
+    params = problems.disturbed(loop.init(jax.random.key(0), x[0, 0]), np.random.default_rng(3))
+    close(maml(dual(loop, CHOICES["kept"]), params, seqs), maml(loop, params, seqs))
+
+
 @pytest.mark.parametrize("fold", [False, True])
 def test_chunks_after_the_end_are_skipped(fold):
     """With so many lines that in some micro-batches all end early, and in others not."""

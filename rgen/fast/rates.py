@@ -92,6 +92,8 @@ def factor_rates(kind: str, rates: dict, path: Path, layer: Layer) -> Factors:
             column, constant = jnp.ones_like(row), jnp.exp(rates["bias"]) if "bias" in rates else jnp.zeros_like(row)
     if layer.kind == "embed":
         row, column = column, row
+    if not layer.bias:  # the constant is the bias' rate
+        constant = jnp.zeros_like(constant)
     shapes = (*layer.heads, layer.width), layer.heads, (*layer.heads, layer.outputs)
     return Factors(*(jnp.broadcast_to(factor, shape) for factor, shape in zip((row, constant, column), shapes)))
 
