@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import chex
@@ -400,3 +401,10 @@ def test_memory_of_maml_grows_with_the_square_root_of_the_length():
     short, long, prime = temporaries(32), temporaries(128), temporaries(127)
     assert long < 2.6 * short
     assert prime < 1.1 * long
+
+
+def test_the_example_of_the_readme_runs():
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    names: dict[str, Any] = {}
+    exec(text.split("```python\n")[1].split("```")[0], names)
+    assert names["drawn"].y.shape == (64, 12) and float(names["nats"]) > 0
