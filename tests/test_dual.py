@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from problems import NAMES, adapt, first_order_maml, jit, make, maml, reptile, sample, score
 from test_loop import close, norm
 
+from rgen.benchmark import TIMED, configuration, made_up
 from rgen.fast import Choice, InnerLoop, Params
 from rgen.fast.plan import even, plan
 from rgen.likelihood import Categorical
+from rgen.models import configured
 from rgen.sequence import Prediction, Sequence
 
 CHOICES = {
@@ -294,6 +296,18 @@ def test_bfloat16_loses_a_hundredth_of_the_gradient(fold):
     assert all(a.dtype == jnp.float32 for a in jax.tree.leaves(rounded))
     with pytest.raises(ValueError, match="in the dual form 'bfloat16'"):
         dataclasses.replace(loop, precision="bfloat16")
+    with pytest.raises(ValueError, match="parameters are in float64"):
+        maml(dataclasses.replace(exact, precision="bfloat16"), params, seqs)
+
+
+@pytest.mark.parametrize("algorithm", ["maml", "sample"])
+def test_bfloat16_at_a_preset_s_own_size(algorithm):
+    """XLA's products of small sizes and of large ones, of one layer and of many, are not the same code."""
+    shape, symbols, seqs = made_up("image", 2, 64)
+    loop = configured(dataclasses.replace(configuration("digits-maml"), precision="bfloat16"), shape, symbols)
+    params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), loop.init(jax.random.key(0), seqs.x[0, 0]))
+    result = jax.jit(TIMED[algorithm], static_argnums=0)(loop, params, seqs)
+    assert all(bool(jnp.isfinite(a).all()) for a in jax.tree.leaves(result))
 
 
 def test_heads_are_one_batched_layer():

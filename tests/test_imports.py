@@ -1,6 +1,7 @@
 """Imports run in one direction: what each module may know of the others."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,17 @@ def imported(path: Path) -> set[str]:
             continue
         found |= {name.split(".")[1] for name in names if name.startswith("rgen.")}
     return found
+
+
+# The files of the inner loop, from the bottom up: each imports none behind it
+FAST = ["taps", "rates", "plan", "affine", "forward", "reverse", "dual", "engine", "loop", "__init__"]
+
+
+def test_imports_of_the_inner_loop_run_downward():
+    assert {file.stem for file in (ROOT / "fast").glob("*.py")} == set(FAST)
+    for place, name in enumerate(FAST):
+        text = (ROOT / "fast" / f"{name}.py").read_text()
+        assert [later for later in FAST[place:] if re.search(rf"from rgen\.fast\.{later} |from rgen\.fast import {later}\b", text)] == []
 
 
 @pytest.mark.parametrize("module", MAY)

@@ -17,7 +17,14 @@ from rgen.unroll import Observer, Scoring
 
 
 def prepare(loop: Any, params: Any, steps: Any, **use: bool) -> tuple[Engine, dual.Core]:
-    """The plan for steps [B, T, ...], and what it computes with, of an `InnerLoop` and its parameters; `use` as for `plan`."""
+    """The plan for steps [B, T, ...], and what it computes with, of an `InnerLoop` and its parameters; `use` as for `plan`.
+
+    Raises:
+      ValueError: parameters in float64, which bfloat16 does not go with.
+    """
+    dtype = jax.tree.leaves(params.init)[0].dtype
+    if loop.precision == "bfloat16" and dtype != jnp.float32:
+        raise ValueError(f"The parameters are in {dtype}; the precision 'bfloat16' sums up in float32 and needs them in that.")
     engine = plan(loop, params.init, steps.x, batch=steps.weight.shape[0], **use)
     layers = dict(engine.layers)
     base, small = split_weights(params.init, layers, engine.outside)

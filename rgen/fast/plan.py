@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from flax import linen as nn
@@ -110,37 +110,30 @@ def plan(
     rows: int = x.shape[0]
     length = x.shape[1]
     batch = rows if batch is None else batch
-    one = jax.ShapeDtypeStruct(x.shape[2:], x.dtype)
-    everywhere = find_layers(loop.network, weights, one)
-    fresh = {path for path, layer in everywhere.items() if layer.fresh and loop.distinct and not adapted}
-    names = set(traverse_util.flatten_dict(weights))
-    learned = {name for name in names if learns(name, loop.fast) and name[:-1] not in fresh}
-    parts: dict[Path, set[bool]] = {}
-    for name in names:
-        parts.setdefault(name[:-1], set()).add(name in learned)
-    found = {path: layer for path, layer in everywhere.items() if parts[path] == {True}}
-    static = {path: replace(layer, learns=False) for path, layer in everywhere.items() if parts[path] == {False}}
-    late, outside = False, set()
-    if static and not (drawn and loop.context):
-        dense = {path: layer for path, layer in found.items() if layer.kind == "dense"}
-        known, late, outside = foresee(loop.network, weights, one, dense, learned, scored=gradient and not drawn)
-        found |= {path: replace(found[path], foreseen=True) for path in known}
-    inside = {path: layer for path, layer in static.items() if not any(name[:-1] == path for name in outside)}
     most, least = KEPT[gradient]
     pieces = max(1, min(most, length // least))
     share = batch // shards_of(batch)
     together = min(share, LEAST[gradient]) if jax.default_backend() == "cpu" else share
     folded_chunk = min(choice.chunk or even(length, STEPS), length)
-    read = {path: 0 if la.foreseen else 2 * la.size for path, la in found.items()}
-    kept = {path: (1 + 1 / pieces) * length * la.tap_size + read[path] / together for path, la in found.items()}
-    folded = {path: read[path] + 3 * la.size / folded_chunk + folded_chunk * la.tap_size for path, la in found.items()}
-    ways = {None: (kept, folded), True: (folded,), False: (kept,)}[choice.fold]
-    layers = worth(found, {path: min(way[path] for way in ways) for path in found}, choice)
-    fold = sum(folded[p] for p in layers) < sum(kept[p] for p in layers) if choice.fold is None else choice.fold
-    if fold and fresh:
-        # a layer behind an embedding is as wide as any; foreseen and folded, the reverse sweep would need its weights of every chunk
-        return plan(loop, weights, x, gradient, drawn, True, batch)
-    layers = worth(layers, folded if fold else kept, choice)
+
+    def cost(layer: Layer, fold: bool) -> float:
+        weights = 0 if layer.foreseen else 2 * layer.size
+        if fold:
+            return weights + 3 * layer.size / folded_chunk + folded_chunk * layer.tap_size
+        return weights / together + (1 + 1 / pieces) * length * layer.tap_size
+
+    roles, taken, costs = {}, {}, {}
+    for fold in (False, True) if choice.fold is None else (choice.fold,):
+        # behind an embedding that is read once stands a layer as wide as any: foreseen and folded, the reverse sweep would need its weights
+        # of every chunk, so that there the embedding learns as any other
+        once = loop.distinct and not adapted and not fold
+        roles[fold] = sort_out(loop, weights, jax.ShapeDtypeStruct(x.shape[2:], x.dtype), once, gradient, drawn)
+        costs[fold] = {path: cost(layer, fold) for path, layer in roles[fold].learning.items()}
+        taken[fold] = worth(roles[fold].learning, costs[fold], choice)
+    either = frozenset().union(*taken.values())
+    fold = min(costs, key=lambda fold: sum(costs[fold][path] for path in either & costs[fold].keys()))
+    layers, (_, static, late, outside) = taken[fold], roles[fold]
+    inside = {path: layer for path, layer in static.items() if not any(name[:-1] == path for name in outside)}
     chunk = folded_chunk if fold else min(choice.chunk or math.ceil(length / pieces), length)
     part = even(chunk, STEPS)
     chunk = part * math.ceil(chunk / part)
@@ -150,11 +143,10 @@ def plan(
     if jax.default_backend() != "cpu":
         state += sum(length * la.tap_size for la in static.values())  # written, and read once by the reverse sweep
     micro = min(choice.micro_batch or default_micro_batch(batch, state, 1 if fold else LEAST[gradient]), batch)
-    layers = tuple(sorted((layers | inside).items()))
     return Engine(
         loop.network,
         loop.likelihood,
-        layers,
+        tuple(sorted((layers | inside).items())),
         late,
         frozenset(outside),
         chunk,
@@ -166,6 +158,33 @@ def plan(
         loop.precision,
         rows < batch,
     )
+
+
+class Roles(NamedTuple):
+    """What becomes of the layers that can be taken over: those that learn, and those that do not; the rest as in `Engine`."""
+
+    learning: dict[Path, Layer]
+    static: dict[Path, Layer]
+    late: bool
+    outside: set[Path]
+
+
+def sort_out(loop: Any, weights: Any, x: Any, once: bool, gradient: bool, drawn: bool) -> Roles:
+    """The roles of a network's layers; `once`: an embedding of the network's input is read as it was initialized."""
+    layers = find_layers(loop.network, weights, x)
+    names = set(traverse_util.flatten_dict(weights))
+    fresh = {path for path, layer in layers.items() if layer.fresh and once}
+    learned = {name for name in names if learns(name, loop.fast) and name[:-1] not in fresh}
+    parts: dict[Path, set[bool]] = {}
+    for name in names:
+        parts.setdefault(name[:-1], set()).add(name in learned)
+    found = {path: layer for path, layer in layers.items() if parts[path] == {True}}
+    static = {path: replace(layer, learns=False) for path, layer in layers.items() if parts[path] == {False}}
+    if not static or (drawn and loop.context):
+        return Roles(found, static, False, set())
+    dense = {path: layer for path, layer in found.items() if layer.kind == "dense"}
+    known, late, outside = foresee(loop.network, weights, x, dense, learned, scored=gradient and not drawn)
+    return Roles(found | {path: replace(found[path], foreseen=True) for path in known}, static, late, outside)
 
 
 def worth(layers: dict[Path, Layer], cost: dict[Path, float], choice: Choice) -> dict[Path, Layer]:
