@@ -396,9 +396,9 @@ _QUICK = TrainConfig(outer_rate=5e-3, warmup=50, schedule="cosine", beta2=0.99, 
 # Ours: a memory of heads that learns in the inner loop, by nats of its own and at learned rank-one rates, and all else the same for all
 # sequences.
 _HEADS = replace(_QUICK, rates="rank-one", inner_rate=0.1, fast=("heads/memory",), inner_loss="memory")
-# For bits, many narrow heads: what is written into one of them is a number, however wide it is.
-_PIXELS = replace(_HEADS, network="image-heads", width=64, heads=64, keys=32)
-_DIGITS = replace(_PIXELS, heads=32, weight_decay=0.1)
+# For pixels, many narrow heads: there are more places near one than in a line.
+_PIXELS = replace(_HEADS, network="image-heads", width=128, heads=64, keys=32)
+_DIGITS = replace(_PIXELS, width=64, heads=32, weight_decay=0.1)
 # The sets of docs/results.md, where all networks have the same sequences and outer steps.
 _NAMES = {"data": "names.txt", "max_length": 16, "held_out": 0.03122, "meta_batch": 64, "steps": 2500, "eval_count": 0}
 _SMALL = {"data": "mnist", "reduce": 2, "steps": 1000, "eval_every": 250}

@@ -219,13 +219,13 @@ class HeadsNetwork(nn.Module):
     Attributes:
       shape: (T,) for lines, inputs []; (rows, columns) for images, inputs [2].
       width: of the residual stream, divisible by `heads`.
-      heads: each has width / heads outputs. With a bit as output and the inner loss "memory" one is enough: what is written into a head
-        is a number, the error, times a constant vector.
+      heads: each has width / heads outputs.
       keys: features of a place for each head, an even number.
       context: how many of the last outputs are read beside the input, see `rgen.sequence.with_context`.
       features: width of their embedding.
-      inner_loss: what SGD descends: "nats", those that are paid; or "memory", those of a linear readout of the memory. With the second
-        one, what is written at a place says what was seen there, however sure the network was of it.
+      inner_loss: what SGD descends: "nats", those that are paid; or "memory", those of a readout of the memory by a gated layer of its
+        own. With the second one, what is written at a place says what was seen there, however sure the network was of it; and by the
+        gate, which is in its gradient, what was read there.
     """
 
     shape: tuple[int, ...]
@@ -261,7 +261,10 @@ class HeadsNetwork(nn.Module):
             update = gate(dense(layer_norm(h, name=f"norm_{i}"), 2 * self.width, name=f"gate_{i}"))
             h = h + dense(update, self.width, name=f"residual_{i}")
         logits = dense(layer_norm(h, name="norm"), self.outputs, name="logits")
-        return Prediction(logits, dense(read, self.outputs, name="write")) if self.inner_loss == "memory" else logits
+        if self.inner_loss == "nats":
+            return logits
+        written = read + gate(dense(layer_norm(read, name="norm_write"), 2 * self.width, name="gate_write"))
+        return Prediction(logits, dense(written, self.outputs, name="write"))
 
 
 # ---------------------------------------------------------------- by name
