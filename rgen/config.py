@@ -398,7 +398,7 @@ _QUICK = TrainConfig(outer_rate=5e-3, warmup=50, schedule="cosine", beta2=0.99, 
 _HEADS = replace(_QUICK, rates="rank-one", inner_rate=0.1, fast=("heads/memory",), inner_loss="memory")
 # For pixels, many narrow heads: there are more places near one than in a line.
 _PIXELS = replace(_HEADS, network="image-heads", width=128, heads=64, keys=32)
-_DIGITS = replace(_PIXELS, width=64, heads=32, weight_decay=0.1)
+_DIGITS = replace(_PIXELS, width=64, heads=32, weight_decay=0.3)
 # The sets of docs/results.md, where all networks have the same sequences and outer steps.
 _NAMES = {"data": "names.txt", "max_length": 16, "held_out": 0.03122, "meta_batch": 64, "steps": 2500, "eval_count": 0}
 _SMALL = {"data": "mnist", "reduce": 2, "steps": 1000, "eval_every": 250}
@@ -408,9 +408,9 @@ _SMALL_LSTM = replace(_QUICK, network="lstm", width=76, depth=1, features=48)
 _PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "demo": (
         "What `make demo` trains: our network on the embedded digits, a few minutes on 2 cores.",
-        replace(_DIGITS, steps=1200, log_every=50, eval_every=400),
+        replace(_DIGITS, steps=800, log_every=50, eval_every=200),
     ),
-    "digits-maml": ("MAML on the embedded digits, our network.", replace(_DIGITS, steps=1200, eval_every=150, eval_count=0)),
+    "digits-maml": ("MAML on the embedded digits, our network.", replace(_DIGITS, steps=800, eval_every=100, eval_count=0)),
     "digits-reptile": (
         "Reptile on the embedded digits, our network, all of which learns.",
         replace(
