@@ -77,7 +77,7 @@ class TrainConfig:
     """What learns in the inner loop, by its place in the network, as heads/memory; the rest is the same for all sequences. None: all."""
 
     inner_loss: str | None = None
-    """What the inner loop of text-heads and image-heads descends: nats, those that are paid, or memory, those of a linear readout of the
+    """What the inner loop of text-heads and image-heads descends: nats, those that are paid, or memory, those of a gated readout of the
     memory, which writes down what was seen even where it was expected. None: nats."""
 
     form: str = "dual"

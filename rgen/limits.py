@@ -91,7 +91,7 @@ def least_work(loop: InnerLoop, algorithm: str, params: Any, seqs: Sequence) -> 
         weights, tap, window = layer.size, layer.tap_size, plan.chunk if plan.fold else length
         outside = any(name[:-1] == path for name in plan.outside)
         if outside and not direct:
-            flops, numbers = flops + (6 if reverse else 2) * weights, numbers + (3 if reverse else 1) * weights / batch
+            flops, numbers = flops + (6 if gradient else 2) * weights, numbers + (3 if gradient else 1) * weights / batch
             continue
         own = direct or path not in planned
         if outside or not layer.learns:

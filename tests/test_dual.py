@@ -15,6 +15,7 @@ from test_loop import close, norm
 
 from rgen.benchmark import TIMED, configuration, made_up
 from rgen.fast import Choice, InnerLoop, Params
+from rgen.fast.affine import product
 from rgen.fast.plan import even, plan
 from rgen.likelihood import Categorical
 from rgen.models import configured
@@ -296,7 +297,7 @@ def test_bfloat16_loses_a_hundredth_of_the_gradient(fold):
     assert all(a.dtype == jnp.float32 for a in jax.tree.leaves(rounded))
     with pytest.raises(ValueError, match="in the dual form 'bfloat16'"):
         dataclasses.replace(loop, precision="bfloat16")
-    with pytest.raises(ValueError, match="parameters are in float64"):
+    with pytest.raises(ValueError, match="parameters in float64"):
         maml(dataclasses.replace(exact, precision="bfloat16"), params, seqs)
 
 
@@ -308,6 +309,14 @@ def test_bfloat16_at_a_preset_s_own_size(algorithm):
     params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), loop.init(jax.random.key(0), seqs.x[0, 0]))
     result = jax.jit(TIMED[algorithm], static_argnums=0)(loop, params, seqs)
     assert all(bool(jnp.isfinite(a).all()) for a in jax.tree.leaves(result))
+
+
+def test_products_of_bfloat16_are_those_of_the_platform_an_export_runs_on():
+    a = jnp.ones((2, 3, 3), jnp.bfloat16)
+    exported = jax.export.export(jax.jit(product), platforms=("cpu", "cuda"))(a, a)
+    dots = [line for line in exported.mlir_module().splitlines() if "dot_general" in line]
+    assert {"(tensor<2x3x3xbf16>" in dot for dot in dots} == {False, True}
+    close(exported.call(a, a), jnp.full((2, 3, 3), 3.0))
 
 
 def test_heads_are_one_batched_layer():

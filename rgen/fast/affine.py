@@ -44,8 +44,15 @@ def product(a: jax.Array, b: jax.Array) -> jax.Array:
     if jnp.bfloat16 not in (a.dtype, b.dtype):
         return a @ b
     a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
-    if jax.default_backend() == "cpu":  # XLA has not all such products there
-        return a.astype(jnp.float32) @ b.astype(jnp.float32)
+    return jax.lax.platform_dependent(a, b, cpu=_product_of_singles, default=_product_of_halves)
+
+
+def _product_of_singles(a: jax.Array, b: jax.Array) -> jax.Array:
+    """For CPUs, where XLA has not all products of bfloat16."""
+    return a.astype(jnp.float32) @ b.astype(jnp.float32)
+
+
+def _product_of_halves(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.matmul(a, b, preferred_element_type=jnp.float32)
 
 

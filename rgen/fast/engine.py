@@ -20,11 +20,10 @@ def prepare(loop: Any, params: Any, steps: Any, **use: bool) -> tuple[Engine, du
     """The plan for steps [B, T, ...], and what it computes with, of an `InnerLoop` and its parameters; `use` as for `plan`.
 
     Raises:
-      ValueError: parameters in float64, which bfloat16 does not go with.
+      ValueError: parameters that are not in float32, where the precision is bfloat16.
     """
-    dtype = jax.tree.leaves(params.init)[0].dtype
-    if loop.precision == "bfloat16" and dtype != jnp.float32:
-        raise ValueError(f"The parameters are in {dtype}; the precision 'bfloat16' sums up in float32 and needs them in that.")
+    if loop.precision == "bfloat16" and (others := {a.dtype.name for a in jax.tree.leaves(params)} - {"float32"}):
+        raise ValueError(f"There are parameters in {', '.join(others)}; the precision 'bfloat16' sums up in float32 and needs all in that.")
     engine = plan(loop, params.init, steps.x, batch=steps.weight.shape[0], **use)
     layers = dict(engine.layers)
     base, small = split_weights(params.init, layers, engine.outside)

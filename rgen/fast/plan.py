@@ -117,15 +117,15 @@ def plan(
     folded_chunk = min(choice.chunk or even(length, STEPS), length)
 
     def cost(layer: Layer, fold: bool) -> float:
-        weights = 0 if layer.foreseen else 2 * layer.size
+        read = 0 if layer.foreseen else 2 * layer.size
         if fold:
-            return weights + 3 * layer.size / folded_chunk + folded_chunk * layer.tap_size
-        return weights / together + (1 + 1 / pieces) * length * layer.tap_size
+            return read + 3 * layer.size / folded_chunk + folded_chunk * layer.tap_size
+        return read / together + (1 + 1 / pieces) * length * layer.tap_size
 
     roles, taken, costs = {}, {}, {}
     for fold in (False, True) if choice.fold is None else (choice.fold,):
         # behind an embedding that is read once stands a layer as wide as any: foreseen and folded, the reverse sweep would need its weights
-        # of every chunk, so that there the embedding learns as any other
+        # of every chunk, so that there the embedding learns as any other; for simplicity also where no reverse sweep follows
         once = loop.distinct and not adapted and not fold
         roles[fold] = sort_out(loop, weights, jax.ShapeDtypeStruct(x.shape[2:], x.dtype), once, gradient, drawn)
         costs[fold] = {path: cost(layer, fold) for path, layer in roles[fold].learning.items()}
