@@ -72,7 +72,11 @@ def test_asked_to_stop_it_saves_and_goes_on(number, step, whole, tmp_path, monke
     same(again.run, whole)
 
 
-def test_asked_again_it_stops_at_once(tmp_path, monkeypatch):
+def test_asked_again_it_stops_at_once(tmp_path, monkeypatch, request):
+    # what Python does unless its parent had it ignored, as shells do with jobs in the background
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+
     def ask_twice(now, batch):
         if now == 1:
             for _ in range(2):  # to this thread, which takes each before it goes on: else both can be pending, and count as one
