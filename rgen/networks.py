@@ -46,6 +46,11 @@ def gate(x: jax.Array) -> jax.Array:
     return value * nn.sigmoid(gates)
 
 
+def gated(x: jax.Array, width: int, name: str) -> jax.Array:
+    """A gated layer of the LayerNorm of its input."""
+    return gate(dense(layer_norm(x, name=f"norm_{name}"), 2 * width, name=f"gate_{name}"))
+
+
 class LSTMBlock(nn.Module):
     """An LSTM cell without recurrence: its state is a parameter, which SGD changes. One Dense layer for all four gates."""
 
@@ -258,13 +263,11 @@ class HeadsNetwork(nn.Module):
             embedded = embed(jnp.where(recent < 0, nothing, recent), nothing + 1, self.features, name="recent")
             h = h + dense(embedded.reshape(-1), self.width, name="context")
         for i in range(self.depth):
-            update = gate(dense(layer_norm(h, name=f"norm_{i}"), 2 * self.width, name=f"gate_{i}"))
-            h = h + dense(update, self.width, name=f"residual_{i}")
+            h = h + dense(gated(h, self.width, f"{i}"), self.width, name=f"residual_{i}")
         logits = dense(layer_norm(h, name="norm"), self.outputs, name="logits")
         if self.inner_loss == "nats":
             return logits
-        written = read + gate(dense(layer_norm(read, name="norm_write"), 2 * self.width, name="gate_write"))
-        return Prediction(logits, dense(written, self.outputs, name="write"))
+        return Prediction(logits, dense(read + gated(read, self.width, "write"), self.outputs, name="write"))
 
 
 # ---------------------------------------------------------------- by name

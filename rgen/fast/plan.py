@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -122,12 +123,16 @@ def plan(
             return read + 3 * layer.size / folded_chunk + folded_chunk * layer.tap_size
         return read / together + (1 + 1 / pieces) * length * layer.tap_size
 
-    roles, taken, costs = {}, {}, {}
+    one = jax.ShapeDtypeStruct(x.shape[2:], x.dtype)
+    everywhere = find_layers(loop.network, weights, one)
+    once = {path for path, layer in everywhere.items() if layer.fresh and loop.distinct and not adapted}
+    sort = partial(sort_out, loop, weights, one, everywhere, gradient=gradient, drawn=drawn)
+    # behind an embedding that is read once stands a layer as wide as any: foreseen and folded, the reverse sweep would need its weights of
+    # every chunk, so that there the embedding learns as any other; for simplicity also where no reverse sweep follows
+    kept = sort(once)
+    roles = {False: kept, True: sort(set()) if once else kept}
+    taken, costs = {}, {}
     for fold in (False, True) if choice.fold is None else (choice.fold,):
-        # behind an embedding that is read once stands a layer as wide as any: foreseen and folded, the reverse sweep would need its weights
-        # of every chunk, so that there the embedding learns as any other; for simplicity also where no reverse sweep follows
-        once = loop.distinct and not adapted and not fold
-        roles[fold] = sort_out(loop, weights, jax.ShapeDtypeStruct(x.shape[2:], x.dtype), once, gradient, drawn)
         costs[fold] = {path: cost(layer, fold) for path, layer in roles[fold].learning.items()}
         taken[fold] = worth(roles[fold].learning, costs[fold], choice)
     either = frozenset().union(*taken.values())
@@ -169,12 +174,10 @@ class Roles(NamedTuple):
     outside: set[Path]
 
 
-def sort_out(loop: Any, weights: Any, x: Any, once: bool, gradient: bool, drawn: bool) -> Roles:
-    """The roles of a network's layers; `once`: an embedding of the network's input is read as it was initialized."""
-    layers = find_layers(loop.network, weights, x)
+def sort_out(loop: Any, weights: Any, x: Any, layers: dict[Path, Layer], once: set[Path], gradient: bool, drawn: bool) -> Roles:
+    """The roles of a network's layers; `once`: embeddings of the network's input that are read as they were initialized."""
     names = set(traverse_util.flatten_dict(weights))
-    fresh = {path for path, layer in layers.items() if layer.fresh and once}
-    learned = {name for name in names if learns(name, loop.fast) and name[:-1] not in fresh}
+    learned = {name for name in names if learns(name, loop.fast) and name[:-1] not in once}
     parts: dict[Path, set[bool]] = {}
     for name in names:
         parts.setdefault(name[:-1], set()).add(name in learned)
