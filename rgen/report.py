@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 INK, PALE, ACCENT = "#1b2a49", "#9fb3d1", "#d1495b"
 
@@ -118,8 +119,12 @@ def curves(metrics: Sequence[dict], path: Path) -> None:
     if inner:
         bottom.plot(*zip(*inner), "o-", color=ACCENT, ms=4, label="inner gradients")
     bottom.set_ylabel("norms")
-    bottom.legend(frameon=False, fontsize=8)
+    bottom.legend(frameon=False, fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1, 0.95))
     bottom.set_yscale("log")
+    low, high = bottom.get_ylim()
+    bottom.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,), numticks=5))  # the panel has room for five
+    bottom.yaxis.set_major_formatter("{x:g}")
+    bottom.yaxis.set_minor_formatter("")
     bottom.set_xlabel("outer steps")
     finish(figure, path)
 
