@@ -441,7 +441,7 @@ _PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "small-mnist-lstm": ("A recurrent baseline on MNIST of 14x14 pixels.", replace(_SMALL_LSTM, **_SMALL)),
     "text-maml": ("The original's text model, MAML.", replace(_TEXT, algorithm="maml")),
     "text-reptile": ("The original's text model, Reptile: its own settings.", replace(_TEXT, algorithm="reptile")),
-    "text-heads": ("Our network on text, MAML.", replace(_HEADS, data="listing", network="text-heads")),
+    "text-heads": ("Our network on text, MAML.", replace(_HEADS, data="listing", network="text-heads", weight_decay=0.3)),
     "text-lstm": ("The recurrent baseline on text.", replace(_LSTM, data="listing")),
     "mnist-maml": ("The original's MNIST model, MAML.", replace(_MNIST, algorithm="maml")),
     "mnist-reptile": ("The original's MNIST model, Reptile: its own settings.", replace(_MNIST, algorithm="reptile")),
