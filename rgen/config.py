@@ -427,7 +427,7 @@ _PRESETS: dict[str, tuple[str, TrainConfig]] = {
     ),
     "digits-lstm": (
         "The recurrent baseline on the embedded digits.",
-        replace(_SMALL_LSTM, width=64, features=64, steps=2500, eval_every=250, eval_count=0),
+        replace(_SMALL_LSTM, width=64, features=64, weight_decay=0.3, steps=2500, eval_every=250, eval_count=0),
     ),
     "names-heads": (
         "Our network on names, MAML; give --data names.txt, one name a line.",
