@@ -256,13 +256,14 @@ class HeadsNetwork(nn.Module):
     def __call__(self, x):
         place, recent = jnp.split(jnp.atleast_1d(x), [len(self.shape)])
         h = read = Heads(self.shape, self.heads, self.keys, self.width // self.heads, name="heads")(place)
-        # the keys know the steps between places, not where they are; what is added begins small, so that it does not drown what is read
-        for i, size in enumerate(self.shape):
-            h = h + 0.1 * embed(place[i], size, self.width, name=f"place_{i}")
+        # the keys know the steps between places, not where they are
+        beside = [embed(place[i], size, self.width, name=f"place_{i}") for i, size in enumerate(self.shape)]
         if self.context:
             nothing = max(self.outputs, 2)  # where there is no output yet
             embedded = embed(jnp.where(recent < 0, nothing, recent), nothing + 1, self.features, name="recent")
-            h = h + 0.1 * dense(embedded.reshape(-1), self.width, name="context")
+            beside.append(dense(embedded.reshape(-1), self.width, name="context"))
+        for part in beside:
+            h = h + 0.1 * part  # begins small, so that it does not drown what is read
         for i in range(self.depth):
             h = h + dense(gated(h, self.width, f"{i}"), self.width, name=f"residual_{i}")
         logits = dense(layer_norm(h, name="norm"), self.outputs, name="logits")
