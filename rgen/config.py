@@ -85,7 +85,7 @@ class TrainConfig:
     precision: str = "float32"
     """float32; or bfloat16 for the taps and products of the dual form, summed up in float32."""
     chunk: int | None = None
-    """Dual form: steps of the first chunk; None: chosen by the cost model."""
+    """Dual form: steps of a chunk; None: chosen by the cost model."""
     fold: bool | None = None
     """Dual form: sum the taps of finished chunks up into weights; None: chosen by the cost model."""
     micro_batch: int | None = None

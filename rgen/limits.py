@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -9,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rgen.devices import place
-from rgen.fast import InnerLoop, engine
-from rgen.fast.taps import find_layers
+from rgen.fast import Direct, Dual, InnerLoop
+from rgen.fast.plan import Purpose
 from rgen.sequence import Sequence, with_context
 
 
@@ -78,22 +79,22 @@ def least_work(loop: InnerLoop, algorithm: str, params: Any, seqs: Sequence) -> 
     """
     batch, length = seqs.y.shape
     seqs = seqs._replace(x=with_context(seqs.x, None if algorithm == "sample" else seqs.y, loop.context))
-    found = find_layers(loop.network, params.init, jax.ShapeDtypeStruct(seqs.x.shape[2:], seqs.x.dtype))
-    reverse, direct = algorithm == "maml", loop.form == "direct"
+    reverse, direct = algorithm == "maml", isinstance(loop.form, Direct)
     gradient = algorithm in ("maml", "first-order-maml")
-    plan = engine.prepare(loop, params, seqs, gradient=gradient, drawn=algorithm == "sample")[0]
-    planned = dict(plan.layers)
+    dual = replace(loop, form=Dual(distinct=True)) if direct else loop
+    plan = dual.form.plan(dual, params.init, seqs.x, batch, Purpose(gradient, algorithm == "sample"))
+    planned = {layer.leaf: layer for layer in plan.layers}
     flops = numbers = 0.0
-    for path, found_layer in found.items():
-        layer = planned.get(path, found_layer)
-        if layer.kind == "embed":
+    for found in plan.program.layers:
+        layer = planned.get(found.leaf, found)
+        if layer.embed:
             continue
         weights, tap, window = layer.size, layer.tap_size, plan.chunk if plan.fold else length
-        outside = any(name[:-1] == path for name in plan.outside)
+        outside = layer.leaf not in (*planned, *plan.carried, *plan.fixed)
         if outside and not direct:
             flops, numbers = flops + (6 if gradient else 2) * weights, numbers + (3 if gradient else 1) * weights / batch
             continue
-        own = direct or path not in planned
+        own = direct or layer.leaf not in planned
         if outside or not layer.learns:
             computing, reading = 4 * weights, 2 * weights / batch
         elif own:

@@ -8,10 +8,12 @@ from rgen import networks
 from rgen.config import TrainConfig
 from rgen.data import Dataset
 from rgen.errors import InputError
-from rgen.fast import COST_MODEL, Choice, InnerLoop
+from rgen.fast import Direct, Dual, Form, InnerLoop
 from rgen.likelihood import Bernoulli, Categorical
 from rgen.recurrent import LSTM, Recurrent
 from rgen.sequence import SequenceModel
+
+DISTINCT = Dual(distinct=True)
 
 
 def build(
@@ -22,9 +24,7 @@ def build(
     rates: str = "fixed",
     rate: float = 1e-3,
     fast: tuple[str, ...] | None = None,
-    form: str = "dual",
-    choice: Choice = COST_MODEL,
-    precision: str = "float32",
+    form: Form = DISTINCT,
     **sizes: Any,
 ) -> SequenceModel:
     """Builds a sequence model for sequences in which no place comes twice, as in lines and pictures.
@@ -36,7 +36,7 @@ def build(
       end: the output that ends a sequence, if one does.
       rates, rate: kind of the inner rates, and where they start; the recurrent baseline has none.
       fast: what learns in the inner loop, as in `rgen.fast.InnerLoop`.
-      form, choice, precision: form of the inner loop, what is not left to the dual form's cost model, and how exact its taps are.
+      form: how the inner loop is computed.
       **sizes: options of the network; None means its default.
     Raises:
       InputError: as `networks.build`.
@@ -45,15 +45,15 @@ def build(
     if name == "lstm":
         return Recurrent(networks.configure(LSTM, name, sizes, shape=shape, symbols=symbols, outputs=outputs), likelihood, end)
     network = networks.build(name, shape, outputs, **sizes)
-    return InnerLoop(network, likelihood, rates, rate, fast, end, form=form, choice=choice, precision=precision, distinct=True)
+    return InnerLoop(network, likelihood, rates, rate, fast, end, form=form)
 
 
 def configured(config: TrainConfig, shape: tuple[int, ...], symbols: int, end: int | None = None) -> SequenceModel:
     """Builds the model of a `TrainConfig` for data of this shape; see `build`."""
     sizes = {option: getattr(config, option) for option in networks.OPTIONS}
-    choice = Choice(config.chunk, config.fold, config.micro_batch)
-    how = (config.rates, config.inner_rate, config.fast, config.form, choice, config.precision)
-    return build(config.network, shape, symbols, end, *how, **sizes)
+    dual = Dual(config.chunk, config.fold, config.micro_batch, config.precision, distinct=True)
+    form = Direct() if config.form == "direct" else dual
+    return build(config.network, shape, symbols, end, config.rates, config.inner_rate, config.fast, form, **sizes)
 
 
 def from_config(config: TrainConfig, data: Dataset) -> SequenceModel:

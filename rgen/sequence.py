@@ -114,6 +114,15 @@ def check_shapes(seqs: Sequence) -> None:
         )
 
 
+def check_keys(keys: Any) -> None:
+    """Raises ValueError unless `keys` are typed PRNG keys [B]."""
+    if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.ndim != 1:
+        raise ValueError(
+            f"Sampling needs typed keys [B], one for each sequence; got {keys.dtype} of shape {keys.shape}. Give "
+            "jax.random.split(jax.random.key(0), B), not those of jax.random.PRNGKey."
+        )
+
+
 def over_sequences(function: Callable, steps: Any, *more: Any) -> Any:
     """Maps a function of ONE sequence, and of what `more` has of it, over the rows of a NamedTuple of arrays [B, T, ...].
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rgen.likelihood import PLAIN, Decoding, Likelihood
-from rgen.sequence import Array, Given, Prediction, pad_rows, paid
+from rgen.sequence import Array, Given, Prediction, pad_rows
 
 
 class Observer(Protocol):
@@ -39,22 +39,19 @@ class Observer(Protocol):
         ...
 
 
-def pay(likelihood: Likelihood, out: Any, y: jax.Array) -> tuple[jax.Array, Any, Any]:
-    """What a network's output costs, and what it teaches.
+def pay(likelihood: Likelihood, out: Any, y: jax.Array) -> tuple[jax.Array, Any]:
+    """What a network's output costs, and what it teaches: (nats, the cotangent of the output that the inner loop descends).
 
-    Returns:
-      (nats, their cotangent, the cotangent that the inner loop descends), cotangents shaped like the output; the two are one unless the
-      output is a `Prediction`.
+    The two belong together unless the output is a `Prediction`, whose logits that are paid teach nothing.
     """
-    nll, owed = jax.value_and_grad(likelihood.nll)(paid(out), y)
     if not isinstance(out, Prediction):
-        return nll, owed, owed
-    lesson = jax.grad(likelihood.nll)(out.learned, y)
-    return nll, Prediction(owed, jnp.zeros_like(lesson)), Prediction(jnp.zeros_like(owed), lesson)
+        return jax.value_and_grad(likelihood.nll)(out, y)
+    nothing = jax.tree.map(jnp.zeros_like, out)
+    return likelihood.nll(out.logits, y), nothing._replace(learned=jax.grad(likelihood.nll)(out.learned, y))
 
 
 def scaled(weight: jax.Array, cotangent: Any) -> Any:
-    return jax.tree.map(lambda a: weight * a, cotangent)
+    return jax.tree.map(lambda a: weight.astype(a.dtype) * a, cotangent)
 
 
 class DrawnStep(NamedTuple):

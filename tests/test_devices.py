@@ -23,12 +23,12 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", {devices})
 import problems
 from rgen.devices import place
-from rgen.fast import Choice
+from rgen.fast import Dual
 from rgen.sequence import group_rows, ungroup_rows, shards_of
 from test_loop import close
 assert shards_of(6) == {shards}, shards_of(6)
 loop, params, seqs = problems.make("{network}", "dual")
-loop = dataclasses.replace(loop, choice=Choice(micro_batch={micro}))
+loop = dataclasses.replace(loop, form=Dual(micro_batch={micro}))
 seqs = jax.tree.map(lambda a: np.concatenate([a, a[::-1], 1 - a if a.dtype == int and a.ndim == 2 else a]), seqs)
 keys = jax.random.split(jax.random.key(0), 6)
 placed, (rows, split) = place(params, (seqs, keys))

@@ -1,6 +1,7 @@
 """The dual form gives the direct form's numbers: whatever the network, the rates, the chunks, the micro-batch and the weights."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,29 +15,39 @@ from problems import NAMES, adapt, first_order_maml, jit, make, maml, reptile, s
 from test_loop import close, norm
 
 from rgen.benchmark import TIMED, configuration, made_up
-from rgen.fast import Choice, InnerLoop, Params
-from rgen.fast.affine import product
-from rgen.fast.plan import even, plan
+from rgen.fast import Dual, InnerLoop, Params
+from rgen.fast.costs import even
+from rgen.fast.memory import product
+from rgen.fast.plan import Plan, Purpose
 from rgen.likelihood import Categorical
 from rgen.models import configured
 from rgen.sequence import Prediction, Sequence
 
 CHOICES = {
-    "kept": Choice(chunk=4, fold=False, every_layer=True),
-    "folded": Choice(chunk=4, fold=True, every_layer=True),
+    "kept": Dual(chunk=4, fold=False, every_layer=True),
+    "folded": Dual(chunk=4, fold=True, every_layer=True),
 }
 
 
 FOLDED = ("text-mlp per-array", "lstm-block", "image-heads")
 
 
-def dual(loop: InnerLoop, choice: Choice) -> InnerLoop:
-    return dataclasses.replace(loop, form="dual", choice=choice)
+def dual(loop: InnerLoop, form: Dual) -> InnerLoop:
+    return dataclasses.replace(loop, form=form)
 
 
-def agree(loop: InnerLoop, params: Params, seqs: Sequence, choice: Choice, rtol: float = 1e-10) -> None:
+def planned(loop: InnerLoop, form: Dual, params: Params, x: Any, batch: int | None = None, drawn: bool = False) -> Plan:
+    return form.plan(dual(loop, form), params.init, x, batch, Purpose(drawn=drawn))
+
+
+def named(plan: Plan, layers: Any) -> set[str]:
+    """The paths of layers' weights, without those of their biases."""
+    return {plan.program.names[leaf] for leaf in layers}
+
+
+def agree(loop: InnerLoop, params: Params, seqs: Sequence, form: Dual, rtol: float = 1e-10) -> None:
     """Nats and meta-gradients of both forms are the same."""
-    other = dual(loop, choice)
+    other = dual(loop, form)
     for function in (maml, first_order_maml, *([reptile] if loop.fast is None else [])):
         close(function(other, params, seqs), function(loop, params, seqs), rtol)
 
@@ -103,9 +114,10 @@ def test_an_embedding_that_is_read_once(name, choice, shared):
         x = np.array([[0, 1, 2, 3, 4, 5, 6], [3, 1, 0, 6, 5, 2, 4]])
     y = np.random.default_rng(2).integers(3, size=x.shape)
     seqs = Sequence(x[:1] if shared else x, y, np.ones(y.shape))
-    other = dual(dataclasses.replace(loop, distinct=True), dataclasses.replace(CHOICES[choice], micro_batch=1))
-    behind = {("behind",), ("first",)} if name == "skip" else {("hidden_0",)}
-    assert set(plan(other, params.init, seqs.x, batch=2).foreseen) == (behind if choice == "kept" else set())
+    form = dataclasses.replace(CHOICES[choice], micro_batch=1, distinct=True)
+    other, plan = dual(loop, form), planned(loop, form, params, seqs.x, batch=2)
+    behind = {"behind/kernel", "first/kernel"} if name == "skip" else {"hidden_0/kernel"}
+    assert named(plan, plan.foreseen) == (behind if choice == "kept" else set())
     for function in (maml, first_order_maml, reptile, adapt):
         close(function(other, params, seqs), function(loop, params, seqs))
     keys = jax.random.split(jax.random.key(1), 2)
@@ -126,7 +138,7 @@ def test_every_length_batch_chunk_and_micro_batch(length, batch, chunk, micro, f
     rng = np.random.default_rng(seed)
     x = np.broadcast_to(rng.integers(7, size=length), (batch, length))  # positions may come twice
     y, weight = rng.integers(3, size=x.shape), rng.choice([0.0, 1.0, 0.5], x.shape)
-    agree(loop, params, Sequence(x, y, weight), Choice(chunk, fold, micro, every_layer=True))
+    agree(loop, params, Sequence(x, y, weight), Dual(chunk, fold, micro, every_layer=True))
 
 
 def test_chunks_of_several_parts():
@@ -134,17 +146,17 @@ def test_chunks_of_several_parts():
     loop, params, _ = make("text-mlp per-array", "direct")
     rng = np.random.default_rng(1)
     x = np.broadcast_to(rng.integers(7, size=33), (2, 33))
-    choice = Choice(chunk=20, fold=False, every_layer=True)
-    engine = plan(dataclasses.replace(loop, choice=choice), params.init, x)
-    assert (engine.chunk, engine.part, engine.chunks) == (20, 10, 2)
-    agree(loop, params, Sequence(x, rng.integers(3, size=x.shape), np.ones(x.shape)), choice)
+    form = Dual(chunk=20, fold=False, every_layer=True)
+    plan = planned(loop, form, params, x)
+    assert (plan.chunk, plan.part, plan.chunks) == (20, 10, 2)
+    agree(loop, params, Sequence(x, rng.integers(3, size=x.shape), np.ones(x.shape)), form)
 
 
 def test_logits_wider_than_the_parameters():
     """SIREN's coordinates are float64 here; the nats of several micro-batches are added up all the same."""
     loop, params, seqs = make("siren", "dual")
     narrow = jax.tree.map(lambda a: a.astype(jnp.float32), params)
-    nats, _ = maml(dual(loop, Choice(micro_batch=1)), narrow, seqs)
+    nats, _ = maml(dual(loop, Dual(micro_batch=1)), narrow, seqs)
     close(nats, maml(loop, narrow, seqs)[0], rtol=1e-6)  # float32 where one micro-batch is all
 
 
@@ -202,7 +214,7 @@ class Shared(nn.Module):
 
 def test_inputs_that_are_known_before_the_inner_loop():
     """What they are made of is used before it only, unless something else needs it too. If all learns, or they follow draws, none are."""
-    memory, keys = ("heads", "memory"), {("heads", "keys", name) for name in ("frequency", "amplitude")}
+    memory, keys = "heads/memory/kernel", {f"heads/keys/{name}" for name in ("frequency", "amplitude")}
     for name, drawn, foreseen, outside in (
         ("image-heads by memory", True, {memory}, keys),
         ("text-heads partly", False, {memory}, keys),
@@ -210,14 +222,15 @@ def test_inputs_that_are_known_before_the_inner_loop():
         ("image-heads", False, set(), set()),
     ):
         loop, params, seqs = make(name, "direct")
-        engine = plan(dual(loop, CHOICES["kept"]), params.init, loop._read(seqs).x, drawn=drawn)
-        assert (set(engine.foreseen), engine.outside, engine.late) == (foreseen, outside, False), name
+        plan = planned(loop, CHOICES["kept"], params, loop.read(params, seqs).x, drawn=drawn)
+        inside = plan.taken | named(plan, (*plan.carried, *plan.fixed))
+        assert (named(plan, plan.foreseen), set(plan.program.names) - inside, plan.late) == (foreseen, outside, False), name
     loop = InnerLoop(Shared(), Categorical(), "rank-one", 0.2, ("memory", "behind/kernel"), form="direct")
     x = np.array([[0, 1, 2, 1, 4], [5, 4, 3, 3, 1]])
     seqs = Sequence(x, np.random.default_rng(2).integers(3, size=x.shape), np.ones(x.shape))
     params = problems.disturbed(loop.init(jax.random.key(0), x[0, 0]), np.random.default_rng(3))
-    engine = plan(dual(loop, CHOICES["kept"]), params.init, x)
-    assert set(engine.foreseen) == {("memory",)} and not engine.outside
+    plan = planned(loop, CHOICES["kept"], params, x)
+    assert named(plan, plan.foreseen) == {"memory/kernel"} and "place/embedding" in plan.taken
     agree(loop, params, seqs, CHOICES["kept"])
 
 
@@ -242,14 +255,19 @@ def test_what_is_paid_is_computed_late_where_nothing_waits_for_it(choice, shared
     loop = InnerLoop(Reader(), Categorical(), "rank-one", 0.2, ("memory",), form="direct")
     params = problems.disturbed(loop.init(jax.random.key(0), x[0, 0]), np.random.default_rng(3))
     inputs = jax.ShapeDtypeStruct((*seqs.x.shape, 2), int)
-    engine = plan(dual(loop, CHOICES[choice]), params.init, inputs, batch=2)
-    assert engine.late and {path for path, _ in engine.layers} == {("memory",), ("readout",)}
-    assert not plan(dual(dataclasses.replace(loop, fast=("memory", "behind")), CHOICES[choice]), params.init, inputs, batch=2).late
+    plan = planned(loop, CHOICES[choice], params, inputs, batch=2)
+    assert plan.late and plan.taken == {f"{name}/{part}" for name in ("memory", "readout") for part in ("kernel", "bias")}
+    assert not planned(dataclasses.replace(loop, fast=("memory", "behind")), CHOICES[choice], params, inputs, batch=2).late
     agree(loop, params, seqs, CHOICES[choice])
 
 
 @pytest.mark.parametrize(
-    ("network", "taken"), [(Twice(), ["Dense_0", "Embed_0", "rows", "shared"]), (NoDense(), []), (Tied(), ["Dense_0"])]
+    ("network", "taken"),
+    [
+        (Twice(), {"Dense_0/kernel", "Embed_0/embedding", "rows/kernel", "shared/kernel"}),
+        (NoDense(), {"table"}),
+        (Tied(), {"Dense_0/kernel", "Embed_0/embedding"}),
+    ],
 )
 def test_networks_of_ones_own(network, taken):
     rng = np.random.default_rng(2)
@@ -257,8 +275,8 @@ def test_networks_of_ones_own(network, taken):
     seqs = Sequence(x, rng.integers(3, size=x.shape), np.ones(x.shape))
     loop = InnerLoop(network, Categorical(), "rank-one", 0.2, form="direct")
     params = problems.disturbed(loop.init(jax.random.key(0), x[0, 0]), rng)
-    engine = plan(dataclasses.replace(loop, choice=CHOICES["kept"]), params.init, x)
-    assert ["/".join(path) for path, _ in engine.layers] == taken
+    plan = planned(loop, CHOICES["kept"], params, x)
+    assert named(plan, plan.learning) == taken
     agree(loop, params, seqs, CHOICES["kept"])
 
 
@@ -281,24 +299,25 @@ def test_chunks_after_the_end_are_skipped(fold):
     expected = sample(loop, params, x, keys)
     ends = (np.asarray(expected.y) == 1).argmax(1)
     assert ends.reshape(12, 2).max(1).min() < 4 < ends.max()
-    close(sample(dual(loop, Choice(chunk=2, fold=fold, micro_batch=2, every_layer=True)), params, x, keys), expected)
+    close(sample(dual(loop, Dual(chunk=2, fold=fold, micro_batch=2, every_layer=True)), params, x, keys), expected)
 
 
 @pytest.mark.parametrize("fold", [False, True])
 def test_bfloat16_loses_a_hundredth_of_the_gradient(fold):
     loop, params, seqs = make("text-heads partly", "direct")
     single = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)
-    exact = dataclasses.replace(loop, form="dual", choice=Choice(chunk=3, fold=fold, every_layer=True))
-    nats, gradient = maml(exact, single, seqs)
-    rounded_nats, rounded = maml(dataclasses.replace(exact, precision="bfloat16"), single, seqs)
+    exact = Dual(chunk=3, fold=fold, every_layer=True)
+    half = dual(loop, dataclasses.replace(exact, precision="bfloat16"))
+    nats, gradient = maml(dual(loop, exact), single, seqs)
+    rounded_nats, rounded = maml(half, single, seqs)
     lost = jax.tree.map(jnp.subtract, rounded, gradient)
     assert 1e-5 < norm(lost) / norm(gradient) < 0.03
     assert 0 < abs(float(rounded_nats / nats) - 1) < 1e-3
     assert all(a.dtype == jnp.float32 for a in jax.tree.leaves(rounded))
-    with pytest.raises(ValueError, match="in the dual form 'bfloat16'"):
-        dataclasses.replace(loop, precision="bfloat16")
+    with pytest.raises(ValueError, match="must be 'float32' or 'bfloat16'"):
+        Dual(precision="float16")
     with pytest.raises(ValueError, match="parameters in float64"):
-        maml(dataclasses.replace(exact, precision="bfloat16"), params, seqs)
+        maml(half, params, seqs)
 
 
 @pytest.mark.parametrize("algorithm", ["maml", "sample"])
@@ -321,8 +340,8 @@ def test_products_of_bfloat16_are_those_of_the_platform_an_export_runs_on():
 
 def test_heads_are_one_batched_layer():
     loop, params, seqs = make("image-heads", "direct")
-    layers = dict(plan(dataclasses.replace(loop, choice=CHOICES["kept"]), params.init, seqs.x).layers)
-    assert layers["heads", "memory"].heads == (6,)
+    plan = planned(loop, CHOICES["kept"], params, seqs.x)
+    assert {plan.program.names[leaf]: layer.heads for leaf, layer in plan.learning.items()}["heads/memory/kernel"] == 6
 
 
 def test_a_second_derivative_is_refused():
@@ -350,7 +369,7 @@ def test_vmap_over_rates():
 def test_chunks_cover_the_length(length, chunk, fold):
     loop, params, _ = make("siren", "direct")
     x = np.zeros((3, length, 2))
-    engine = plan(dataclasses.replace(loop, choice=Choice(chunk, fold, every_layer=True)), params.init, x)
+    engine = planned(loop, Dual(chunk, fold, every_layer=True), params, x)
     assert engine.chunk % engine.part == 0
     assert length <= engine.length < length + engine.chunk
     assert engine.part <= 16

@@ -15,7 +15,7 @@ from flax import traverse_util
 from problems import jit
 
 from rgen import meta, networks
-from rgen.fast import Choice, InnerLoop, Params
+from rgen.fast import Direct, Dual, InnerLoop, Params
 from rgen.likelihood import Bernoulli, Categorical
 from rgen.sequence import Sequence
 
@@ -129,7 +129,7 @@ def test_every_array_of_the_original(file, form):
     name = file.stem.replace("_", "-")
     network = networks.build(name, outputs=outputs, **_options(name, theirs["param"], x))
 
-    loop = InnerLoop(network, likelihood, form=form, choice=Choice(every_layer=True))
+    loop = InnerLoop(network, likelihood, form=Dual(every_layer=True) if form == "dual" else Direct())
     params = Params(theirs["param"], {"fixed": data["inner_lr"]})
     seqs = Sequence(x, y.astype(np.int32), np.ones(y.shape))
     logits = jit(jax.vmap(jax.vmap(lambda x: network.apply({"params": params.init}, x))))(x)

@@ -6,7 +6,7 @@ import pytest
 from flax import linen as nn
 
 from rgen import limits
-from rgen.fast import Choice, InnerLoop
+from rgen.fast import Dual, InnerLoop
 from rgen.likelihood import Categorical
 from rgen.sequence import Sequence
 
@@ -24,9 +24,10 @@ HAND = {
 
 @pytest.mark.parametrize(("form", "algorithm", "fold"), HAND)
 def test_least_work_by_hand(form, algorithm, fold):
-    network = nn.Sequential([nn.Embed(4, 2), nn.Dense(3)])
-    how = {"direct": {"form": "direct"}, "dual": {}, "foreseen": {"fast": ("layers_1",)}}[form]
-    loop = InnerLoop(network, Categorical(), choice=Choice(fold=fold, every_layer=True), **how)
+    network = nn.Sequential((nn.Embed(4, 2), nn.Dense(3)))
+    dual = Dual(fold=fold, every_layer=True)
+    how = {"direct": {"form": "direct"}, "dual": {"form": dual}, "foreseen": {"form": dual, "fast": ("layers_1",)}}[form]
+    loop = InnerLoop(network, Categorical(), **how)
     x = np.zeros((2, 4), int)
     work = limits.least_work(loop, algorithm, loop.init(jax.random.key(0), x[0, 0]), Sequence(x, x, np.ones(x.shape)))
     flops, numbers = HAND[form, algorithm, fold]
@@ -34,7 +35,7 @@ def test_least_work_by_hand(form, algorithm, fold):
 
 
 def test_what_does_not_learn_is_read_once_for_all_sequences():
-    network = nn.Sequential([nn.Embed(4, 2), nn.Dense(3)])
+    network = nn.Sequential((nn.Embed(4, 2), nn.Dense(3)))
     x = np.zeros((2, 4), int)
     for form in ("direct", "dual"):
         loop = InnerLoop(network, Categorical(), fast=("layers_0",), form=form)

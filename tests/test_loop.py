@@ -17,8 +17,8 @@ from scipy import stats
 
 from rgen import meta, networks
 from rgen.fast import InnerLoop, Params
+from rgen.fast.network import learning, overlaid
 from rgen.fast.rates import expand_rates
-from rgen.fast.taps import learning, overlaid
 from rgen.likelihood import Bernoulli, Categorical, Likelihood
 from rgen.sequence import Given, Prediction, Sequence, until_end
 

@@ -1,6 +1,10 @@
 """SGD as a sequence model: the inner loop."""
 
-from rgen.fast.loop import InnerLoop, Params
-from rgen.fast.plan import COST_MODEL, Choice
+from rgen.fast.check import Check, check
+from rgen.fast.dual import Dual
+from rgen.fast.loop import FORMS, Direct, Form, InnerLoop, Params
+from rgen.fast.network import Function
 
-__all__ = ["COST_MODEL", "Choice", "InnerLoop", "Params"]
+FORMS["dual"] = Dual()
+
+__all__ = ["Check", "Direct", "Dual", "Form", "Function", "InnerLoop", "Params", "check"]

@@ -1,159 +1,95 @@
-"""The inner loop in dual form: the same numbers as `loop.py`, without forming the fast weights.
+"""The inner loop in dual form, for whole batches: the same numbers as `loop.Direct`, without forming the fast weights.
 
-One step of SGD on one example changes a Dense layer by the outer product of its input and its output's cotangent. That pair, a tap, is
-kept instead (`affine.py`, `forward.py`); the adjoint is made of taps too (`reverse.py`). Here are the functions of whole batches.
+One step of SGD on one example changes a weight matrix by the outer product of its input and its output's cotangent. That pair, a tap, is
+kept instead; what the derivative owes the weights is a list of pairs too. docs/dual_form.md tells it from the start.
 """
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from rgen.fast.affine import contract, join, learn, moved, total
-from rgen.fast.forward import Chunk, Core, by_chunk, look_back, piece, run, taps_of
-from rgen.fast.plan import Engine
-from rgen.fast.reverse import Later, by_input, reverse
-from rgen.fast.taps import Path
-from rgen.sequence import Sequence, over_sequences
-from rgen.unroll import Scoring
-
-
-def map_sequences(engine: Engine, function: Callable, inputs: dict[Path, jax.Array], steps: Any, *more: Any) -> Any:
-    """`function(inputs, steps, *more)` of every sequence; foreseen inputs have no B if all sequences share them."""
-    if engine.shared:
-        return over_sequences(partial(function, inputs), steps, *more)
-    return over_sequences(lambda steps, inputs, *more: function(inputs, steps, *more), steps, inputs, *more)
+from rgen.fast import batches
+from rgen.fast.batches import by_group, known_inputs, outputs, pay_late, prepare
+from rgen.fast.loop import InnerLoop, Params
+from rgen.fast.network import learning
+from rgen.fast.plan import GRADIENT, Plan, Purpose, plan
+from rgen.sequence import Sequence, Trace, ungroup_rows
+from rgen.unroll import Observer, Scoring
 
 
-def without_inputs(engine: Engine, chunk: Chunk) -> Chunk:
-    """The chunk without what is at hand elsewhere, and may be shared: the taps' inputs of foreseen layers."""
-    return chunk._replace(blocks={p: block._replace(x=None) if p in engine.foreseen else block for p, block in chunk.blocks.items()})
+@dataclass(frozen=True)
+class Dual:
+    """The dual form. Fields that are None are left to the cost model; every choice gives the same numbers.
 
-
-def with_inputs(engine: Engine, chunks: list[Chunk], inputs: dict[Path, jax.Array]) -> list[Chunk]:
-    """The way back, for all chunks of one sequence."""
-    full = []
-    for i, chunk in enumerate(chunks):
-        blocks = dict(chunk.blocks)
-        for p, layer in engine.foreseen.items():
-            of_steps = partial(taps_of, engine, layer)
-            x = jax.vmap(of_steps)(by_chunk(engine, inputs[p])) if engine.fold else of_steps(piece(engine, inputs[p], i))
-            blocks[p] = blocks[p]._replace(x=x)
-        full.append(chunk._replace(blocks=blocks))
-    return full
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def score(engine: Engine, core: Core, inputs: dict[Path, jax.Array], seqs: Sequence) -> Any:
-    """Nats [B, T] of sequences whose length is the sum of the engine's chunks. Differentiable once, in `core` and `inputs`.
-
-    Where what is paid is late: instead path -> outputs [B, T, *heads, r, n] of the foreseen layers, on which it depends.
-
-    `inputs`: path -> inputs [B, T, *heads, r, m] of the layers whose inputs are foreseen; [T, ...] if all sequences share them.
-    """
-    return _score_forward(engine, core, inputs, seqs)[0]
-
-
-def _score_forward(engine, core, inputs, seqs):
-    def one(inputs, seq):
-        chunks, weights, _, (_, found) = run(engine, core, Scoring(), inputs, seq)
-        if engine.late:
-            found = {
-                p: jnp.stack([chunk.replay.out[p] for chunk in chunks]).reshape(-1, *la.heads, la.taps, la.outputs)
-                for p, la in engine.foreseen.items()
-            }
-        return [without_inputs(engine, chunk) for chunk in chunks], weights, found
-
-    chunks, weights, found = map_sequences(engine, one, inputs, seqs)
-    return found, (core, inputs, chunks, weights, seqs)
-
-
-@jax.custom_jvp
-def _once(tree: Any) -> Any:
-    return tree
-
-
-@_once.defjvp
-def _refuse(primals, tangents):
-    raise NotImplementedError(
-        "The dual form has first derivatives only: a second derivative of the score was asked for. Use InnerLoop(form='direct')."
-    )
-
-
-def _score_backward(engine, kept, ct):
-    core, inputs, chunks, weights, seqs = kept
-    dtype = jax.tree.leaves((core.base, core.small))[0].dtype
-    core, ct = _once((core, jax.tree.map(lambda a: a.astype(dtype), ct)))
-
-    def one(inputs, seq, chunks, weights, ct):
-        return reverse(engine, core, with_inputs(engine, chunks, inputs), weights, seq, ct)
-
-    adjoints, ends, sums = map_sequences(engine, one, inputs, seqs, chunks, weights, ct)
-    sums = jax.tree.map(lambda a: a.sum(0), sums)
-    base, pulled, factors = {}, {}, sums.factors
-    for p, layer in engine.layers:
-        if layer.foreseen:
-            pulled[p], kernel, row = by_input(engine, layer, core.factors[p], core.base[p]["kernel"], inputs[p], ends[p])
-            bias = total(ends[p].h, (0, 1, -2))
-            factors[p] = factors[p]._replace(row=row)
-        elif isinstance(adjoints[p], Later):
-            kernel, bias = adjoints[p].fold.sum(0), adjoints[p].bias.sum(0)
-        else:
-            kernel = sum(contract(layer, a.block.x, a.h) for a in adjoints[p])
-            bias = sum(total(a.h, (0, -2)) for a in adjoints[p])
-            if layer.varies:
-                kernel = kernel - sum(contract(layer, a.xd, a.block.g) for a in adjoints[p])
-        base[p] = {"kernel": kernel} | ({"bias": bias} if layer.bias else {})
-    return Core(base, factors, sums.small, sums.small_rates, jax.tree.map(jnp.zeros_like, core.outside)), pulled, None
-
-
-score.defvjp(_score_forward, _score_backward)
-
-
-def adapt(
-    engine: Engine, core: Core, observer: Any, inputs: dict[Path, jax.Array], steps: Any
-) -> tuple[dict, Any, tuple[jax.Array, jax.Array]]:
-    """Runs over sequences.
-
-    Returns:
-      (path -> last weights of each sequence [B, ...], carried parameters [B, ...], (y, nll) [B, T]).
+    Attributes:
+      chunk: steps of a chunk.
+      fold: whether the taps of finished chunks are folded into weights.
+      micro_batch: how many sequences are run at once.
+      precision: "float32", as exact as the parameters are; or "bfloat16": taps are kept and products taken in bfloat16, and summed up in
+        float32.
+      distinct: a promise that no input comes twice in a sequence, as in lines and pictures. An embedding of the input is then read as it
+        was initialized, and what a layer behind it will see is known beforehand.
+      every_layer: take over all that can be, also where carrying weights costs less.
+    Raises:
+      ValueError: another precision.
     """
 
-    def one(inputs, steps):
-        chunks, weights, small, traced = run(engine, core, observer, inputs, steps)
-        if weights is None:
-            taken = engine.learning.items()
-            weights = {p: learn(la, core.base[p], join([c.blocks[p] for c in chunks])[0], core.factors[p]) for p, la in taken}
-        return weights, small, traced
+    chunk: int | None = None
+    fold: bool | None = None
+    micro_batch: int | None = None
+    precision: str = "float32"
+    distinct: bool = False
+    every_layer: bool = False
 
-    return map_sequences(engine, one, inputs, steps)
+    def __post_init__(self) -> None:
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"The precision is '{self.precision}'; it must be 'float32' or 'bfloat16'.")
+        for name, value in (("chunk", self.chunk), ("micro_batch", self.micro_batch)):
+            if value is not None and value < 1:
+                raise ValueError(f"The dual form's {name} is {value}; it must be at least 1, or None to leave it to the cost model.")
 
+    def plan(self, loop: InnerLoop, weights: Any, x: Any, batch: int | None = None, purpose: Purpose = GRADIENT) -> Plan:
+        """What is taken over of a network, and how it is run; see `rgen.fast.plan.plan`."""
+        return plan(loop, weights, x, batch, purpose)
 
-def drift(engine: Engine, core: Core, inputs: dict[Path, jax.Array], seqs: Sequence) -> tuple[dict, Any, dict, dict, jax.Array]:
-    """Runs over sequences and sums up how far they move the weights, without forming any sequence's last weights.
+    def score(self, loop: InnerLoop, params: Params, seqs: Sequence) -> jax.Array:
+        plan, weights = prepare(loop, params, seqs, GRADIENT)
 
-    Returns:
-      (path -> sum of what the weights lost, sum of what the carried parameters lost; path -> sum of the gradients of layers that are
-      never read again; sums of the cotangents of `inputs`, of the sequences if all share them; nll [B, T]).
-    """
+        def of_group(inputs, steps):
+            found: Any = batches.score(plan, weights, inputs, steps)
+            return pay_late(plan, params, found, steps) if plan.late else found
 
-    def one(inputs, seq):
-        chunks, _, small, (_, nll) = run(engine, core, Scoring(), inputs, seq)
-        return chunks, small, nll, look_back(engine, core, chunks)
+        return outputs(by_group(plan, params, of_group, seqs), *seqs.y.shape)
 
-    chunks, small, nll, pulled = map_sequences(engine, one, inputs, seqs)
-    lost, owed = {}, {}
-    for p, layer in engine.layers:
-        blocks = [chunk.blocks[p] for chunk in chunks]
-        if engine.fold:  # [B, chunks, ...]: sequences as good as any
-            blocks = [jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), block) for block in blocks]
-        ((x, g, _),) = join(blocks)
-        if layer.learns:
-            lost[p] = moved(layer, contract(layer, x, g), total(g, (0, -2)), core.factors[p])
-        else:
-            owed[p] = contract(layer, x, g)
-    if engine.shared:
-        pulled = jax.tree.map(lambda a: a.sum(0), pulled)
-    return lost, jax.tree.map(lambda init, fast: (init - fast).sum(0), core.small, small), owed, pulled, nll
+    def unroll(self, loop: InnerLoop, params: Params, observer: Observer, steps: Any, adapted: bool) -> tuple[Any, Trace]:
+        purpose = Purpose(gradient=False, drawn=not isinstance(observer, Scoring), adapted=adapted)
+        plan, weights = prepare(loop, params, steps, purpose)
+        fast, trace = by_group(plan, params, partial(batches.adapt, plan, weights, observer), steps)
+        trace = jax.tree.map(lambda a: outputs(a, *steps.weight.shape), trace)
+        if not adapted:
+            return None, trace
+        fast = ungroup_rows(fast, steps.weight.shape[0])
+        init = jax.tree.leaves(params.init)
+        whole = jax.tree.unflatten(jax.tree.structure(params.init), [fast.get(i, leaf) for i, leaf in enumerate(init)])
+        return learning(whole, loop.fast), trace
+
+    def drift(self, loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
+        """An embedding that is read as it was initialized moves by its rate times the sum of its gradients."""
+        plan, weights = prepare(loop, params, seqs, Purpose(gradient=False))
+        rates = jax.tree.leaves(loop.rates(params))
+
+        def of_group(inputs, steps):
+            moved, owed, pulled, nats = batches.drift(plan, weights, inputs, steps)
+            (behind,) = jax.vjp(lambda init: known_inputs(plan, init, steps.x), params.init)[1](pulled)
+            behind = dict(enumerate(jax.tree.leaves(behind)))
+            once = {i: rates[i] * (g + owed.get(i, 0)) for i, g in behind.items() if i not in moved}
+            return moved | once, nats
+
+        moved, nats = by_group(plan, params, of_group, seqs)
+        mean = [moved[i].sum(0) / seqs.y.shape[0] for i in range(len(rates))]
+        return jax.tree.unflatten(jax.tree.structure(params.init), mean), outputs(nats, *seqs.y.shape)
+
+    def at_once(self, loop: InnerLoop, params: Params, seqs: Sequence) -> int:
+        return self.plan(loop, params.init, seqs.x, seqs.y.shape[0]).micro_batch

@@ -1,19 +1,21 @@
-"""The inner loop: predict, pay, take one SGD step, go on. The weights are the memory."""
+"""The inner loop: predict, pay, take one SGD step, go on. The weights are the memory.
+
+`Direct` below is the definition. Everything else in this package computes the same numbers faster and is held against it.
+"""
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from rgen.fast import engine
-from rgen.fast.plan import COST_MODEL, Choice
+from rgen.fast import values
+from rgen.fast.network import Function, as_function, check_fast, check_weights, learning, overlaid, widest
 from rgen.fast.rates import expand_rates, init_rates
-from rgen.fast.taps import learning, overlaid
 from rgen.likelihood import PLAIN, Decoding, Likelihood
-from rgen.sequence import Array, Given, Sequence, Trace, check_shapes, over_sequences, pad_rows, paid, with_context
+from rgen.sequence import Array, Given, Sequence, Trace, check_keys, check_shapes, over_sequences, pad_rows, paid, with_context
 from rgen.unroll import Advance, Drawing, Observe, Observer, Scoring, drawn_steps, pay, scaled, unroll
 
 
@@ -24,44 +26,61 @@ class Params(NamedTuple):
     rates: Any
 
 
+class Form(Protocol):
+    """How the inner loop is computed. Frozen and hashable; every form gives the same numbers."""
+
+    def score(self, loop: "InnerLoop", params: Params, seqs: Sequence) -> jax.Array:
+        """Nats [B, T], differentiable in `params`."""
+        ...
+
+    def unroll(self, loop: "InnerLoop", params: Params, observer: Observer, steps: Any, adapted: bool) -> tuple[Any, Trace]:
+        """(fast weights after the last step [B, ...], perhaps None if they are not `adapted`; the Trace [B, T])."""
+        ...
+
+    def drift(self, loop: "InnerLoop", params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
+        """(the initialization minus the mean of the final fast weights, nats [B, T]), where all weights learn."""
+        ...
+
+    def at_once(self, loop: "InnerLoop", params: Params, seqs: Sequence) -> int:
+        """How many sequences a gradient is best taken of at once."""
+        ...
+
+
 @dataclass(frozen=True)
 class InnerLoop:
     """SGD as a sequence model: a network whose only memory is one SGD step after each output.
 
     Attributes:
-      network: a Linen module that maps ONE input to logits; no batch axis.
+      network: maps ONE input to logits, without a batch axis: a Linen module, or a `rgen.Function` of any library.
       likelihood: how logits become nats and draws.
       rate_kind: "fixed", "per-array" or "rank-one".
       rate: the inner rate at the beginning. It enters `init` only, so another rate does not recompile anything.
-      fast: what learns in the inner loop: paths of modules (or parameters) such as "heads/memory"; None: all. The other weights are
+      fast: what learns in the inner loop: paths of modules or parameters such as "heads/memory"; None: all. The other weights are
         meta-learned, and the same for all sequences.
       end: the output that ends a sampled sequence, if one does.
       first_order: take the inner gradients as constants when differentiating: first-order MAML.
-      form: "direct", the definition, or "dual", which computes the same numbers much faster and has first derivatives only.
-      choice: for the dual form, what is not left to its cost model.
-      precision: "float32", as exact as the parameters are; or, in the dual form, "bfloat16": taps are kept and products of Dense layers
-        taken in bfloat16, and summed up in float32.
-      distinct: a promise that no input comes twice in a sequence, as in lines and pictures. The dual form then reads an embedding of
-        the input as it was initialized, and knows beforehand what a layer behind it will see.
+      form: how it is computed: `Direct()`, the definition; or `Dual(...)`, which gives the same numbers much faster and has first
+        derivatives only. "direct" and "dual" are short for these.
+    Raises:
+      ValueError: one of them cannot be; the sentence says what to give.
     """
 
-    network: nn.Module
+    network: nn.Module | Function
     likelihood: Likelihood
     rate_kind: str = "fixed"
     rate: float = field(default=0.01, compare=False)
     fast: tuple[str, ...] | None = None
     end: int | None = None
     first_order: bool = False
-    form: str = "dual"
-    choice: Choice = COST_MODEL
-    precision: str = "float32"
-    distinct: bool = False
+    form: Any = "dual"
 
     def __post_init__(self) -> None:
-        if self.precision not in ("float32", "bfloat16") or (self.precision == "bfloat16" and self.form == "direct"):
-            raise ValueError(f"The precision is '{self.precision}'; it must be 'float32', or in the dual form 'bfloat16'.")
-        if self.form not in ("direct", "dual"):
-            raise ValueError(f"The form of the inner loop is '{self.form}'; it must be 'direct' or 'dual'.")
+        as_function(self.network)
+        check_fast(self.fast)
+        if isinstance(self.form, str):
+            if self.form not in FORMS:
+                raise ValueError(f"The form of the inner loop is '{self.form}'; it must be {' or '.join(map(repr, FORMS))}.")
+            object.__setattr__(self, "form", FORMS[self.form])
 
     @property
     def context(self) -> int:
@@ -72,10 +91,15 @@ class InnerLoop:
         """Draws an initialization for inputs that look like `x` [...], ONE input.
 
         Raises:
-          ValueError: a path of `fast` is not in the network.
+          ValueError: the network has no weights, or a path of `fast` is not among them.
         """
-        weights = jax.jit(self.network.init)(key, with_context(x[None, None], None, self.context)[0, 0])["params"]
+        weights = jax.jit(as_function(self.network).init)(key, with_context(jnp.asarray(x)[None, None], None, self.context)[0, 0])
+        check_weights(weights)
         return Params(weights, init_rates(self.rate_kind, learning(weights, self.fast), self.rate))
+
+    def apply(self, weights: Any, x: Any) -> Any:
+        """What the network returns for ONE input."""
+        return as_function(self.network).apply(weights, x)
 
     def score(self, params: Params, seqs: Sequence) -> jax.Array:
         """Scores sequences under online adaptation from `params.init`.
@@ -87,13 +111,11 @@ class InnerLoop:
           nats of the sequence. Differentiable in the initialization and the learned rates; in the
           direct form memory grows with sqrt(T).
         Raises:
-          ValueError: x, y and weight disagree in B or T.
+          ValueError: x, y and weight disagree in B or T; or, if they are concrete, an input is beyond the rows of an embedding or an
+            output is none of the likelihood's.
         Source: Finn et al. 2017, arXiv:1703.03400; unixpickle/reptile-gen.
         """
-        seqs = self._read(seqs)
-        if self.form == "dual":
-            return engine.score(self, params, seqs)
-        return self._unroll(params, Scoring(), seqs)[1].nll
+        return self.form.score(self, params, self.read(params, seqs))
 
     def adapt(self, params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
         """Learns whole sequences.
@@ -102,30 +124,32 @@ class InnerLoop:
           (fast weights after the last step, each array with a leading B; [B, T] nats as `score` gives them). Weights that do not learn
           are not among them.
         """
-        seqs = self._read(seqs)
-        fast, trace = self._unroll(params, Scoring(), seqs, adapted=True)
+        fast, trace = self.form.unroll(self, params, Scoring(), self.read(params, seqs), True)
         return fast, trace.nll
 
     def micro_batch(self, params: Params, seqs: Sequence) -> int:
-        """How many sequences a gradient is best taken of at once: what the dual form runs together."""
-        return engine.prepare(self, params, self._read(seqs))[0].micro_batch if self.form == "dual" else seqs.y.shape[0]
+        """How many sequences a gradient is best taken of at once."""
+        return self.form.at_once(self, params, self.read(params, seqs))
 
     def sample(self, params: Params, x: Array, keys: jax.Array, given: Given | None = None, decoding: Decoding = PLAIN) -> Trace:
         """Draws sequences, learning each output as soon as it is drawn.
 
         Args:
           x: [B, T, ...] inputs, or [1, T, ...] for all.
-          keys: [B] typed PRNG keys, one a sequence.
+          keys: [B] typed PRNG keys, one for each sequence.
           given: outputs that are known and where; they are fed instead of drawn.
-          decoding: what the probabilities are changed by before something is drawn.
+          decoding: how probabilities are modified before drawing.
         Returns:
           Trace of y [B, T] (after `end`, all are `end`) and nll [B, T], nats under the unchanged model (0 after `end`; those of known
           outputs are in it too).
+        Raises:
+          ValueError: the keys are not typed; or, if it is concrete, an input is beyond the rows of an embedding.
         """
-
-        dtype = jax.tree.leaves(params.init)[0].dtype
+        check_keys(keys)
         x = with_context(x, None, self.context)
-        return self._unroll(params, Drawing(self.likelihood, self.end, decoding, self.context), drawn_steps(x, keys, given, dtype))[1]
+        values.check_inputs(self.apply, params.init, x)
+        observer = Drawing(self.likelihood, self.end, decoding, self.context)
+        return self.form.unroll(self, params, observer, drawn_steps(x, keys, given, widest(params.init)), False)[1]
 
     def belief(self, params: Params, seqs: Sequence, x: Array, every: int = 1) -> jax.Array:
         """Asks the network about any places while it learns sequences; what is asked teaches it nothing.
@@ -142,22 +166,21 @@ class InnerLoop:
         """
         if self.context:
             raise ValueError(f"A network that reads the last {self.context} outputs cannot be asked about places out of turn.")
-        seqs = self._read(seqs)
+        seqs = self.read(params, seqs)
         moments = math.ceil(seqs.y.shape[1] / every)
 
         def ask(fast):
             weights = overlaid(params.init, fast)
-            logits: Any = jax.vmap(lambda x: paid(self.network.apply({"params": weights}, x)))(x)
-            return jax.vmap(self.likelihood.log_probs)(logits)
+            return jax.vmap(self.likelihood.log_probs)(jax.vmap(lambda x: paid(self.apply(weights, x)))(x))
 
         def learn(fast, steps):
-            fast, _ = unroll(self._advance(params), fast, Scoring(), steps)
+            fast, _ = unroll(_advance(self, params), fast, Scoring(), steps)
             return fast, ask(fast)
 
         def one(seq):
             steps = jax.tree.map(lambda a: a.reshape(moments, every, *a.shape[1:]), pad_rows(seq, moments * every))
-            asked = jax.lax.scan(learn, self._start(params), steps)[1]
-            return jnp.concatenate([ask(self._start(params))[None], asked])
+            start = learning(params.init, self.fast)
+            return jnp.concatenate([ask(start)[None], jax.lax.scan(learn, start, steps)[1]])
 
         return over_sequences(one, seqs)
 
@@ -166,21 +189,21 @@ class InnerLoop:
 
         Each is shaped like the fast weights; for every array the norms [B, T] of each step.
         """
-        seqs = self._read(seqs)
         rates = self.rates(params)
 
         def norms(tree):
             return jax.tree.map(lambda a: jnp.linalg.norm(a.ravel()), tree)
 
         def advance(fast, x, observe):
-            gradient, _ = self._gradient(params, fast, x, observe)
-            return _descend(fast, rates, gradient), (norms(gradient), norms(jax.tree.map(jnp.multiply, rates, gradient)))
+            gradient, _ = _gradient(self, params, fast, x, observe)
+            return descend(fast, rates, gradient), (norms(gradient), norms(jax.tree.map(jnp.multiply, rates, gradient)))
 
-        return over_sequences(lambda seq: unroll(advance, self._start(params), Scoring(), seq)[1], seqs)
+        start = learning(params.init, self.fast)
+        return over_sequences(lambda seq: unroll(advance, start, Scoring(), seq)[1], self.read(params, seqs))
 
     def rates(self, params: Params) -> Any:
         """The inner rate of every weight that learns: a tree like the fast weights, whose leaves broadcast against its arrays."""
-        return expand_rates(self.rate_kind, params.rates, self._start(params))
+        return expand_rates(self.rate_kind, params.rates, learning(params.init, self.fast))
 
     def drift(self, params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
         """How far learning whole sequences moves the weights: (initialization minus the mean of the final weights, nats [B, T]).
@@ -188,49 +211,64 @@ class InnerLoop:
         Raises:
           ValueError: not all weights learn.
         """
-        seqs = self._read(seqs)
         if self.fast is not None:
             raise ValueError(f"Only {', '.join(self.fast)} learns in the inner loop; the drift, and Reptile, need weights that all do.")
-        if self.form == "dual":
-            return engine.drift(self, params, seqs)
-        fast, (_, nll) = self._unroll(params, Scoring(), seqs)
-        # the mean of differences, not the difference of means: in float32 it keeps more digits
-        return jax.tree.map(lambda init, fast: (init - fast).mean(0), params.init, fast), nll
+        return self.form.drift(self, params, self.read(params, seqs))
 
-    def _unroll(self, params: Params, observer: Observer, steps: Any, adapted: bool = False) -> tuple[Any, Trace]:
-        """(fast weights after the last step [B, ...], or in the dual form None unless `adapted`; the Trace [B, T])."""
-        if self.form == "dual":
-            return engine.unroll(self, params, observer, steps, adapted)
-        return over_sequences(lambda steps: unroll(self._advance(params), self._start(params), observer, steps), steps)
-
-    def _read(self, seqs: Sequence) -> Sequence:
-        """The sequences as the network reads them; raises ValueError if their shapes disagree."""
+    def read(self, params: Params, seqs: Sequence) -> Sequence:
+        """The sequences as the network reads them; raises ValueError if their shapes disagree, or values are out of range."""
         check_shapes(seqs)
-        return Sequence(with_context(jnp.asarray(seqs.x), seqs.y, self.context), jnp.asarray(seqs.y), jnp.asarray(seqs.weight))
-
-    def _start(self, params: Params) -> Any:
-        return learning(params.init, self.fast)
-
-    def _advance(self, params: Params) -> Advance:
-        """One inner step. This, with the two functions below, is the definition; everything else is bookkeeping."""
-        rates = self.rates(params)
-
-        def advance(fast, x, observe):
-            gradient, trace = self._gradient(params, fast, x, observe)
-            return _descend(fast, rates, gradient), trace
-
-        return advance
-
-    def _gradient(self, params: Params, fast: Any, x: jax.Array, observe: Observe) -> tuple[Any, Trace]:
-        """Predict and pay: (the gradient by the fast weights, what was paid)."""
-        out, pull = jax.vjp(lambda fast: self.network.apply({"params": overlaid(params.init, fast)}, x), fast)
-        y, weight = observe(paid(out))
-        nll, _, lesson = pay(self.likelihood, out, y)
-        (gradient,) = pull(scaled(weight, lesson))
-        if self.first_order:
-            gradient = jax.lax.stop_gradient(gradient)
-        return gradient, Trace(y, weight * nll)
+        x = with_context(seqs.x, seqs.y, self.context)
+        values.check_inputs(self.apply, params.init, x)
+        values.check_outputs(self.likelihood, self.apply, params.init, seqs._replace(x=x))
+        return Sequence(jnp.asarray(x), jnp.asarray(seqs.y), jnp.asarray(seqs.weight, widest(params.init)))
 
 
-def _descend(fast: Any, rates: Any, gradient: Any) -> Any:
-    return jax.tree.map(lambda w, rate, g: w - rate * g, fast, rates, gradient)
+@dataclass(frozen=True)
+class Direct:
+    """The definition: every sequence holds its own fast weights and changes all of them at every step."""
+
+    def score(self, loop: InnerLoop, params: Params, seqs: Sequence) -> jax.Array:
+        return self.unroll(loop, params, Scoring(), seqs, False)[1].nll
+
+    def unroll(self, loop: InnerLoop, params: Params, observer: Observer, steps: Any, adapted: bool) -> tuple[Any, Trace]:
+        start = learning(params.init, loop.fast)
+        return over_sequences(lambda steps: unroll(_advance(loop, params), start, observer, steps), steps)
+
+    def drift(self, loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
+        fast, trace = self.unroll(loop, params, Scoring(), seqs, True)
+        # the mean of differences, not the difference of means: in float32 it keeps more digits
+        return jax.tree.map(lambda init, fast: (init - fast).mean(0), params.init, fast), trace.nll
+
+    def at_once(self, loop: InnerLoop, params: Params, seqs: Sequence) -> int:
+        return seqs.y.shape[0]
+
+
+FORMS: dict[str, Form] = {"direct": Direct()}  # short names; `rgen.fast` adds the dual form's
+
+
+def _advance(loop: InnerLoop, params: Params) -> Advance:
+    """One inner step. This, with the two functions below, is the definition; everything else is bookkeeping."""
+    rates = loop.rates(params)
+
+    def advance(fast, x, observe):
+        gradient, trace = _gradient(loop, params, fast, x, observe)
+        return descend(fast, rates, gradient), trace
+
+    return advance
+
+
+def _gradient(loop: InnerLoop, params: Params, fast: Any, x: jax.Array, observe: Observe) -> tuple[Any, Trace]:
+    """Predict and pay: (the gradient by the fast weights, what was paid)."""
+    out, pull = jax.vjp(lambda fast: loop.apply(overlaid(params.init, fast), x), fast)
+    y, weight = observe(paid(out))
+    nll, lesson = pay(loop.likelihood, out, y)
+    (gradient,) = pull(scaled(weight, lesson))
+    if loop.first_order:
+        gradient = jax.lax.stop_gradient(gradient)
+    return gradient, Trace(y, weight * nll)
+
+
+def descend(fast: Any, rates: Any, gradient: Any) -> Any:
+    """One step of SGD."""
+    return jax.tree.map(lambda w, rate, g: w - rate.astype(w.dtype) * g, fast, rates, gradient)

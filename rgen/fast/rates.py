@@ -4,8 +4,8 @@ Learned rates are stored as logarithms, so they are positive whatever the outer 
 
   fixed      one number for everything, as in the original program; never learned.
   per-array  one learned rate for each parameter array.
-  rank-one   for a Dense layer, rate[i, o] = row[i] * column[o]; its bias is the weight of a constant input and has a row of its own.
-             All other arrays have one rate each.
+  rank-one   for a Dense layer, a dict of a kernel [..., m, n] and perhaps a bias [..., n]: rate[i, o] = row[i] * column[o]; its bias is the
+             weight of a constant input and has a row of its own. All other arrays have one rate each.
 """
 
 import math
@@ -15,25 +15,24 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rgen.fast.taps import Layer, Path
+from rgen.fast.network import widest
 
 KINDS = ("fixed", "per-array", "rank-one")
 
 
 class Factors(NamedTuple):
-    """Rates of a layer: row [m] times column [n]; constant [] times column for the bias. For an Embed only the column counts."""
+    """Rates of a layer's kernel [H, m, n]: row [H, m] times column [H, n]. If rows are looked up, only the column counts."""
 
     row: jax.Array
-    constant: jax.Array
     column: jax.Array
 
 
-def init_rates(kind: str, weights: dict, rate: float) -> dict:
+def init_rates(kind: str, weights: Any, rate: float) -> Any:
     """Rates that start at `rate` everywhere.
 
     Args:
       kind: one of KINDS.
-      weights: the network's parameters, nested dicts of arrays.
+      weights: the network's parameters, a pytree of arrays.
       rate: the inner rate to begin with, positive.
     Raises:
       ValueError: an unknown kind, or a rate that is not a positive finite number.
@@ -42,7 +41,7 @@ def init_rates(kind: str, weights: dict, rate: float) -> dict:
         raise ValueError(f"Unknown kind of inner rates '{kind}'; choose one of {', '.join(KINDS)}.")
     if not (rate > 0 and math.isfinite(rate)):
         raise ValueError(f"The inner rate is {rate}; it must be a positive number.")
-    dtype = jax.tree.leaves(weights)[0].dtype
+    dtype = widest(jax.tree.leaves(weights)[0])
     log = jnp.log(jnp.asarray(rate, dtype))
     if kind == "fixed":
         return {"fixed": jnp.asarray(rate, dtype)}
@@ -50,14 +49,14 @@ def init_rates(kind: str, weights: dict, rate: float) -> dict:
         return jax.tree.map(lambda _: log, weights)
 
     def layer(dense: dict) -> dict:
-        rows, columns = _factor_shapes(dense["kernel"])
-        factors = {"row": jnp.full(rows, log), "column": jnp.zeros(columns, dtype)}
-        return factors | ({"constant": jnp.full(columns[:-1], log)} if "bias" in dense else {})
+        *heads, inputs, outputs = dense["kernel"].shape
+        factors = {"row": jnp.full((*heads, inputs), log), "column": jnp.zeros((*heads, outputs), dtype)}
+        return factors | ({"constant": jnp.full(tuple(heads), log)} if "bias" in dense else {})
 
     return _map_layers(layer, lambda _: log, weights)
 
 
-def expand_rates(kind: str, rates: dict, weights: dict) -> dict:
+def expand_rates(kind: str, rates: Any, weights: Any) -> Any:
     """The rate of every weight: a tree like `weights`, whose leaves broadcast against its arrays."""
     if kind == "fixed":
         fixed = jax.lax.stop_gradient(rates["fixed"])
@@ -73,29 +72,29 @@ def expand_rates(kind: str, rates: dict, weights: dict) -> dict:
     return _map_layers(layer, lambda _, log: jnp.exp(log), weights, rates)
 
 
-def factor_rates(kind: str, rates: dict, path: Path, layer: Layer) -> Factors:
-    """The rates of one layer as row times column (and constant times column for its bias), whatever their kind.
+def dense_layers(kind: str, weights: Any) -> dict[int, int]:
+    """Where rates are rank-one: number of a leaf of `weights` -> number of the Dense layer that it belongs to."""
+    found, leaf = {}, 0
+    for number, node in enumerate(jax.tree.leaves(weights, is_leaf=is_dense) if kind == "rank-one" else []):
+        count = len(jax.tree.leaves(node))
+        found |= {leaf + i: number for i in range(count)} if is_dense(node) else {}
+        leaf += count
+    return found
 
-    An Embed has the same rate for all rows: its column is that rate.
+
+def factors_of(kind: str, rates: Any, weights: Any, kernel: int, bias: int | None) -> tuple[jax.Array, jax.Array, Any]:
+    """Rates of a kernel and its bias, by their numbers among the leaves of `weights`: (row, constant, column), whatever their kind.
+
+    Rows [..., m] and columns [..., n] of a Dense layer whose rates are rank-one; else the row is one number and the column is 1.
     """
-    if kind == "fixed":
-        row = constant = jax.lax.stop_gradient(rates["fixed"])
-        column = jnp.ones_like(row)
-    else:
-        for name in path:
-            rates = rates[name]
-        if "row" in rates:
-            row, column = jnp.exp(rates["row"]), jnp.exp(rates["column"])
-            constant = jnp.exp(rates["constant"]) if "constant" in rates else jnp.zeros((), row.dtype)
-        else:
-            row = jnp.exp(rates["embedding" if layer.kind == "embed" else "kernel"])
-            column, constant = jnp.ones_like(row), jnp.exp(rates["bias"]) if "bias" in rates else jnp.zeros_like(row)
-    if layer.kind == "embed":
-        row, column = column, row
-    if not layer.bias:  # the constant is the bias' rate
-        constant = jnp.zeros_like(constant)
-    shapes = (*layer.heads, layer.width), layer.heads, (*layer.heads, layer.outputs)
-    return Factors(*(jnp.broadcast_to(factor, shape) for factor, shape in zip((row, constant, column), shapes)))
+    number = dense_layers(kind, weights).get(kernel)
+    if number is None:
+        leaves = jax.tree.leaves(expand_rates(kind, rates, weights))
+        return leaves[kernel], jnp.zeros_like(leaves[kernel]) if bias is None else leaves[bias], jnp.ones_like(leaves[kernel])
+    nodes: list[Any] = []
+    _map_layers(lambda _, factors: nodes.append(factors), lambda *_: nodes.append(None), weights, rates)
+    row, column = jnp.exp(nodes[number]["row"]), jnp.exp(nodes[number]["column"])
+    return row, jnp.exp(nodes[number]["constant"]) if bias is not None else jnp.zeros((), row.dtype), column
 
 
 def is_dense(node: Any) -> bool:
@@ -103,18 +102,15 @@ def is_dense(node: Any) -> bool:
     if not isinstance(node, dict) or "kernel" not in node or not node.keys() <= {"kernel", "bias"}:
         return False
     kernel, bias = node["kernel"], node.get("bias")
+    if not all(leaf is None or (hasattr(leaf, "shape") and hasattr(leaf, "dtype")) for leaf in (kernel, bias)):
+        return False  # arrays in boxes
     return kernel.ndim >= 2 and (bias is None or bias.shape == kernel.shape[:-2] + kernel.shape[-1:])
-
-
-def _factor_shapes(kernel: jax.Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    *heads, inputs, outputs = kernel.shape
-    return (*heads, inputs), (*heads, outputs)
 
 
 def _map_layers(layer: Callable, leaf: Callable, weights: Any, *rest: Any) -> Any:
     """tree.map, except that a Dense layer is one node."""
-    if is_dense(weights):
-        return layer(weights, *rest)
-    if isinstance(weights, dict):
-        return {name: _map_layers(layer, leaf, child, *(r[name] for r in rest)) for name, child in weights.items()}
-    return leaf(weights, *rest)
+
+    def one(node, *more):
+        return layer(node, *more) if is_dense(node) else leaf(node, *more)
+
+    return jax.tree.map(one, weights, *rest, is_leaf=is_dense)

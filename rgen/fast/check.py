@@ -1,0 +1,87 @@
+"""Does the dual form give the direct form's numbers for a network of one's own?"""
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rgen.fast.dual import Dual
+from rgen.fast.loop import Direct, InnerLoop
+from rgen.sequence import Array, Sequence
+
+
+class Check(NamedTuple):
+    """How far the two forms differ, relative to the largest number of each array; and what the dual form did.
+
+    Attributes:
+      nats, gradient: the largest relative difference of the nats, and of MAML's gradient.
+      limit: what rounding explains.
+      taken, carried: paths of the weights that learn and are taken over, and that are carried as ordinary fast weights.
+    """
+
+    nats: float
+    gradient: float
+    limit: float
+    taken: tuple[str, ...]
+    carried: tuple[str, ...]
+
+    @property
+    def same(self) -> bool:
+        """Whether rounding explains the difference."""
+        return max(self.nats, self.gradient) <= self.limit
+
+    def __str__(self) -> str:
+        verdict = "agree" if self.same else "DIFFER: use form='direct' and report the network"
+        return (
+            f"The forms {verdict}: nats by {self.nats:.1e}, gradients by {self.gradient:.1e} (rounding explains {self.limit:.0e}). "
+            f"Taken over: {', '.join(self.taken) or 'nothing'}. Carried: {', '.join(self.carried) or 'nothing'}."
+        )
+
+
+def check(loop: InnerLoop, x: Array, steps: int = 8, seed: int = 0) -> Check:
+    """Compares both forms on the first steps of a network, with random outputs, from a random initialization.
+
+    All is taken over that can be, in two chunks, so that whatever the dual form would do with the network is done.
+
+    Args:
+      loop: of any form.
+      x: [T, ...] inputs of one sequence.
+      steps: how many of them are used.
+      seed: of the initialization and the outputs.
+    Raises:
+      ValueError: as `InnerLoop.init` and `InnerLoop.score`.
+    """
+    x = jnp.asarray(x)[:steps]
+    form = loop.form if isinstance(loop.form, Dual) else Dual()
+    dual = replace(loop, form=replace(form, chunk=(len(x) + 1) // 2, fold=False, every_layer=True, precision="float32"))
+    direct = replace(loop, form=Direct())
+    params = loop.init(jax.random.key(seed), x[0])
+    y = direct.sample(params, x[None], jax.random.split(jax.random.key(seed + 1), 1)).y
+    seqs = Sequence(x[None], y, jnp.ones(y.shape))
+
+    def nats_and_gradient(loop: InnerLoop) -> tuple[Any, Any]:
+        def total(params):
+            nats = loop.score(params, seqs)
+            return nats.sum(), nats
+
+        (_, nats), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(params)
+        return nats, gradient
+
+    (a, by_a), (b, by_b) = nats_and_gradient(dual), nats_and_gradient(direct)
+    planned = dual.form.plan(dual, params.init, dual.read(params, seqs).x)
+    learning = {name for layer in planned.learning.values() for name in (planned.program.names[leaf] for leaf in layer.leaves)}
+    carried = tuple(planned.program.names[leaf] for leaf in planned.carried)
+    limit = 1e4 * max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(params))
+    return Check(_apart(a, b), _apart(by_a, by_b), limit, tuple(sorted(learning)), carried)
+
+
+def _apart(ours: Any, theirs: Any) -> float:
+    """The largest difference of two trees, relative to the largest number of each array; infinite where one is not a number."""
+    worst = 0.0
+    for a, b in zip(map(np.asarray, jax.tree.leaves(ours)), map(np.asarray, jax.tree.leaves(theirs))):
+        a, b = a.astype(float), b.astype(float)
+        difference, size = np.abs(a - b).max(initial=0), np.abs(b).max(initial=0)
+        worst = max(worst, float(difference / size) if size else float(difference), np.inf if np.isnan(difference) else 0.0)
+    return worst

@@ -1,0 +1,136 @@
+"""One inner step in dual form: predict, pay, learn. JAX differentiates it as it stands, once for the taps and once more for the sweep."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rgen.fast.capture import Layer, Use
+from rgen.fast.loop import descend
+from rgen.fast.memory import Taps
+from rgen.fast.plan import Plan
+from rgen.fast.rates import Factors
+from rgen.sequence import paid
+from rgen.unroll import Observe, pay, scaled
+
+
+class Weights(NamedTuple):
+    """What the dual form is differentiable in; keys are numbers of leaves of the parameters.
+
+    Attributes:
+      kernels: [H, m, n] of the layers taken over, with the bias as the last row.
+      factors: the rates of those that learn.
+      carried, rates: the ordinary fast weights, and a rate for each.
+      fixed: weights that are the same at every step.
+    """
+
+    kernels: dict[int, jax.Array]
+    factors: dict[int, Factors]
+    carried: dict[int, jax.Array]
+    rates: dict[int, jax.Array]
+    fixed: dict[int, jax.Array]
+
+
+class Reads(NamedTuple):
+    """Of every use of a layer: what was read of the weights, and the cotangent of its input in the inner loop (None: there is none)."""
+
+    out: tuple[jax.Array, ...]
+    back: tuple[Any, ...]
+
+
+class Stepped(NamedTuple):
+    """What a step leaves: the carried weights after it, number of a leaf -> its Taps and Reads, the output and its weighted nats."""
+
+    carried: dict[int, jax.Array]
+    taps: dict[int, Taps]
+    reads: dict[int, Reads]
+    y: jax.Array
+    nats: jax.Array
+
+
+# (layer, number of the use, operand as rows [H, r, .] or None if it is not looked at) -> what is read
+Answer = Callable[[Layer, int, Any], jax.Array]
+
+
+def step(plan: Plan, answer: Answer, weights: Weights, carried: dict, x: Any, observe: Observe) -> Stepped:
+    """Nudges, which are zero, are added to what enters and leaves the layers that are taken over: the gradients by them are the cotangents
+    there, which the taps are made of."""
+    into = {layer.leaf: _nudges(plan, layer, weights, -2) for layer in plan.layers if layer.varies}
+    out_of = {layer.leaf: _nudges(plan, layer, weights, -1) for layer in plan.layers}
+
+    def predict(into, out_of, carried):
+        met = {layer.leaf: _unread(layer, into.get(layer.leaf), out_of[layer.leaf]) for layer in plan.layers}
+
+        def respond(layer, k, operand):
+            q = None if operand is None else enter(layer, layer.uses[k], operand, weights.kernels[layer.leaf].dtype)
+            q = q if q is None or layer.embed else q + into[layer.leaf][k]
+            out = answer(layer, k, q)
+            met[layer.leaf][k] = q, out
+            return leave(layer, layer.uses[k], operand, out + out_of[layer.leaf][k])
+
+        return evaluate(plan, respond, {**weights.fixed, **carried}, x), met
+
+    out, pull, met = jax.vjp(predict, into, out_of, carried, has_aux=True)
+    y, weight = observe(paid(out))
+    nll, lesson = pay(plan.likelihood, out, y)
+    backs, gs, gradient = pull(scaled(weight, lesson))
+    taps = {layer.leaf: _taps(layer, met[layer.leaf], gs[layer.leaf]) for layer in plan.layers}
+    reads = {leaf: Reads(tuple(out for _, out in m), backs.get(leaf, (None,) * len(m))) for leaf, m in met.items()}
+    if plan.first_order:
+        taps, gradient = jax.lax.stop_gradient((taps, gradient))
+    return Stepped(descend(carried, weights.rates, gradient), taps, reads, y, weight * nll)
+
+
+def evaluate(plan: Plan, respond: Callable, leaves: dict[int, jax.Array], x: Any) -> Any:
+    """What the inner loop needs of the network's output; `respond(layer, k, operand)` gives the result of a layer's use number k."""
+    answers = {
+        use: lambda operand, layer=layer, k=k: respond(layer, k, operand) for layer in plan.layers for k, use in enumerate(layer.uses)
+    }
+    blind = {use for layer in plan.foreseen.values() for use in layer.uses}
+    late = [use.result for use in blind] if plan.late else []  # what is paid needs them, if the inner loop does not
+    values = plan.program.evaluate(leaves, x, [*plan.outputs, *late], answers, blind)
+    return values[0] if plan.late else plan.program.outputs(values)
+
+
+def enter(layer: Layer, use: Use, operand: jax.Array, dtype: Any) -> jax.Array:
+    """The operand of a use as rows [H, r, .]: with a 1 for the bias, or row numbers, one-hot if the table is used otherwise too."""
+    rows = use.form.into_rows(operand)
+    if layer.embed:
+        return rows
+    if use.way == "row":
+        return jax.nn.one_hot(rows[..., 0], layer.inputs, dtype=dtype)
+    rows = rows.astype(dtype)
+    return rows if layer.bias is None else jnp.concatenate([rows, jnp.ones((*rows.shape[:-1], 1), dtype)], -1)
+
+
+def leave(layer: Layer, use: Use, operand: Any, rows: jax.Array) -> jax.Array:
+    """The result of a use from rows [H, r, .]: of rows that a table does not have, NaN, as JAX gives."""
+    if use.way == "row":
+        rows = jnp.where(use.form.into_rows(operand) >= layer.inputs, jnp.nan, rows)
+    return use.form.from_rows(rows).astype(use.result.aval.dtype)
+
+
+def _nudges(plan: Plan, layer: Layer, weights: Weights, side: int) -> tuple[jax.Array, ...]:
+    """Zeros like what enters (side -2) or leaves (side -1) each use of a layer, whose kernel has these axes."""
+    kernel = weights.kernels[layer.leaf]
+    sides = [-3 - side if use.way == "transposed" else side for use in layer.uses]
+    return tuple(jnp.zeros((layer.heads, use.form.rows, kernel.shape[k]), kernel.dtype) for use, k in zip(layer.uses, sides))
+
+
+def _unread(layer: Layer, into: Any, out_of: tuple[jax.Array, ...]) -> list[tuple[Any, jax.Array]]:
+    """(operand, result) of every use as if it were not there: nothing may need what it gives."""
+    nowhere = jnp.full((1, layer.taps, 1), layer.inputs, jnp.int32)
+    return list(zip(split(layer, nowhere) if layer.embed else into or [None] * len(out_of), out_of))
+
+
+def _taps(layer: Layer, met: list, gs: tuple[jax.Array, ...]) -> Taps:
+    """x and g of all uses of a layer, one after the other; where W is used transposed, their roles are exchanged."""
+    sides = [(g, q) if use.way == "transposed" else (q, g) for use, (q, _), g in zip(layer.uses, met, gs)]
+    xs, gs = zip(*sides)
+    return Taps(None if layer.foreseen else jnp.concatenate(xs, 1), jnp.concatenate(gs, 1))
+
+
+def split(layer: Layer, rows: jax.Array) -> tuple[jax.Array, ...]:
+    """Rows [H, r, .] of all uses, as those of each."""
+    return tuple(rows[:, use.first : use.first + use.form.rows] for use in layer.uses)
