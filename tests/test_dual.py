@@ -174,7 +174,7 @@ def test_float32():
 
 
 class Twice(nn.Module):
-    """Calls one Dense layer twice, and another on two rows at once; has a convolution, which is carried."""
+    """Calls one Dense layer twice, and another on two rows at once, and a convolution."""
 
     @nn.compact
     def __call__(self, x):
@@ -264,7 +264,7 @@ def test_what_is_paid_is_computed_late_where_nothing_waits_for_it(choice, shared
 @pytest.mark.parametrize(
     ("network", "taken"),
     [
-        (Twice(), {"Dense_0/kernel", "Embed_0/embedding", "rows/kernel", "shared/kernel"}),
+        (Twice(), {"Dense_0/kernel", "Embed_0/embedding", "convolution/kernel", "rows/kernel", "shared/kernel"}),
         (NoDense(), {"table"}),
         (Tied(), {"Dense_0/kernel", "Embed_0/embedding"}),
     ],
