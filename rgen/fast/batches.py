@@ -13,7 +13,7 @@ from rgen.fast.forward import Run, past_of, reread, run
 from rgen.fast.memory import Taps, by_tap, outer, over_batch, pairs_gradient
 from rgen.fast.network import learning, learns
 from rgen.fast.plan import Plan, Purpose
-from rgen.fast.rates import Factors, factors_of
+from rgen.fast.rates import Factors, split_rates
 from rgen.fast.step import Weights, enter, leave, split
 from rgen.fast.sweep import Sums, chunk_inputs, sweep
 from rgen.sequence import Prediction, Sequence, Trace, group_rows, over_sequences, pad_rows, ungroup_rows
@@ -32,11 +32,12 @@ def prepare(loop: Any, params: Any, steps: Any, purpose: Purpose) -> tuple[Plan,
     leaves = jax.tree.leaves(params.init)
     number = {leaf: k for k, leaf in enumerate(i for i, name in enumerate(plan.program.names) if learns(name, loop.fast))}
     rates = jax.tree.leaves(loop.rates(params))
+    parts = split_rates(loop.rate_kind, params.rates, learning(params.init, loop.fast))
 
     def factors(layer: Layer) -> Factors:
-        bias = None if layer.bias is None else number[layer.bias]
-        found = factors_of(loop.rate_kind, params.rates, learning(params.init, loop.fast), number[layer.leaf], bias)
-        return _arranged(layer, *(a.astype(leaves[layer.leaf].dtype) for a in found))
+        row, column = parts[number[layer.leaf]]
+        constant = row if layer.bias is None else parts[number[layer.bias]][0]
+        return _arranged(layer, *(a.astype(leaves[layer.leaf].dtype) for a in (row, constant, column)))
 
     return plan, Weights(
         {layer.leaf: layer.kernel(leaves) for layer in plan.layers},
@@ -121,8 +122,8 @@ def _score_forward(plan, weights, inputs, seqs):
         done = run(plan, weights, Scoring(), inputs, seq)
         if not plan.late:
             return done.trace.nll, done.chunks, done.state
-        reads = [chunk.reads for chunk in done.chunks] if isinstance(done.chunks, list) else done.chunks.reads
-        outs = past_of(plan).joined(reads)
+        way = past_of(plan)
+        outs = way.joined(way.each(lambda chunk: chunk.reads, done.chunks))
         return {leaf: jnp.concatenate(outs[leaf].out, 2) for leaf in plan.foreseen}, done.chunks, done.state
 
     found, chunks, state = map_sequences(plan, one, inputs, seqs)
@@ -180,7 +181,8 @@ def reread_vjp(plan: Plan, layer: Layer, by: tuple, g: jax.Array, h: jax.Array) 
 
 
 def _all_taps(plan: Plan, leaf: int, chunks: Any, state: dict[int, Any]) -> Taps:
-    return past_of(plan).all_taps(state[leaf], chunks.kept[leaf] if plan.fold else None)
+    way = past_of(plan)
+    return way.all_taps(state[leaf], way.each(lambda chunk: chunk.kept[leaf], chunks))
 
 
 # ---------------------------------------------------------------- the other uses

@@ -188,6 +188,7 @@ class _Walk:
       views: variable -> the leaf that it is, perhaps rearranged.
       refused: leaves with a use that is not understood.
       uses: leaf -> (operand, result, form) of the others; biases: leaf -> (result of the use before it, its own, its axes).
+      dots: result -> form, of the uses that are products.
     """
 
     def __init__(self, jaxpr: Any, count: int) -> None:
@@ -196,6 +197,7 @@ class _Walk:
         self.refused: set[int] = {i for i, var in enumerate(jaxpr.invars[:count]) if var.aval.dtype not in (jnp.float32, jnp.float64)}
         self.uses: dict[int, list] = {i: [] for i in range(count)}
         self.biases: dict[int, list] = {i: [] for i in range(count)}
+        self.dots: dict[Any, Contraction | Convolution] = {}
         self.rows: list[tuple[Any, int]] = []
         self.counts = Counter(v for eqn in jaxpr.eqns for v in eqn.invars if not isinstance(v, Literal))
         self.counts.update(v for v in jaxpr.outvars if not isinstance(v, Literal))
@@ -216,6 +218,7 @@ class _Walk:
             return moved.exact
         if (dot := contraction(eqn, place, view) or convolution(eqn, place, view)) is not None:
             self.uses[view.leaf].append((eqn.invars[1 - place], result, dot))
+            self.dots[result] = dot
             return True
         if (row := lookup(eqn, place, view)) is not None:
             operand = eqn.invars[1 + max(row.start, 0)]
@@ -230,10 +233,9 @@ class _Walk:
         if eqn.primitive.name not in ("add", "add_any"):
             return False
         other = eqn.invars[1 - place]
-        dots = {result: form for uses in self.uses.values() for _, result, form in uses if not isinstance(form, Lookup)}
-        if isinstance(other, Literal) or other not in dots or self.counts[other] > 1 or other.aval.shape != eqn.outvars[0].aval.shape:
+        if isinstance(other, Literal) or other not in self.dots or self.counts[other] > 1 or other.aval.shape != eqn.outvars[0].aval.shape:
             return False
-        axes = bias_axes(dots[other], view)
+        axes = bias_axes(self.dots[other], view)
         if axes is None:
             return False
         self.biases[view.leaf].append((other, eqn.outvars[0], axes))

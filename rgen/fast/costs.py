@@ -16,13 +16,15 @@ import math
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 
 from rgen.fast.capture import Layer
 from rgen.sequence import shards_of
 
+STEPS = 16
+"""About how many steps a folded chunk has, and a part of the reverse sweep: fewer fold too often, more read too much in vain."""
 KEPT = {True: (4, 32), False: (8, 16)}
 """When taps are kept, with and without a reverse sweep: at most so many chunks, of at least so many steps. Each chunk is compiled by
 itself; K of them read 1 + 1/K times the taps that had to be read, in more and smaller products."""
@@ -39,13 +41,11 @@ class Costs:
     batch: int
     length: int
     gradient: bool
-    STEPS: ClassVar[int] = 16
-    """About how many steps a folded chunk has, and a part of the reverse sweep: fewer fold too often, more read too much in vain."""
 
     def chunk(self, fold: bool) -> int:
         """Steps of a chunk."""
         pieces = math.ceil(self.length / self._pieces)
-        return min(self.form.chunk or (even(self.length, self.STEPS) if fold else pieces), self.length)
+        return min(self.form.chunk or (even(self.length, STEPS) if fold else pieces), self.length)
 
     @property
     def _pieces(self) -> int:

@@ -89,5 +89,9 @@ def joined(pieces: Any) -> Any:
     return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), pieces)
 
 
+def each(function: Callable, *pieces: Any) -> Any:
+    return function(*pieces)
+
+
 def over_chunks(function: Callable, state: Any, pieces: Any, reverse: bool = False) -> tuple[Any, Any]:
     return jax.lax.scan(function, state, pieces, reverse=reverse)

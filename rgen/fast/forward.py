@@ -71,7 +71,7 @@ def run(plan: Plan, weights: Weights, observer: Any, inputs: dict[int, jax.Array
     start = (pasts, weights.carried, observer.start())
     pieces = way.cut(plan.chunks, (inputs, steps))
     (pasts, carried, _), results = way.over_chunks(unless_ended(chunk, observer), start, pieces)
-    chunks, rest = ([r[0] for r in results], [r[1] for r in results]) if isinstance(results, list) else results
+    chunks, rest = (way.each(lambda result, k=k: result[k], results) for k in range(2))
     static, trace = way.joined(rest)
     return Run(chunks, {leaf: _without_x(plan, leaf, past.state) for leaf, past in pasts.items()}, carried, static, trace)
 

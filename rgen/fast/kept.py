@@ -110,6 +110,11 @@ def joined(pieces: list) -> Any:
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *pieces)
 
 
+def each(function: Callable, *pieces: list) -> list:
+    """`function` of every chunk's pieces."""
+    return [function(*parts) for parts in zip(*pieces)]
+
+
 def over_chunks(function: Callable, state: Any, pieces: list, reverse: bool = False) -> tuple[Any, list]:
     """`function(state, piece) -> (state, result)` of chunk after chunk: (last state, results in the order of time)."""
     results = [None] * len(pieces)

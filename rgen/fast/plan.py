@@ -1,7 +1,7 @@
 """How the dual form is run: which layers are taken over, in which chunks, how many sequences at once."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rgen.fast.capture import Layer, Program, capture, without_bias
-from rgen.fast.costs import Costs, even, micro_batch
+from rgen.fast.costs import STEPS, Costs, even, micro_batch
 from rgen.fast.network import learning, learns
 from rgen.fast.rates import dense_layers
 from rgen.likelihood import Likelihood
@@ -109,12 +109,11 @@ class Roles:
       learned: those that change in it, and the change is read.
     """
 
-    program: Program
     learning: dict[int, Layer]
     static: dict[int, Layer]
     late: bool
     inside: frozenset[int]
-    learned: frozenset[int] = field(default=frozenset())
+    learned: frozenset[int]
 
 
 def plan(loop: Any, weights: Any, x: Any, batch: int | None = None, purpose: Purpose = GRADIENT) -> Plan:
@@ -138,7 +137,7 @@ def plan(loop: Any, weights: Any, x: Any, batch: int | None = None, purpose: Pur
     role, taken = roles[fold], costs.worth(roles[fold].learning, fold)
     layers = tuple(taken.values()) + tuple(la for la in role.static.values() if not role.inside.isdisjoint(la.leaves))
     rest = role.inside - {leaf for la in layers for leaf in la.leaves}
-    part = even(costs.chunk(fold), costs.STEPS)
+    part = even(costs.chunk(fold), STEPS)
     chunk = part * math.ceil(costs.chunk(fold) / part)
     return Plan(
         program,
@@ -167,10 +166,10 @@ def sort_out(loop: Any, program: Program, weights: Any, once: frozenset[int], pu
     static = {leaf: layer for leaf, layer in layers.items() if not layer.learns}
     everything = frozenset(range(len(program.names)))
     if learned == everything or (purpose.drawn and loop.context):
-        return Roles(program, found, static, False, everything, learned)
+        return Roles(found, static, False, everything, learned)
     known, late, inside = foresee(program, found, learned, scored=purpose.gradient and not purpose.drawn)
     found |= {leaf: replace(found[leaf], foreseen=True) for leaf in known}
-    return Roles(program, found, static, late, inside, learned)
+    return Roles(found, static, late, inside, learned)
 
 
 def foresee(program: Program, layers: dict[int, Layer], learned: frozenset[int], scored: bool) -> tuple[set[int], bool, frozenset[int]]:

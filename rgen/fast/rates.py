@@ -82,19 +82,22 @@ def dense_layers(kind: str, weights: Any) -> dict[int, int]:
     return found
 
 
-def factors_of(kind: str, rates: Any, weights: Any, kernel: int, bias: int | None) -> tuple[jax.Array, jax.Array, Any]:
-    """Rates of a kernel and its bias, by their numbers among the leaves of `weights`: (row, constant, column), whatever their kind.
+def split_rates(kind: str, rates: Any, weights: Any) -> list[tuple[jax.Array, jax.Array]]:
+    """The rate of every leaf of `weights` as (row, column), whose product it is.
 
-    Rows [..., m] and columns [..., n] of a Dense layer whose rates are rank-one; else the row is one number and the column is 1.
+    Of a Dense layer whose rates are rank-one: rows [..., m] of the kernel or [...] of the bias, and columns [..., n]. Of all others: one
+    number, and 1.
     """
-    number = dense_layers(kind, weights).get(kernel)
-    if number is None:
-        leaves = jax.tree.leaves(expand_rates(kind, rates, weights))
-        return leaves[kernel], jnp.zeros_like(leaves[kernel]) if bias is None else leaves[bias], jnp.ones_like(leaves[kernel])
-    nodes: list[Any] = []
-    _map_layers(lambda _, factors: nodes.append(factors), lambda *_: nodes.append(None), weights, rates)
-    row, column = jnp.exp(nodes[number]["row"]), jnp.exp(nodes[number]["column"])
-    return row, jnp.exp(nodes[number]["constant"]) if bias is not None else jnp.zeros((), row.dtype), column
+    if kind != "rank-one":
+        return [(rate, jnp.ones_like(rate)) for rate in jax.tree.leaves(expand_rates(kind, rates, weights))]
+    found: list[tuple[jax.Array, jax.Array]] = []
+
+    def layer(dense: dict, factors: dict) -> None:
+        rows = {"kernel": factors["row"], "bias": factors.get("constant")}
+        found.extend((jnp.exp(rows[name]), jnp.exp(factors["column"])) for name in sorted(dense))
+
+    _map_layers(layer, lambda _, log: found.append((jnp.exp(log), jnp.ones_like(log))), weights, rates)
+    return found
 
 
 def is_dense(node: Any) -> bool:

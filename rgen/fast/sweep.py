@@ -98,8 +98,8 @@ def sweep(plan: Plan, weights: Weights, inputs: dict, left: tuple[Any, dict], st
         later = {leaf: later[leaf].before(la, own[leaf], pairs[leaf]) for leaf, la in plan.learning.items()}
         return (pasts, later, sums), found
 
-    pieces = (way.cut(plan.chunks, (steps, ct, inputs)), chunks)
-    (_, later, sums), found = way.over_chunks(chunk, (pasts, later, sums), _zipped(*pieces), reverse=True)
+    pieces = way.each(lambda left, now: (left, *now), chunks, way.cut(plan.chunks, (steps, ct, inputs)))
+    (_, later, sums), found = way.over_chunks(chunk, (pasts, later, sums), pieces, reverse=True)
     foreseen, static = way.joined(found)
     return Ends({leaf: later[leaf].state for leaf in plan.learning if leaf not in inputs}, foreseen, static, sums)
 
@@ -109,12 +109,6 @@ def chunk_inputs(plan: Plan, inputs: dict[int, jax.Array], leaf: int) -> Any:
     if leaf not in inputs:
         return None
     return [rounded(plan, by_tap(x)) for x in inputs[leaf].reshape(plan.chunks, -1, *inputs[leaf].shape[1:])]
-
-
-def _zipped(cut: Any, chunks: Any) -> Any:
-    if isinstance(cut, list):
-        return [(chunk, *more) for chunk, more in zip(chunks, cut)]
-    return (chunks, *cut)
 
 
 @dataclass(frozen=True)

@@ -191,9 +191,10 @@ def contraction(eqn: Any, place: int, view: View) -> Contraction | None:
 
 def _default_precision(eqn: Any) -> bool:
     """Whether a product is as precise as JAX makes products now, as those of the memory are."""
+    if getattr(jax.config, "jax_default_matmul_precision") is None:  # noqa: B009
+        return eqn.params["precision"] in (None, (jax.lax.Precision.DEFAULT,) * 2)
     plain = jax.make_jaxpr(lambda a: jax.lax.dot_general(a, a, (((0,), (0,)), ((), ()))))(jnp.zeros(1))
-    same = plain.eqns[0].params["precision"], None, (jax.lax.Precision.DEFAULT,) * 2
-    return eqn.params["precision"] in (same if same[0] is None else same[:1])
+    return eqn.params["precision"] == plain.eqns[0].params["precision"]
 
 
 def _joined(groups: list[Axes]) -> Axes:
