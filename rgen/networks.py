@@ -252,6 +252,10 @@ class HeadsNetwork(nn.Module):
             raise InputError(f"The network's width is {self.width}, which is not divisible by its {self.heads} heads.")
         super().__post_init__()
 
+    @property
+    def last_outputs(self) -> int:
+        return self.context
+
     @nn.compact
     def __call__(self, x):
         place, recent = jnp.split(jnp.atleast_1d(x), [len(self.shape)])

@@ -15,7 +15,7 @@ from problems import NAMES, adapt, first_order_maml, jit, make, maml, reptile, s
 from test_loop import close, norm
 
 from rgen.benchmark import TIMED, configuration, made_up
-from rgen.fast import Dual, InnerLoop, Params
+from rgen.fast import Dual, Function, InnerLoop, Params
 from rgen.fast.costs import even
 from rgen.fast.memory import product
 from rgen.fast.plan import Plan, Purpose
@@ -237,7 +237,7 @@ def test_inputs_that_are_known_before_the_inner_loop():
 class Reader(nn.Module):
     """Pays for what it makes of its memory, its readout's own logits and the output before; learns by the readout alone."""
 
-    context: int = 1
+    last_outputs: int = 1
 
     @nn.compact
     def __call__(self, x):
@@ -259,6 +259,25 @@ def test_what_is_paid_is_computed_late_where_nothing_waits_for_it(choice, shared
     assert plan.late and plan.taken == {f"{name}/{part}" for name in ("memory", "readout") for part in ("kernel", "bias")}
     assert not planned(dataclasses.replace(loop, fast=("memory", "behind")), CHOICES[choice], params, inputs, batch=2).late
     agree(loop, params, seqs, CHOICES[choice])
+
+
+def test_a_network_says_by_one_name_only_that_it_reads_the_last_outputs():
+    class Named(nn.Module):
+        context: int = 5  # the author's own, whatever it is
+
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(3)(nn.Embed(6, 4)(x))
+
+    assert InnerLoop(Named(), Categorical()).context == 0
+    x, y = np.array([[0, 1, 2, 1, 4]]), np.array([[2, 0, 1, 1, 2]])
+    seqs = Sequence(x, y, np.ones(y.shape))
+    reader = InnerLoop(Reader(), Categorical(), rate=0.2)
+    pure = Function(lambda key, x: Reader().init(key, x)["params"], lambda w, x: Reader().apply({"params": w}, x), last_outputs=1)
+    params = reader.init(jax.random.key(0), x[0, 0])
+    nats = reader.score(params, seqs)
+    assert jnp.array_equal(nats, dataclasses.replace(reader, network=pure).score(params, seqs))
+    assert not jnp.allclose(nats[0, -1], reader.score(params, seqs._replace(y=np.array([[2, 0, 1, 0, 2]])))[0, -1], rtol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -84,8 +84,8 @@ class InnerLoop:
 
     @property
     def context(self) -> int:
-        """How many of the last outputs the network reads besides its input: what it says itself, or none."""
-        return getattr(self.network, "context", 0)
+        """How many of the last outputs the network reads besides its input."""
+        return as_function(self.network).last_outputs
 
     def init(self, key: jax.Array, x: Array) -> Params:
         """Draws an initialization for inputs that look like `x` [...], ONE input.

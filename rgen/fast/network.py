@@ -16,10 +16,13 @@ class Function:
     Attributes:
       init: `init(key, x) -> params`, a pytree of float arrays, for ONE input x [...].
       apply: `apply(params, x) -> logits` [K] (or a `rgen.sequence.Prediction`) for ONE input.
+      last_outputs: how many of the last outputs the network reads behind its input, in the same array (see
+        `rgen.sequence.with_context`). A Linen module says it by an attribute of this name.
     """
 
     init: Callable[[jax.Array, Any], Any]
     apply: Callable[[Any, Any], Any]
+    last_outputs: int = 0
 
 
 def as_function(network: Any) -> Function:
@@ -52,7 +55,7 @@ def _linen(module: nn.Module) -> Function:
             )
         return variables.get("params", {})
 
-    return Function(init, lambda params, x: module.apply({"params": params}, x))
+    return Function(init, lambda params, x: module.apply({"params": params}, x), getattr(module, "last_outputs", 0))
 
 
 def names_of(weights: Any) -> list[str]:
