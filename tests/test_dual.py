@@ -270,6 +270,8 @@ def test_a_network_says_by_one_name_only_that_it_reads_the_last_outputs():
             return nn.Dense(3)(nn.Embed(6, 4)(x))
 
     assert InnerLoop(Named(), Categorical()).context == 0
+    with pytest.raises(ValueError, match="last_outputs is -1"):
+        InnerLoop(Reader(last_outputs=-1), Categorical())
     x, y = np.array([[0, 1, 2, 1, 4]]), np.array([[2, 0, 1, 1, 2]])
     seqs = Sequence(x, y, np.ones(y.shape))
     reader = InnerLoop(Reader(), Categorical(), rate=0.2)

@@ -29,7 +29,7 @@ def as_function(network: Any) -> Function:
     """A Linen module as a `Function`; a `Function` as it is.
 
     Raises:
-      ValueError: it is neither, or it cannot be hashed.
+      ValueError: it is neither, it cannot be hashed, or its last_outputs is not a count.
     """
     if not isinstance(network, (Function, nn.Module)):
         raise ValueError(
@@ -42,7 +42,10 @@ def as_function(network: Any) -> Function:
             f"The network cannot be hashed ({error}), so JAX could not tell when to compile again. Where one of its fields is a list, "
             "give a tuple: nn.Sequential((a, b)) instead of nn.Sequential([a, b])."
         ) from None
-    return network if isinstance(network, Function) else _linen(network)
+    function = network if isinstance(network, Function) else _linen(network)
+    if not isinstance(function.last_outputs, int) or function.last_outputs < 0:
+        raise ValueError(f"The network's last_outputs is {function.last_outputs!r}. Give how many it reads: 0, 1, 2, ...")
+    return function
 
 
 def _linen(module: nn.Module) -> Function:
