@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from rgen.fast.capture import Layer
 from rgen.fast.forward import Run, past_of, reread, run
-from rgen.fast.memory import Taps, by_tap, outer, over_batch, pairs_gradient
+from rgen.fast.memory import Kernel, Taps, by_tap, outer, over_batch, pairs_gradient, stacked
 from rgen.fast.network import learning, learns
 from rgen.fast.plan import Plan, Purpose
 from rgen.fast.rates import Factors, split_rates
@@ -158,17 +158,17 @@ def _score_backward(plan, residuals, ct):
             by = (weights.kernels[leaf], weights.factors[leaf], inputs[leaf])
             kernels[leaf], factors[leaf], pulled[leaf] = reread_vjp(plan, layer, by, g, ends.foreseen[leaf])
         else:
-            kernels[leaf] = past_of(plan).gradient(layer, state[leaf], ends.later[leaf])
+            kernels[leaf] = layer.blocks(past_of(plan).gradient(layer, state[leaf], ends.later[leaf]))
     for leaf, layer in plan.static.items():
         taps, pairs = jax.tree.map(jax.vmap(by_tap), ends.static[leaf])
-        kernels[leaf] = pairs_gradient(layer, taps, pairs)
+        kernels[leaf] = layer.blocks(pairs_gradient(layer, taps, pairs))
     return Weights(kernels, factors, sums.carried, sums.rates, sums.fixed), pulled, None
 
 
 score.defvjp(_score_forward, _score_backward)
 
 
-def reread_vjp(plan: Plan, layer: Layer, by: tuple, g: jax.Array, h: jax.Array) -> tuple[jax.Array, Factors, jax.Array]:
+def reread_vjp(plan: Plan, layer: Layer, by: tuple, g: jax.Array, h: jax.Array) -> tuple[Kernel, Factors, jax.Array]:
     """What is owed to a foreseen layer's (kernel, rates, inputs), for taps g [B, H, T r, n] and cotangents h [B, T, H, r, n] of what it
     gives."""
 
@@ -225,7 +225,8 @@ def drift(plan: Plan, weights: Weights, inputs: dict[int, jax.Array], seqs: Sequ
             by = (weights.kernels[leaf], factors, inputs[leaf])
             h = jnp.moveaxis(g.reshape(*g.shape[:2], plan.length, -1, g.shape[-1]), 2, 1)
             # the inner loop's own gradients: with the taps as constants
-            change, _, pulled[leaf] = reread_vjp(replace(plan, first_order=True), layer, by, g, h)
+            kernel, _, pulled[leaf] = reread_vjp(replace(plan, first_order=True), layer, by, g, h)
+            change = stacked(kernel)
         else:
             change = outer(layer.embed, layer.inputs, over_batch(x), over_batch(g))
         rates = factors.column[:, None] if layer.embed else factors.row[:, :, None] * factors.column[:, None]

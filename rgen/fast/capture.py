@@ -93,13 +93,17 @@ class Layer:
         """Whether its inputs change, continuously, with what is learned."""
         return not self.embed and not self.foreseen
 
-    def kernel(self, leaves: Collection[Any]) -> jax.Array:
-        """The kernel [H, m, n], with the bias as its last row, from all leaves of the parameters."""
+    def kernel(self, leaves: Collection[Any]) -> tuple[jax.Array, ...]:
+        """The kernel in blocks of rows, [H, m, n] and for a bias [H, 1, n], from all leaves of the parameters."""
         leaves = list(leaves)
         kernel = _arranged(leaves[self.leaf], sum(self.axes, ())).reshape(self.heads, self.inputs, self.outputs)
         if self.bias is None:
-            return kernel
-        return jnp.concatenate([kernel, _arranged(leaves[self.bias], self.bias_axes).reshape(self.heads, 1, self.outputs)], 1)
+            return (kernel,)
+        return kernel, _arranged(leaves[self.bias], self.bias_axes).reshape(self.heads, 1, self.outputs)
+
+    def blocks(self, kernel: jax.Array) -> tuple[jax.Array, ...]:
+        """One array [H, m, n] in such blocks."""
+        return (kernel,) if self.bias is None else (kernel[:, : self.inputs], kernel[:, self.inputs :])
 
     def arrays(self, kernel: jax.Array, shapes: Collection[tuple[int, ...]]) -> dict[int, jax.Array]:
         """The way back from `kernel`, or from several [..., H, m, n]: number of a leaf -> array."""

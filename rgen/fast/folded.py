@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rgen.fast.capture import Layer
-from rgen.fast.memory import Memory, Pairs, Taps, inner, outer, product, scaled_taps
+from rgen.fast.memory import Kernel, Memory, Pairs, Taps, inner, outer, product, scaled_taps, stacked
 from rgen.fast.rates import Factors
 
 
@@ -20,11 +20,11 @@ class Past(NamedTuple):
     kernel: jax.Array
 
     @classmethod
-    def begin(cls, kernel: jax.Array) -> "Past":
-        return cls(kernel)
+    def begin(cls, kernel: Kernel) -> "Past":
+        return cls(stacked(kernel))
 
     @classmethod
-    def at_the_end(cls, kernel: jax.Array, state: jax.Array, xs: Any) -> "Past":
+    def at_the_end(cls, kernel: Kernel, state: jax.Array, xs: Any) -> "Past":
         return cls(state)
 
     @property
@@ -38,7 +38,7 @@ class Past(NamedTuple):
         return self
 
     def memory(self, factors: Factors, *more: tuple[Taps, Any], embed: bool = False) -> Memory:
-        return Memory(self.kernel, factors, more, embed)
+        return Memory((self.kernel,), factors, more, embed)
 
     def after(self, layer: Layer, factors: Factors, taps: Taps) -> tuple["Past", Taps]:
         return Past(self.kernel - outer(layer.embed, layer.inputs, *scaled_taps(layer.embed, taps, factors))), taps
@@ -56,8 +56,8 @@ class Later(NamedTuple):
     kernel: jax.Array
 
     @classmethod
-    def begin(cls, kernel: jax.Array) -> "Later":
-        return cls(jnp.zeros_like(kernel))
+    def begin(cls, kernel: Kernel) -> "Later":
+        return cls(jnp.zeros_like(stacked(kernel)))
 
     def owed(self, layer: Layer, tap: Taps) -> tuple[jax.Array, Any]:
         if layer.embed:

@@ -12,7 +12,21 @@ import jax.numpy as jnp
 
 from rgen.fast import folded, kept
 from rgen.fast.capture import Layer
-from rgen.fast.memory import Memory, Taps, by_step, by_tap, outer, product, read, read_back, scaled_input, scaled_taps, similarity
+from rgen.fast.memory import (
+    Kernel,
+    Memory,
+    Taps,
+    by_step,
+    by_tap,
+    outer,
+    product,
+    read,
+    read_back,
+    scaled_input,
+    scaled_taps,
+    similarity,
+    stacked,
+)
 from rgen.fast.plan import Plan
 from rgen.fast.rates import Factors
 from rgen.fast.step import Reads, Weights, split, step
@@ -168,7 +182,7 @@ def with_taps(factors: Factors, ahead: Ahead, g: jax.Array) -> jax.Array:
     return ahead.out - factors.column[:, None] * product(ahead.alike, g)
 
 
-def reread(plan: Plan, layer: Layer, kernel: jax.Array, factors: Factors, x: jax.Array, g: jax.Array) -> jax.Array:
+def reread(plan: Plan, layer: Layer, kernel: Kernel, factors: Factors, x: jax.Array, g: jax.Array) -> jax.Array:
     """A foreseen layer's outputs [H, T r, n] of all steps, from its inputs x [T, H, r, m] and given taps g [H, T r, n].
 
     So whatever is owed to the inputs, the initialization and the rates through these outputs is one call of JAX's vjp: matrix products.
@@ -181,10 +195,11 @@ def reread(plan: Plan, layer: Layer, kernel: jax.Array, factors: Factors, x: jax
     def chunk(kernel, now):
         x, g = now
         taps = Taps(jax.lax.stop_gradient(x) if plan.first_order else x, g)
-        out = read(Memory(in_precision(plan, layer, kernel), factors, ((taps, earlier),), False), x)
+        out = read(Memory((in_precision(plan, layer, kernel),), factors, ((taps, earlier),), False), x)
         return kernel - outer(False, layer.width, *scaled_taps(False, taps, factors)), out
 
-    return by_tap(jax.lax.scan(chunk, kernel, (x, g))[1]) if plan.fold else chunk(kernel, (x[0], g[0]))[1]
+    start = stacked(kernel)
+    return by_tap(jax.lax.scan(chunk, start, (x, g))[1]) if plan.fold else chunk(start, (x[0], g[0]))[1]
 
 
 # ---------------------------------------------------------------- buffers
@@ -192,15 +207,15 @@ def reread(plan: Plan, layer: Layer, kernel: jax.Array, factors: Factors, x: jax
 
 def tap_dtype(plan: Plan, weights: Weights, leaf: int) -> Any:
     """In which precision the taps of a layer are kept."""
-    return weights.kernels[leaf].dtype if plan.precision == "float32" else jnp.bfloat16
+    return weights.kernels[leaf][0].dtype if plan.precision == "float32" else jnp.bfloat16
 
 
-def rounded(plan: Plan, a: jax.Array) -> jax.Array:
-    """As precisely as the plan keeps it."""
-    return a if plan.precision == "float32" else a.astype(jnp.bfloat16)
+def rounded(plan: Plan, arrays: Any) -> Any:
+    """As precisely as the plan keeps them."""
+    return arrays if plan.precision == "float32" else jax.tree.map(lambda a: a.astype(jnp.bfloat16), arrays)
 
 
-def in_precision(plan: Plan, layer: Layer, kernel: jax.Array) -> jax.Array:
+def in_precision(plan: Plan, layer: Layer, kernel: Any) -> Any:
     """A kernel as it is read: of a table, single rows are read, in full precision."""
     return kernel if layer.embed else rounded(plan, kernel)
 

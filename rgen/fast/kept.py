@@ -11,22 +11,22 @@ import jax
 import jax.numpy as jnp
 
 from rgen.fast.capture import Layer
-from rgen.fast.memory import Memory, Pairs, Taps, outer, owed, pairs_gradient, scaled_taps
+from rgen.fast.memory import Kernel, Memory, Pairs, Taps, outer, owed, pairs_gradient, scaled_taps, stacked
 from rgen.fast.rates import Factors
 
 
 class Past(NamedTuple):
     """What a layer has learned before the current chunk: its initial kernel, and the taps of the chunks since."""
 
-    kernel: jax.Array
+    kernel: Kernel
     chunks: tuple[Taps, ...]
 
     @classmethod
-    def begin(cls, kernel: jax.Array) -> "Past":
+    def begin(cls, kernel: Kernel) -> "Past":
         return cls(kernel, ())
 
     @classmethod
-    def at_the_end(cls, kernel: jax.Array, state: tuple[Taps, ...], xs: Any) -> "Past":
+    def at_the_end(cls, kernel: Kernel, state: tuple[Taps, ...], xs: Any) -> "Past":
         """The way back from `state`; `xs`: foreseen inputs [H, C r, m] of the chunks, or None."""
         return cls(kernel, state if xs is None else tuple(taps._replace(x=x) for taps, x in zip(state, xs)))
 
@@ -37,7 +37,7 @@ class Past(NamedTuple):
 
     def folded(self, layer: Layer, factors: Factors) -> jax.Array:
         """The kernel with all taps in it."""
-        return self.kernel - outer(layer.embed, layer.inputs, *scaled_taps(layer.embed, join(self.chunks), factors))
+        return stacked(self.kernel) - outer(layer.embed, layer.inputs, *scaled_taps(layer.embed, join(self.chunks), factors))
 
     def ready(self) -> "Past":
         """The same, to be read at every step of a chunk: few large products cost less than many small ones."""
@@ -66,7 +66,7 @@ class Later(NamedTuple):
     chunks: tuple[tuple[Taps, Pairs], ...]
 
     @classmethod
-    def begin(cls, kernel: jax.Array) -> "Later":
+    def begin(cls, kernel: Kernel) -> "Later":
         return cls(())
 
     def owed(self, layer: Layer, tap: Taps) -> tuple[Any, Any]:

@@ -6,18 +6,27 @@ With input x_t, output cotangent g_t (of the step's weighted nats) and the rank-
                                                             p W_t^T = p W_0^T - a sum_{s<t} (b p . g_s) x_s         (read_back)
 
 The pairs (x_s, g_s) are taps. A bias is the row of a further input that is always 1. Each read is the other's transpose, and JAX is what
-transposes it. Arrays have leading heads H, which never meet: x [H, S, m], g [H, S, n], kernel [H, m, n].
+transposes it. Arrays have leading heads H, which never meet: x [H, S, m], g [H, S, n], kernel [H, m, n], in blocks of rows.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from rgen.fast.rates import Factors
+
+# Blocks [H, m_i, n] of the rows of a kernel, one below the other: so a bias need not be copied to stand below its weight.
+Kernel = tuple[jax.Array, ...]
+
+
+def stacked(kernel: Kernel) -> jax.Array:
+    """[H, m, n], as one array."""
+    return kernel[0] if len(kernel) == 1 else jnp.concatenate(kernel, 1)
 
 
 class Taps(NamedTuple):
@@ -45,7 +54,7 @@ class Memory:
       embed: whether rows are looked up.
     """
 
-    kernel: jax.Array
+    kernel: Kernel
     factors: Factors | None
     taps: tuple[tuple[Taps, jax.Array | None], ...]
     embed: bool = field(metadata={"static": True})
@@ -53,7 +62,7 @@ class Memory:
 
 def read(memory: Memory, q: jax.Array) -> jax.Array:
     """q W_t: [H, r, m] to [H, r, n]."""
-    out = memory.kernel[:, jnp.minimum(q[0, :, 0], memory.kernel.shape[1] - 1)] if memory.embed else product(q, memory.kernel)
+    out = _initially(memory, q)
     if memory.factors is None or not memory.taps:
         return out
     change: Any = 0.0
@@ -63,9 +72,17 @@ def read(memory: Memory, q: jax.Array) -> jax.Array:
     return out - memory.factors.column[:, None] * change
 
 
+def _initially(memory: Memory, q: jax.Array) -> jax.Array:
+    if memory.embed:
+        (table,) = memory.kernel
+        return table[:, jnp.minimum(q[0, :, 0], table.shape[1] - 1)]
+    ends = list(accumulate(block.shape[1] for block in memory.kernel))
+    return reduce(jnp.add, (product(q[..., end - block.shape[1] : end], block) for end, block in zip(ends, memory.kernel)))
+
+
 def read_back(memory: Memory, p: jax.Array) -> jax.Array:
     """p W_t^T: [H, r, n] to [H, r, m]."""
-    return _transposed(read, memory, jnp.zeros((*p.shape[:2], memory.kernel.shape[1]), p.dtype))(p)
+    return _transposed(read, memory, jnp.zeros((*p.shape[:2], sum(block.shape[1] for block in memory.kernel)), p.dtype))(p)
 
 
 def _transposed(function: Callable, memory: Memory, like: jax.Array) -> Callable:

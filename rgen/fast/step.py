@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from rgen.fast.capture import Layer, Use
 from rgen.fast.loop import descend
-from rgen.fast.memory import Taps
+from rgen.fast.memory import Kernel, Taps
 from rgen.fast.plan import Plan
 from rgen.fast.rates import Factors
 from rgen.sequence import paid
@@ -19,13 +19,13 @@ class Weights(NamedTuple):
     """What the dual form is differentiable in; keys are numbers of leaves of the parameters.
 
     Attributes:
-      kernels: [H, m, n] of the layers taken over, with the bias as the last row.
+      kernels: of the layers taken over, with the bias as the last row.
       factors: the rates of those that learn.
       carried, rates: the ordinary fast weights, and a rate for each.
       fixed: weights that are the same at every step.
     """
 
-    kernels: dict[int, jax.Array]
+    kernels: dict[int, Kernel]
     factors: dict[int, Factors]
     carried: dict[int, jax.Array]
     rates: dict[int, jax.Array]
@@ -63,7 +63,7 @@ def step(plan: Plan, answer: Answer, weights: Weights, carried: dict, x: Any, ob
         met = {layer.leaf: _unread(layer, into.get(layer.leaf), out_of[layer.leaf]) for layer in plan.layers}
 
         def respond(layer, k, operand):
-            q = None if operand is None else enter(layer, layer.uses[k], operand, weights.kernels[layer.leaf].dtype)
+            q = None if operand is None else enter(layer, layer.uses[k], operand, weights.kernels[layer.leaf][0].dtype)
             q = q if q is None or layer.embed else q + into[layer.leaf][k]
             out = answer(layer, k, q)
             met[layer.leaf][k] = q, out
@@ -113,9 +113,9 @@ def leave(layer: Layer, use: Use, operand: Any, rows: jax.Array) -> jax.Array:
 
 def _nudges(plan: Plan, layer: Layer, weights: Weights, side: int) -> tuple[jax.Array, ...]:
     """Zeros like what enters (side -2) or leaves (side -1) each use of a layer, whose kernel has these axes."""
-    kernel = weights.kernels[layer.leaf]
+    sizes, dtype = (layer.width, layer.outputs), weights.kernels[layer.leaf][0].dtype
     sides = [-3 - side if use.way == "transposed" else side for use in layer.uses]
-    return tuple(jnp.zeros((layer.heads, use.form.rows, kernel.shape[k]), kernel.dtype) for use, k in zip(layer.uses, sides))
+    return tuple(jnp.zeros((layer.heads, use.form.rows, sizes[k]), dtype) for use, k in zip(layer.uses, sides))
 
 
 def _unread(layer: Layer, into: Any, out_of: tuple[jax.Array, ...]) -> list[tuple[Any, jax.Array]]:
