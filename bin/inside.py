@@ -1,10 +1,7 @@
 #!/usr/bin/env python
 """Look inside a trained run: bin/inside.py --run runs/names."""
 
-import tyro
-
-from rgen import cli
-from rgen.config import InsideConfig
+from rgen.commands import run
 
 if __name__ == "__main__":
-    cli.main(lambda: tyro.cli(InsideConfig), "rgen.inside", "main")
+    run("inside")

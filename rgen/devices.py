@@ -8,8 +8,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding
 
+from rgen.batching import shards_of
 from rgen.errors import InputError
-from rgen.sequence import shards_of
 
 HEARTBEAT = 30  # seconds without a sign of life after which a process counts as lost
 

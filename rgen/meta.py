@@ -11,8 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rgen.batching import group_rows
 from rgen.fast import InnerLoop, Params
-from rgen.sequence import Sequence, SequenceModel, group_rows
+from rgen.sequence import Sequence, SequenceModel
 
 MetaGradient = Callable[..., tuple[jax.Array, Any]]
 

@@ -3,8 +3,10 @@
 from typing import Any
 
 import jax
+import numpy as np
 
 from rgen import networks
+from rgen.choices import RateKind
 from rgen.config import TrainConfig
 from rgen.data import Dataset
 from rgen.errors import InputError
@@ -21,7 +23,7 @@ def build(
     shape: tuple[int, ...],
     symbols: int,
     end: int | None = None,
-    rates: str = "fixed",
+    rates: RateKind = "fixed",
     rate: float = 1e-3,
     fast: tuple[str, ...] | None = None,
     form: Form = DISTINCT,
@@ -72,3 +74,15 @@ def template(model: SequenceModel, data: Dataset) -> Any:
     """Shapes of the model's parameters."""
     x = data.sequences("train", [0]).x[0, 0]
     return jax.eval_shape(lambda key: model.init(key, x), jax.random.key(0))
+
+
+def fitting_batch(model: SequenceModel, data: Dataset, budget: float = 1e9) -> int:
+    """How many sequences to score or sample at once.
+
+    The dual form holds the taps of a micro-batch only, so as many as keep the devices busy; otherwise three copies of each one's fast
+    weights in `budget` bytes, and at most 256.
+    """
+    if isinstance(model, InnerLoop) and model.form == "dual":
+        return 512 if jax.default_backend() == "cpu" else 4096
+    size = sum(np.prod(leaf.shape, dtype=int) for leaf in jax.tree.leaves(template(model, data)))
+    return int(np.clip(budget // (3 * 4 * size), 1, 256))

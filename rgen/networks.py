@@ -7,13 +7,14 @@ initializations. `text-heads` and `image-heads` are ours.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from rgen.errors import InputError, nearest
+from rgen.choices import INNER_LOSSES, check_choice
+from rgen.errors import InputError
 from rgen.sequence import Prediction
 
 # ---------------------------------------------------------------- layers
@@ -137,8 +138,6 @@ class Heads(nn.Module):
 
 # ---------------------------------------------------------------- networks
 
-INNER_LOSSES = ("nats", "memory")
-
 
 class TextMLP(nn.Module):
     """The original's text model: an embedding of the position, hidden layers with relu, logits of bytes."""
@@ -244,8 +243,7 @@ class HeadsNetwork(nn.Module):
     inner_loss: str = "nats"
 
     def __post_init__(self):
-        if self.inner_loss not in INNER_LOSSES:
-            raise InputError(f"The network's inner_loss is '{self.inner_loss}'. {nearest(self.inner_loss, INNER_LOSSES)}")
+        check_choice("The network's inner_loss", self.inner_loss, INNER_LOSSES)
         if self.keys % 2:
             raise InputError(f"The network's keys are {self.keys}; they are pairs of a cosine and a sine. Give an even number.")
         if self.heads < 1 or self.width % self.heads:
@@ -278,7 +276,7 @@ class HeadsNetwork(nn.Module):
 
 # ---------------------------------------------------------------- by name
 
-NETWORKS: dict[str, tuple[str, Any]] = {
+NETWORKS: dict[str, tuple[Literal["text", "image"], Any]] = {
     "text-mlp": ("text", TextMLP),
     "text-heads": ("text", HeadsNetwork),
     "lstm-block": ("image", LSTMBlocks),
@@ -301,8 +299,7 @@ def build(name: str, shape: tuple[int, ...], outputs: int, **options: int | tupl
     Raises:
       InputError: an unknown name, the wrong kind of data, an option the network does not have, a size that cannot be.
     """
-    if name not in NETWORKS:
-        raise InputError(f"There is no network '{name}'. {nearest(name, NETWORKS)}")
+    check_choice("The network", name, tuple(NETWORKS))
     kind, cls = NETWORKS[name]
     if (kind == "text") != (len(shape) == 1):
         raise InputError(

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from rgen.batching import over_sequences
 from rgen.likelihood import PLAIN, Decoding, Likelihood
 from rgen.networks import uniform
-from rgen.sequence import Array, Given, Sequence, Trace, check_shapes, over_sequences
+from rgen.sequence import Array, Given, Sequence, Trace, check_shapes
 from rgen.unroll import Advance, Drawing, Observer, Scoring, drawn_steps, unroll
 
 

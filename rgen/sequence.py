@@ -1,17 +1,13 @@
 """What a model reads and what it gives back."""
 
-import math
-from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rgen.likelihood import PLAIN, Decoding
 
 Array = Any  # of JAX or of numpy
-ROWS = "rows"  # the mapped axis of a batch's sequences
 
 
 class Sequence(NamedTuple):
@@ -121,74 +117,6 @@ def check_keys(keys: Any) -> None:
             f"Sampling needs typed keys [B], one for each sequence; got {keys.dtype} of shape {keys.shape}. Give "
             "jax.random.split(jax.random.key(0), B), not those of jax.random.PRNGKey."
         )
-
-
-def over_sequences(function: Callable, steps: Any, *more: Any) -> Any:
-    """Maps a function of ONE sequence, and of what `more` has of it, over the rows of a NamedTuple of arrays [B, T, ...].
-
-    Inputs x [1, T, ...] that all share are not copied, so what is computed from them alone is computed once.
-    """
-    if steps.x.shape[0] == steps.weight.shape[0]:
-        return jax.vmap(function, axis_name=ROWS)(steps, *more)
-    shared, own = steps.x[0], steps._replace(x=None)
-    return jax.vmap(lambda own, *more: function(own._replace(x=shared), *more), axis_name=ROWS)(own, *more)
-
-
-def pad_rows(steps: Any, size: int, axis: int = 0) -> Any:
-    """Fills a NamedTuple of arrays [B, ...] up to `size` rows with repetitions whose `weight` is 0, so that they count for nothing.
-
-    Or, with another axis, that one. A single row that stands for all stays single.
-    """
-    before = steps.weight.shape[axis]
-    if before == size:
-        return steps
-    index = (slice(None),) * axis + (np.minimum(np.arange(size), before - 1),)
-    steps = jax.tree.map(lambda a: jnp.asarray(a)[index] if a.shape[axis] == before else a, steps)
-    kept = np.expand_dims(np.arange(size) < before, [i for i in range(steps.weight.ndim) if i != axis])
-    return steps._replace(weight=jnp.where(kept, steps.weight, 0))
-
-
-def group_rows(steps: Any, size: int) -> Any:
-    """Cuts a NamedTuple of arrays [B, ...] into groups, [groups, size, ...], filled up as `pad_rows` does.
-
-    A batch that is spread over devices stays where it is: every group takes the same number of rows from each device's share.
-    A single row that stands for all does so in every group.
-    """
-    batch = steps.weight.shape[0]
-    shards, groups = _shards(batch, size), math.ceil(batch / size)
-    if groups == 1 and batch == size:
-        return jax.tree.map(lambda a: a[None], steps)
-
-    def shares(a):
-        return jnp.broadcast_to(a, (shards, *a.shape)) if len(a) < batch else a.reshape(shards, -1, *a.shape[1:])
-
-    def rows(a):
-        if a.shape[1] == 1 < groups * size // shards:
-            return a[:1].repeat(groups, 0)
-        return a.reshape(shards, groups, -1, *a.shape[2:]).swapaxes(0, 1).reshape(groups, size, *a.shape[2:])
-
-    return jax.tree.map(rows, pad_rows(jax.tree.map(shares, steps), groups * size // shards, axis=1))
-
-
-def ungroup_rows(groups: Any, batch: int) -> Any:
-    """The way back from `group_rows`: arrays [groups, size, ...] to [batch, ...]."""
-
-    def rows(a):
-        shards = _shards(batch, a.shape[1])
-        shares = a.reshape(a.shape[0], shards, -1, *a.shape[2:]).swapaxes(0, 1).reshape(shards, -1, *a.shape[2:])
-        return shares[:, : batch // shards].reshape(batch, *a.shape[2:])
-
-    return jax.tree.map(rows, groups)
-
-
-def _shards(batch: int, size: int) -> int:
-    shards = shards_of(batch)
-    return shards if size % shards == 0 else 1
-
-
-def shards_of(batch: int) -> int:
-    """Over how many devices a batch is spread: as many as there are, or the most that divide it."""
-    return max(n for n in range(1, min(batch, jax.device_count()) + 1) if batch % n == 0)
 
 
 class SequenceModel(Protocol):

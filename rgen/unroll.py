@@ -8,8 +8,9 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from rgen.batching import pad_rows
 from rgen.likelihood import PLAIN, Decoding, Likelihood
-from rgen.sequence import Array, Given, Prediction, pad_rows
+from rgen.sequence import Array, Given, Prediction
 
 
 class Observer(Protocol):

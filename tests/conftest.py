@@ -43,9 +43,9 @@ def trained(tmp_path_factory):
     """The folder of a run of TINY, never stopped. Read only."""
     from runs import TINY
 
-    from rgen import train  # here, so that tests which need no run do not wait for it
+    from rgen import training  # here, so that tests which need no run do not wait for it
 
-    return train.train(dataclasses.replace(TINY, run=tmp_path_factory.mktemp("trained") / "run")).folder
+    return training.train(dataclasses.replace(TINY, run=tmp_path_factory.mktemp("trained") / "run")).folder
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rgen import models, train
+from rgen import models, training
 from rgen.config import TrainConfig
-from rgen.run import Run, load
+from rgen.runs.folder import Run, load
 
 ROOT = Path(__file__).parents[1]
 TINY = TrainConfig(  # digits of 4 by 4 pixels
@@ -49,10 +49,10 @@ def rows(folder: Path) -> list[dict]:
     return [{key: value for key, value in row.items() if key != "steps_per_second"} for row in Run(folder).metrics()]
 
 
-def last_state(folder: Path) -> train.State:
+def last_state(folder: Path) -> training.State:
     run = Run(folder)
     data = load(folder).data
-    begun = train.init_state(models.from_config(run.config(), data), data, train.make_optimizer(run.config()), seed=0)
+    begun = training.init_state(models.from_config(run.config(), data), data, training.make_optimizer(run.config()), seed=0)
     return run.training().load(run.training().steps()[0], begun)
 
 

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from rgen.counts import reference_nats
 from rgen.data import load
+from rgen.data.counts import reference_nats
 from rgen.data.images import Images
 from rgen.data.text import Text
 

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import script, words
 
-from rgen.run import Run
-from rgen.sequence import Sequence, group_rows, ungroup_rows
+from rgen.batching import group_rows, ungroup_rows
+from rgen.runs.folder import Run
+from rgen.sequence import Sequence
 
 # The number of devices is fixed when JAX starts, so this needs a process of its own.
 COMPARE = """

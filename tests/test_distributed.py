@@ -15,9 +15,9 @@ from runs import ROOT
 from test_devices import TRAINING, close_metrics, on_devices
 
 from rgen import devices
-from rgen.checkpoint import Checkpoints
 from rgen.errors import InputError
-from rgen.run import Run, load
+from rgen.runs.checkpoint import Checkpoints
+from rgen.runs.folder import Run, load
 
 
 def address() -> str:

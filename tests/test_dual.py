@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from problems import NAMES, adapt, first_order_maml, jit, make, maml, reptile, sample, score
 from test_loop import close, norm
 
-from rgen.benchmark import TIMED, configuration, made_up
 from rgen.fast import Dual, Function, InnerLoop, Params
 from rgen.fast.costs import even
 from rgen.fast.memory import product
@@ -22,6 +21,7 @@ from rgen.fast.plan import Plan, Purpose
 from rgen.likelihood import Categorical
 from rgen.models import configured
 from rgen.sequence import Prediction, Sequence
+from rgen.timing.benchmark import TIMED, configuration, made_up
 
 CHOICES = {
     "kept": Dual(chunk=4, fold=False, every_layer=True),

@@ -12,10 +12,11 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from runs import TINY
 
-from rgen import models, train
-from rgen.config import ALGORITHMS, FORMS, NETWORKS, PRECISIONS, RATE_KINDS, SCHEDULES, TrainConfig
+from rgen import models, training
+from rgen.choices import ALGORITHMS, FORMS, NETWORKS, PRECISIONS, RATE_KINDS, SCHEDULES
+from rgen.config import TrainConfig
 from rgen.errors import InputError
-from rgen.run import Trained, load
+from rgen.runs.folder import Trained, load
 
 small = st.sampled_from([None, 0, 1, 2, 3, 8, -1])
 number = st.sampled_from([1e-3, 0.1, 1.0, 0.0, -1.0, 1e30, float("nan"), float("inf")])
@@ -74,7 +75,7 @@ def test_every_configuration_trains_or_ends_in_a_sentence(changed):
         run = Path(folder) / "run"
         try:
             config = dataclasses.replace(WORKS, **changed, run=run)
-            train.train(config)
+            training.train(config)
         except InputError as error:
             assert str(error).strip().endswith((".", "?")) and len(str(error)) > 20
             return
@@ -122,7 +123,7 @@ def test_any_damage_to_a_run_is_a_sentence_or_harmless(deep, which, kind, where,
             path.unlink()
         else:
             path.write_bytes(damaged(path.read_bytes(), kind, where, by))
-        for use in (lambda: load(run), lambda: train.train(dataclasses.replace(TINY, run=run, resume=True)), lambda: load(run)):
+        for use in (lambda: load(run), lambda: training.train(dataclasses.replace(TINY, run=run, resume=True)), lambda: load(run)):
             try:
                 found = use()
             except InputError as error:

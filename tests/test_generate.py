@@ -10,9 +10,9 @@ import pytest
 from problems import FORMS, make, with_form
 from scipy import stats
 
-from rgen.generate import Sampler, batches, belief, complete, conditional_nats, sample
 from rgen.likelihood import Decoding
 from rgen.recurrent import LSTM, Recurrent
+from rgen.sampling import Sampler, batches, belief, complete, conditional_nats, sample
 from rgen.sequence import Given, Sequence, until_end
 
 every_form = pytest.mark.parametrize("form", FORMS)

@@ -9,32 +9,13 @@ import rgen
 
 ROOT = Path(rgen.__file__).parent
 
-# A module, or a package, and the only modules of rgen that it may import: the layers, from the bottom up
-MAY = {
-    "errors": set(),
-    "likelihood": {"errors"},
-    "sequence": {"likelihood"},
-    "devices": {"errors", "sequence"},
-    "profile": set(),
-    "limits": {"devices", "fast", "sequence"},
-    "networks": {"errors", "sequence"},
-    "progress": set(),
-    "report": {"sequence"},
-    "checkpoint": {"errors"},
-    "files": {"errors"},
-    "config": {"errors"},
-    "cli": {"errors"},
-    "unroll": {"likelihood", "sequence"},
-    "fast": {"fast", "unroll", "likelihood", "sequence"},
-    "meta": {"fast", "sequence"},
-    "recurrent": {"unroll", "likelihood", "networks", "sequence"},
-    "data": {"data", "errors", "files", "sequence"},
-    "counts": {"data", "sequence"},
-    "records": {"files", "sequence"},
-    "generate": {"data", "devices", "fast", "likelihood", "sequence"},
-    "export": {"generate"},
-    "belief": {"errors", "fast", "generate", "report", "sequence"},
-}
+# All modules and packages right below rgen, from the bottom up: each may import those before it, and a package its own modules
+LAYERS = [
+    *("errors", "choices", "likelihood", "sequence", "batching", "devices", "unroll", "networks", "fast", "recurrent", "meta"),
+    *("host", "config", "data", "models", "sampling", "scoring", "runs", "training", "timing", "commands"),
+]
+# Rooms that know nothing of what lies before them but this
+ONLY = {"host": {"errors", "host"}, "config": {"errors", "choices", "config"}}
 
 
 def imported(path: Path) -> set[str]:
@@ -72,15 +53,28 @@ def test_imports_of_the_inner_loop_run_downward(place):
     assert {name for name in names if not any(name == known or name.startswith(known + ".") for known in below)} == set()
 
 
-@pytest.mark.parametrize("module", MAY)
+def test_every_module_has_its_layer():
+    assert {path.stem for path in ROOT.iterdir() if path.stem not in ("__init__", "__pycache__", "py")} == set(LAYERS)
+
+
+@pytest.mark.parametrize("module", LAYERS)
 def test_imports_run_downward(module):
+    may = ONLY.get(module, {*LAYERS[: LAYERS.index(module)], *({module} if (ROOT / module).is_dir() else ()), "__version__"})
     files = sorted((ROOT / module).rglob("*.py")) or [ROOT / f"{module}.py"]
-    assert {file.name: modules(file) - MAY[module] for file in files if modules(file) - MAY[module]} == {}
+    assert {file.name: modules(file) - may for file in files if modules(file) - may} == {}
+
+
+@pytest.mark.parametrize("room", [name for name in LAYERS if (ROOT / name).is_dir() and name != "commands"])
+def test_no_module_is_named_as_another_one(room):
+    """Only a command is named as what it is about."""
+    names = {file.stem for file in (ROOT / room).glob("*.py")} - {"__init__"}
+    others = {file.stem for file in ROOT.rglob("*.py") if file.parent.name not in (room, "commands")} - {"__init__"}
+    assert not names & others
 
 
 def test_imports_are_seen():
-    """The test above can fail: it sees both ways to import, and those inside functions."""
+    """The tests above can fail: they see both ways to import, and those inside functions."""
     assert {"fast", "sequence"} <= modules(ROOT / "meta.py")
-    assert {"meta", "models", "report"} <= modules(ROOT / "train.py")
+    assert {"models", "host", "runs"} <= modules(ROOT / "training" / "loop.py")
     assert "data" in modules(ROOT / "data" / "__init__.py")
     assert {"rgen.fast.values", "rgen.fast.rates.expand_rates"} <= imported(ROOT / "fast" / "loop.py")

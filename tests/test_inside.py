@@ -9,7 +9,8 @@ from PIL import Image
 from problems import make
 from runs import TINY, script
 
-from rgen import inside, train
+from rgen import training
+from rgen.commands import inside
 from rgen.config import InsideConfig
 from rgen.errors import InputError
 from rgen.networks import keys_of
@@ -47,6 +48,6 @@ def test_the_recurrent_baseline_has_no_inside(tmp_path):
     small = dataclasses.replace(
         TINY, run=tmp_path / "run", network="lstm", rates="fixed", widths=None, width=2, depth=1, features=2, steps=1
     )
-    train.train(small)
+    training.train(small)
     with pytest.raises(InputError, match="has no inner loop to look into"):
         inside.main(InsideConfig(small.run))

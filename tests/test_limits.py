@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from rgen import limits
 from rgen.fast import Dual, InnerLoop
 from rgen.likelihood import Categorical
 from rgen.sequence import Sequence
+from rgen.timing import limits
 
 # one Dense layer: 2 * 3 = 6 weights, 2 + 3 = 5 numbers in a tap; 2 sequences of 4 steps
 HAND = {

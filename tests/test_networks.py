@@ -9,7 +9,7 @@ import pytest
 from flax import traverse_util
 from problems import jit
 
-from rgen import config, networks
+from rgen import choices, models, networks
 
 SHAPES = {"text": (128,), "image": (28, 28)}
 
@@ -134,9 +134,8 @@ def test_a_network_made_directly_says_it_too(options, sentence):
         networks.HeadsNetwork((9,), **options)
 
 
-def test_the_command_line_knows_every_network():
-    """And its options; `rgen.config` lists the names again, since it must not import JAX."""
-    by_kind = {kind: {name for name, (k, _) in networks.NETWORKS.items() if k == kind} for kind in ("text", "image")}
-    assert set(config.TEXT_NETWORKS) == by_kind["text"] and set(config.IMAGE_NETWORKS) == by_kind["image"]
-    assert set(config.NETWORKS) == {*networks.NETWORKS, "lstm"}
-    assert config.INNER_LOSSES == networks.INNER_LOSSES
+@pytest.mark.parametrize("name", choices.NETWORKS)
+def test_every_network_that_can_be_chosen_is_there(name):
+    text = name.startswith("text")
+    model = models.build(name, SHAPES["text" if text else "image"], 256 if text else 2)
+    assert jax.tree.leaves(jax.eval_shape(lambda: model.init(jax.random.key(0), np.zeros((() if text else 2), np.int32))))

@@ -7,17 +7,18 @@ import re
 import pytest
 from runs import TINY
 
-from rgen import page, train
+from rgen import training
+from rgen.commands import report
 from rgen.config import ReportConfig
 from rgen.errors import InputError
-from rgen.run import Run
+from rgen.runs.folder import Run
 
 
 def test_a_page_of_two_runs(trained, tmp_path):
     changes = {"inner_rate": 0.02, "form": "direct", "fast": ("hidden_0", "logits")}
-    other = train.train(dataclasses.replace(TINY, run=tmp_path / "<other>", **changes)).folder
+    other = training.train(dataclasses.replace(TINY, run=tmp_path / "<other>", **changes)).folder
     (other / "test.json").write_text(json.dumps({"nats_per_sequence": 12.345}))
-    page.main(ReportConfig((trained, other), tmp_path / "page.html"))
+    report.main(ReportConfig((trained, other), tmp_path / "page.html"))
     written = (tmp_path / "page.html").read_text()
     best = [min(row["valid_nats"] for row in Run(folder).metrics() if "valid_nats" in row) for folder in (trained, other)]
     for nats in best:
@@ -32,16 +33,16 @@ def test_a_page_of_two_runs(trained, tmp_path):
 
 def test_names_tell_folders_apart(tmp_path):
     folders = [tmp_path / "a" / "run", tmp_path / "b" / "run", tmp_path / "c"]
-    names = page._names(folders)
+    names = report._names(folders)
     assert len(set(names)) == 3 and names[:2] == ["a/run", "b/run"]
 
 
 def test_what_cannot_be_compared_is_named(trained, tmp_path):
     with pytest.raises(InputError, match=r"There is no run in .*nowhere"):
-        page.main(ReportConfig((trained, tmp_path / "nowhere"), tmp_path / "page.html"))
+        report.main(ReportConfig((trained, tmp_path / "nowhere"), tmp_path / "page.html"))
     with pytest.raises(InputError, match="--run needs the folder"):
         ReportConfig(())
     (tmp_path / "config.json").write_text((trained / "config.json").read_text())
     with pytest.raises(InputError, match="has logged nothing yet"):
-        page.main(ReportConfig((tmp_path,), tmp_path / "page.html"))
+        report.main(ReportConfig((tmp_path,), tmp_path / "page.html"))
     assert not (tmp_path / "page.html").exists()

@@ -6,8 +6,8 @@ import numpy as np
 import problems
 import pytest
 
-from rgen.config import RATE_KINDS
-from rgen.fast.rates import KINDS, expand_rates, init_rates
+from rgen.choices import RATE_KINDS
+from rgen.fast.rates import expand_rates, init_rates
 
 # A Dense layer, one without a bias, two heads of 3 by 4, a LayerNorm, and an array of its own
 WEIGHTS = {
@@ -19,11 +19,7 @@ WEIGHTS = {
 }
 
 
-def test_the_command_line_offers_all_kinds():
-    assert RATE_KINDS == KINDS
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", RATE_KINDS)
 def test_all_rates_begin_at_the_rate_given(kind):
     rates = expand_rates(kind, init_rates(kind, WEIGHTS, 0.02), WEIGHTS)
     assert jax.tree.structure(rates) == jax.tree.structure(WEIGHTS)

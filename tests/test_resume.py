@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 from runs import ROOT, TINY, contents, cut, last_state, rows, spoil_arrays, words
 
-from rgen import train
-from rgen.checkpoint import Checkpoints
+from rgen import training
 from rgen.data.images import Images
 from rgen.errors import InputError
-from rgen.files import lock
-from rgen.run import Run, load
+from rgen.host.files import lock
+from rgen.runs.checkpoint import Checkpoints
+from rgen.runs.folder import Run, load
+from rgen.training import loop
 
 ODD = dataclasses.replace(TINY, steps=7, log_every=3, eval_every=5)  # lines and checkpoints at different steps
 
@@ -30,7 +31,7 @@ ODD = dataclasses.replace(TINY, steps=7, log_every=3, eval_every=5)  # lines and
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The folder of a run of ODD, never stopped."""
-    return train.train(dataclasses.replace(ODD, run=tmp_path_factory.mktemp("whole") / "run")).folder
+    return training.train(dataclasses.replace(ODD, run=tmp_path_factory.mktemp("whole") / "run")).folder
 
 
 def same(folder: Path, other: Path) -> None:
@@ -63,12 +64,12 @@ def test_asked_to_stop_it_saves_and_goes_on(number, step, whole, tmp_path, monke
     with monkeypatch.context() as patch:
         at_step(patch, ask)
         with pytest.raises(SystemExit) as end:
-            train.train(again)
+            training.train(again)
     assert end.value.code == 128 + number
     said = capsys.readouterr().err
     assert f"Stopped after step {step + 1}, which is saved. The same command with --resume goes on." in said
     assert Run(again.run).training().steps() == [step + 1]
-    train.train(dataclasses.replace(again, resume=True))
+    training.train(dataclasses.replace(again, resume=True))
     same(again.run, whole)
 
 
@@ -85,7 +86,7 @@ def test_asked_again_it_stops_at_once(tmp_path, monkeypatch, request):
 
     at_step(monkeypatch, ask_twice)
     with pytest.raises(KeyboardInterrupt):
-        train.train(dataclasses.replace(ODD, run=tmp_path / "run"))
+        training.train(dataclasses.replace(ODD, run=tmp_path / "run"))
     assert Run(tmp_path / "run").training().steps() == []
     with (tmp_path / "run" / "lock").open("a") as file:
         lock(file, "")  # the folder is free
@@ -151,7 +152,7 @@ def _arrays_of_another_step(folder: Path) -> None:
 @pytest.mark.parametrize("damage", [spoil_arrays, _truncate, _empty, _arrays_of_another_step])
 def test_of_a_damaged_checkpoint_the_one_before_is_used(damage, trained, copied, capsys):
     damage(copied / "checkpoints" / "4")
-    train.train(dataclasses.replace(TINY, run=copied, resume=True))
+    training.train(dataclasses.replace(TINY, run=copied, resume=True))
     said = capsys.readouterr().err
     assert "The checkpoint of step 4 in" in said and "The one before is used." in said
     same(copied, trained)
@@ -162,7 +163,7 @@ def test_without_a_whole_checkpoint_nothing_is_changed(damage, copied):
     damage(copied / "checkpoints")
     before = contents(copied)
     with pytest.raises(InputError, match=r"The checkpoint of step 2 in .* (damaged|cannot be read)"):
-        train.train(dataclasses.replace(TINY, run=copied, steps=5, resume=True))
+        training.train(dataclasses.replace(TINY, run=copied, steps=5, resume=True))
     assert contents(copied) == before
 
 
@@ -173,7 +174,7 @@ def test_the_checkpoint_of_another_network_is_refused(copied):
     checkpoints.wait()
     before = contents(copied)
     with pytest.raises(InputError, match=r"checkpoint of step 4 .* does not fit the network: .* needs shape"):
-        train.train(dataclasses.replace(TINY, run=copied, steps=5, resume=True))
+        training.train(dataclasses.replace(TINY, run=copied, steps=5, resume=True))
     assert contents(copied) == before
 
 
@@ -205,14 +206,15 @@ def test_two_processes_do_not_train_in_one_folder(copied):
     with (copied / "lock").open("a") as file:
         lock(file, "")
         with pytest.raises(InputError, match=r"Another process is at work on the run in .* Wait until it has ended"):
-            train.train(dataclasses.replace(TINY, run=copied, steps=5, resume=True))
-    train.train(dataclasses.replace(TINY, run=copied, steps=5, resume=True))
+            training.train(dataclasses.replace(TINY, run=copied, steps=5, resume=True))
+    training.train(dataclasses.replace(TINY, run=copied, steps=5, resume=True))
 
 
 FULL = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then a file that grows too large is an error, as on a full disk
-from rgen import checkpoint, cli
+from rgen import commands
+from rgen.runs import checkpoint
 save = checkpoint.Checkpoints.save
 def limited(self, step, state):
     if step == 4:
@@ -224,7 +226,7 @@ from rgen.config import TrainConfig
 from pathlib import Path
 sizes = dict(network="siren", widths=(6, 4), reduce=2, steps=6, meta_batch=2, log_every=100, eval_every=2, eval_count=4)
 config = TrainConfig(run=Path(sys.argv[1]), **sizes)
-cli.main(lambda: config, "rgen.train", "main")
+commands.start(lambda: config, "train")
 """
 
 
@@ -247,7 +249,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path, monkeypatch,
     """It changes nothing but the count of steps: what follows is what follows without it."""
     at_step(monkeypatch, lambda step, batch: _scaled(batch, np.nan if step == 1 else 1))
     config = dataclasses.replace(TINY, steps=3, log_every=3, eval_every=3, warmup=0, run=tmp_path / "run")
-    train.train(config)
+    training.train(config)
     (line,) = [row for row in rows(config.run) if "nats" in row]
     assert line["skipped"] == 1 and np.isfinite(line["nats"])
     assert "1 steps skipped that were not finite" in capsys.readouterr().err
@@ -259,13 +261,13 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path, monkeypatch,
 def test_a_run_of_them_ends_with_advice_and_the_last_good_checkpoint(trained, copied, monkeypatch):
     bad = {"from": 2}
     at_step(monkeypatch, lambda step, batch: _scaled(batch, np.nan if step >= bad["from"] else 1))
-    monkeypatch.setattr(train, "BAD", 3)
+    monkeypatch.setattr(loop, "BAD", 3)
     shutil.rmtree(copied / "checkpoints" / "4")
     again = dataclasses.replace(TINY, run=copied, resume=True, steps=9, eval_every=100, log_every=100)
     with pytest.raises(InputError, match=r"The last 3 steps up to step 5 .* checkpoint of step 2 is kept .* Train anew in another folder"):
-        train.train(again)
+        training.train(again)
     assert Run(copied).training().steps() == [2]
     bad["from"] = 99
     shutil.copy(trained / "config.json", copied)  # of 4 steps
-    train.train(dataclasses.replace(TINY, run=copied, resume=True))
+    training.train(dataclasses.replace(TINY, run=copied, resume=True))
     same(copied, trained)

@@ -20,15 +20,15 @@ import tyro
 from PIL import Image
 from runs import ROOT, TINY, contents, cut, last_state, rows, script, spoil_arrays, words
 
-from rgen import config, evaluate, models, train
-from rgen.checkpoint import Checkpoints
+from rgen import config, models, scoring, training
 from rgen.config import PRESETS, BenchmarkConfig, EvaluateConfig, SampleConfig
 from rgen.data.images import Images
 from rgen.data.text import Text
 from rgen.errors import InputError
 from rgen.fast import InnerLoop
 from rgen.recurrent import Recurrent
-from rgen.run import Run, load
+from rgen.runs.checkpoint import Checkpoints
+from rgen.runs.folder import Run, load
 
 SUMMARY = {"nats_per_sequence", "standard_error", "nats_per_symbol", "bits_per_symbol", "sequences"}
 ROW = {
@@ -166,14 +166,14 @@ def test_what_a_run_leaves(trained):
 def test_the_learned_rates_and_the_weights_both_move(trained):
     run = Run(trained)
     data = load(trained).data
-    begun = train.init_state(models.from_config(TINY, data), data, train.make_optimizer(TINY), seed=0).params
+    begun = training.init_state(models.from_config(TINY, data), data, training.make_optimizer(TINY), seed=0).params
     moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), begun, last_state(trained).params)
     assert all(change > 0 for change in jax.tree.leaves(moved))
     assert run.best().steps()[0] in (2, 4)
 
 
 def test_tensorboard_gets_what_is_logged(tmp_path):
-    train.train(dataclasses.replace(TINY, run=tmp_path / "run", steps=2, tensorboard=True))
+    training.train(dataclasses.replace(TINY, run=tmp_path / "run", steps=2, tensorboard=True))
     (events,) = (tmp_path / "run" / "tensorboard").iterdir()
     written = events.read_bytes()
     for name in {name for row in rows(tmp_path / "run") for name in row} - {"step"}:
@@ -183,7 +183,7 @@ def test_tensorboard_gets_what_is_logged(tmp_path):
 def test_without_tensorboardx_a_sentence_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(InputError, match="pip install tensorboardX"):
-        train.train(dataclasses.replace(TINY, run=tmp_path / "run", tensorboard=True))
+        training.train(dataclasses.replace(TINY, run=tmp_path / "run", tensorboard=True))
     assert not (tmp_path / "run").exists()
 
 
@@ -193,8 +193,8 @@ def test_without_tensorboardx_a_sentence_says_what_to_install(tmp_path, monkeypa
 def test_the_nats_of_a_split_do_not_depend_on_the_batch(trained):
     _, _, data, model, params, _ = load(trained)
     index = np.arange(5)
-    whole = evaluate.score_all(model, params, data, "test", index, batch=5)
-    np.testing.assert_allclose(evaluate.score_all(model, params, data, "test", index, batch=2), whole, rtol=1e-5)
+    whole = scoring.score_all(model, params, data, "test", index, batch=5)
+    np.testing.assert_allclose(scoring.score_all(model, params, data, "test", index, batch=2), whole, rtol=1e-5)
 
 
 # ---------------------------------------------------------------- bad input

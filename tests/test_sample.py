@@ -14,14 +14,17 @@ import pytest
 from PIL import Image, ImageSequence
 from runs import ROOT
 
-from rgen import records, report, sample, train
+from rgen import training
+from rgen.commands import sample
 from rgen.config import SampleConfig, TrainConfig
 from rgen.data import DataError, known
 from rgen.data.images import Images
 from rgen.data.text import Text
 from rgen.errors import InputError
-from rgen.records import Records
-from rgen.run import load
+from rgen.host import plots
+from rgen.runs.folder import load
+from rgen.sampling import records
+from rgen.sampling.records import Records
 
 TINY = TrainConfig(steps=2, meta_batch=2, log_every=1, eval_every=2, eval_count=2, inner_rate=0.05)
 DIGITS = dataclasses.replace(TINY, network="siren", widths=(6, 4), reduce=2, order="random")
@@ -30,14 +33,14 @@ TEXT = dataclasses.replace(TINY, network="text-mlp", features=4, widths=(5,), ma
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    return train.train(dataclasses.replace(DIGITS, run=tmp_path_factory.mktemp("digits") / "run")).folder
+    return training.train(dataclasses.replace(DIGITS, run=tmp_path_factory.mktemp("digits") / "run")).folder
 
 
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lines")
     (folder / "lines.txt").write_bytes(b"".join(b"%d+%d\n" % (i, i % 7) for i in range(40)))
-    return train.train(dataclasses.replace(TEXT, data=str(folder / "lines.txt"), run=folder / "run")).folder
+    return training.train(dataclasses.replace(TEXT, data=str(folder / "lines.txt"), run=folder / "run")).folder
 
 
 def run(**options) -> None:
@@ -329,7 +332,7 @@ def test_an_exported_sampler_draws_the_same_without_rgen(name, request, tmp_path
     run(run=folder, count=5, seed=3, out=tmp_path / "out.png")
     if name == "lines":
         shown = [ast.literal_eval(line) for line in said.splitlines()[1::2]]
-        assert report.text(shown) == (tmp_path / "out.png").read_bytes() and len(shown) == 5
+        assert plots.text(shown) == (tmp_path / "out.png").read_bytes() and len(shown) == 5
     else:
         with np.load(tmp_path / "out.npz") as file:
             drawn = file["images"]

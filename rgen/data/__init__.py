@@ -13,11 +13,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from rgen.choices import SPLITS as SPLITS
 from rgen.errors import InputError
 from rgen.sequence import Sequence
 
-NAMES = ("listing", "digits", "mnist", "binarized-mnist")
-SPLITS = ("train", "valid", "test")
+IMAGES = ("digits", "mnist", "binarized-mnist")
+NAMES = ("listing", *IMAGES)
 
 
 class DataError(InputError):

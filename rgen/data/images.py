@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rgen.data import SPLITS, DataError, Dataset, cut, sizes
+from rgen.choices import ORDERS, SPLITS
+from rgen.data import DataError, Dataset, cut, sizes
 from rgen.sequence import Sequence
 
-ORDERS = ("raster", "random")
 VALID = 5_000  # images cut from the end of MNIST's official training images
 
 

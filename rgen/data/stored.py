@@ -14,7 +14,7 @@ from rgen.data import Dataset
 from rgen.data.images import Images
 from rgen.data.text import Text
 from rgen.errors import InputError
-from rgen.files import replace
+from rgen.host.files import replace
 
 KINDS = {"text": Text, "image": Images}
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rgen.batching import group_rows, over_sequences, pad_rows, ungroup_rows
 from rgen.fast.capture import Layer
 from rgen.fast.forward import Run, past_of, reread, run
 from rgen.fast.memory import Kernel, Taps, by_tap, outer, over_batch, pairs_gradient, stacked
@@ -16,7 +17,7 @@ from rgen.fast.plan import Plan, Purpose
 from rgen.fast.rates import Factors, split_rates
 from rgen.fast.step import Weights, enter, leave, split
 from rgen.fast.sweep import Sums, chunk_inputs, sweep
-from rgen.sequence import Prediction, Sequence, Trace, group_rows, over_sequences, pad_rows, ungroup_rows
+from rgen.sequence import Prediction, Sequence, Trace
 from rgen.unroll import Scoring
 
 

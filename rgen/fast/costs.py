@@ -20,8 +20,8 @@ from typing import Any
 
 import jax
 
+from rgen.batching import shards_of
 from rgen.fast.capture import Layer
-from rgen.sequence import shards_of
 
 STEPS = 16
 """About how many steps a folded chunk has, and a part of the reverse sweep: fewer fold too often, more read too much in vain."""

@@ -10,12 +10,13 @@ from typing import Any
 
 import jax
 
+from rgen.batching import ungroup_rows
 from rgen.fast import batches
 from rgen.fast.batches import by_group, known_inputs, outputs, pay_late, prepare
 from rgen.fast.loop import InnerLoop, Params
 from rgen.fast.network import learning
 from rgen.fast.plan import GRADIENT, Plan, Purpose, plan
-from rgen.sequence import Sequence, Trace, ungroup_rows
+from rgen.sequence import Sequence, Trace
 from rgen.unroll import Observer, Scoring
 
 

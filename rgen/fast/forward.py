@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rgen.batching import ROWS
 from rgen.fast import folded, kept
 from rgen.fast.capture import Layer
 from rgen.fast.memory import (
@@ -30,7 +31,7 @@ from rgen.fast.memory import (
 from rgen.fast.plan import Plan
 from rgen.fast.rates import Factors
 from rgen.fast.step import Reads, Weights, split, step
-from rgen.sequence import ROWS, Trace
+from rgen.sequence import Trace
 
 READ = {"forward": read, "row": read, "transposed": read_back}
 

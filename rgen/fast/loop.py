@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from rgen.batching import over_sequences, pad_rows
 from rgen.fast import values
 from rgen.fast.network import Function, as_function, check_fast, check_weights, learning, overlaid, widest
 from rgen.fast.rates import expand_rates, init_rates
 from rgen.likelihood import PLAIN, Decoding, Likelihood
-from rgen.sequence import Array, Given, Sequence, Trace, check_keys, check_shapes, over_sequences, pad_rows, paid, with_context
+from rgen.sequence import Array, Given, Sequence, Trace, check_keys, check_shapes, paid, with_context
 from rgen.unroll import Advance, Drawing, Observe, Observer, Scoring, drawn_steps, pay, scaled, unroll
 
 

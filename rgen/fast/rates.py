@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rgen.choices import RATE_KINDS
 from rgen.fast.network import widest
-
-KINDS = ("fixed", "per-array", "rank-one")
 
 
 class Factors(NamedTuple):
@@ -31,14 +30,14 @@ def init_rates(kind: str, weights: Any, rate: float) -> Any:
     """Rates that start at `rate` everywhere.
 
     Args:
-      kind: one of KINDS.
+      kind: one of RATE_KINDS.
       weights: the network's parameters, a pytree of arrays.
       rate: the inner rate to begin with, positive.
     Raises:
       ValueError: an unknown kind, or a rate that is not a positive finite number.
     """
-    if kind not in KINDS:
-        raise ValueError(f"Unknown kind of inner rates '{kind}'; choose one of {', '.join(KINDS)}.")
+    if kind not in RATE_KINDS:
+        raise ValueError(f"Unknown kind of inner rates '{kind}'; choose one of {', '.join(RATE_KINDS)}.")
     if not (rate > 0 and math.isfinite(rate)):
         raise ValueError(f"The inner rate is {rate}; it must be a positive number.")
     dtype = widest(jax.tree.leaves(weights)[0])

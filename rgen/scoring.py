@@ -1,22 +1,16 @@
 """Exact nats of a whole split."""
 
-import csv
-import json
 import math
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from rgen import counts
-from rgen.config import EvaluateConfig
 from rgen.data import Dataset
 from rgen.devices import even_batch, fetch, place
 from rgen.errors import InputError
-from rgen.generate import conditional_nats
-from rgen.progress import Progress
-from rgen.run import fitting_batch, load
+from rgen.host.progress import Progress
+from rgen.sampling import conditional_nats
 from rgen.sequence import SequenceModel
 
 _score = jax.jit(lambda model, params, seqs: model.score(params, seqs), static_argnums=0)
@@ -81,37 +75,3 @@ def summarize(nats: np.ndarray, symbols: np.ndarray) -> dict[str, float | int]:
         "bits_per_symbol": per_symbol / math.log(2),
         "sequences": n,
     }
-
-
-def main(config: EvaluateConfig) -> None:
-    """bin/evaluate.py."""
-    _, _, data, model, params, step = load(config.run)
-    index = choose_exactly(data, config.split, config.count, config.seed)
-    batch = config.batch or fitting_batch(model, data)
-    with Progress(len(index), 0, config.split) as progress:
-        nats = score_all(model, params, data, config.split, index, batch, progress).sum(1)
-    symbols = data.sequences(config.split, index).weight.sum(1)
-    summary = summarize(nats, symbols)
-    references = {name: summarize(values, symbols) for name, values in counts.reference_nats(data, config.split, index).items()}
-    print(table({f"this run, step {step}": summary, **references}, f"{len(index)} sequences of {config.split}"))
-    if config.json:
-        config.json.write_text(json.dumps(summary, indent=2) + "\n")
-    if config.out:
-        _write_csv(config.out, index, nats, symbols)
-
-
-def table(rows: dict[str, dict], title: str) -> str:
-    """A plain table of summaries by name."""
-    head = f"{title:<34}{'nats/sequence':>14}{'+-':>8}{'nats/symbol':>13}{'bits/symbol':>13}"
-    lines = [
-        f"{name:<34}{row['nats_per_sequence']:>14.3f}{row['standard_error']:>8.3f}{row['nats_per_symbol']:>13.4f}{row['bits_per_symbol']:>13.4f}"
-        for name, row in rows.items()
-    ]
-    return "\n".join([head, *lines])
-
-
-def _write_csv(path: Path, index: np.ndarray, nats: np.ndarray, symbols: np.ndarray) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["sequence", "nats", "symbols"])
-        writer.writerows(zip(index.tolist(), nats.tolist(), symbols.astype(int).tolist(), strict=True))

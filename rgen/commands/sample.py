@@ -13,17 +13,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from rgen import belief, export, report
 from rgen.config import SampleConfig
 from rgen.data import Dataset, known
 from rgen.errors import InputError
-from rgen.evaluate import choose, score_all
-from rgen.files import replace, replacing
-from rgen.generate import Sampler, batches, make_sampler
+from rgen.host import plots
+from rgen.host.files import replace, replacing
+from rgen.host.progress import Progress
 from rgen.likelihood import Decoding
-from rgen.progress import Progress
-from rgen.records import Records, fingerprint
-from rgen.run import Trained, fitting_batch, load
+from rgen.models import fitting_batch
+from rgen.runs.folder import Trained, load
+from rgen.sampling import Sampler, batches, export, film, make_sampler
+from rgen.sampling.records import Records, fingerprint
+from rgen.scoring import choose, score_all
 from rgen.sequence import Given
 
 SHOWN = 64  # images on a contact sheet
@@ -97,8 +98,8 @@ def main(config: SampleConfig) -> None:
         print(f"The sampler of step {trained.step}: {config.export}, {config.export.stat().st_size / 1e6:.1f} MB")
     elif config.belief:
         path = config.out or trained.run.folder / "belief.png"
-        film = belief.show(sampler, trained.params, config.seed, config.belief, task.known if task.given else None, path)
-        print(f"What the network of step {trained.step} believes: {path} and {film}")
+        animation = film.show(sampler, trained.params, config.seed, config.belief, task.known if task.given else None, path)
+        print(f"What the network of step {trained.step} believes: {path} and {animation}")
     else:
         _sample(config, trained, sampler, task)
 
@@ -198,7 +199,7 @@ def _write_lines(records: Records, order: np.ndarray, out: Path | None, data: Da
             drawn = data.decode(None, rows["values"])
             for line in drawn:
                 counts[f"in_{places[line]}" if line in places else "new"] += 1
-            lines.write(report.text(drawn, rows["nats"] if in_front else None))
+            lines.write(plots.text(drawn, rows["nats"] if in_front else None))
             if nats:
                 nats.write(b"".join(b"%.4f\n" % value for value in rows["nats"]))
         lines.flush()
@@ -212,16 +213,16 @@ def _write_images(records: Records, order: np.ndarray, out: Path, task: Task, da
     if task.given is None:
         shown = next(records.read(order, SHOWN))["values"]
         real = data.splits[config.split][choose(data, config.split, len(shown), config.seed)]
-        report.sheet({f"{len(shown)} samples": shown, f"{len(real)} images of {config.split}": real}, out)
+        plots.sheet({f"{len(shown)} samples": shown, f"{len(real)} images of {config.split}": real}, out)
         return [out, everything]
     columns = min(task.each, COLUMNS, len(order))
     rows = []
     for numbers in _in_rows(order, task, columns)[:ROWS]:
         y, known = (a[0] for a in task.known(numbers[:1]))
         drawn = next(records.read(numbers))["values"]
-        truth = None if task.index is None else report.paint(y, np.ones_like(known))
-        rows.append((report.paint(np.where(known, y, np.nan), known), report.paint(drawn, np.broadcast_to(known, drawn.shape)), truth))
-    report.completions(rows, columns, out)
+        truth = None if task.index is None else plots.paint(y, np.ones_like(known))
+        rows.append((plots.paint(np.where(known, y, np.nan), known), plots.paint(drawn, np.broadcast_to(known, drawn.shape)), truth))
+    plots.completions(rows, columns, out)
     return [out, everything]
 
 

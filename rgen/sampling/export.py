@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import export as jax_export
 
-from rgen.generate import Sampler
+from rgen.sampling import Sampler
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from matplotlib import pyplot as plt
 
-from rgen import report
 from rgen.config import ReportConfig
 from rgen.errors import InputError
-from rgen.files import replace
-from rgen.run import FREE, Run
+from rgen.host import plots
+from rgen.host.files import replace
+from rgen.runs.folder import FREE, Run
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b2a49; max-width: 68rem; margin: 2rem auto; padding: 0 1rem }
@@ -26,7 +26,7 @@ img { max-width: 100% } .runs { display: flex; flex-wrap: wrap; gap: 1.5rem } fi
 pre { background: #f4f6fa; padding: .6rem; font-size: .8rem; max-width: 30rem; overflow: auto }
 """
 DATA = ("data", "data_dir", "max_length", "held_out", "split_seed", "order", "reduce", "score_padding", "eval_count")
-COLOURS = (report.ACCENT, report.INK, "#e9a15b", "#4f9d69", "#7d5ba6", "#5aa9c9")
+COLOURS = (plots.ACCENT, plots.INK, "#e9a15b", "#4f9d69", "#7d5ba6", "#5aa9c9")
 
 
 def main(config: ReportConfig) -> None:
@@ -132,7 +132,7 @@ def _curves(runs: list[Run], names: list[str]) -> bytes:
     axes[0].set_ylabel("nats a sequence")
     axes[1].legend(frameon=False)
     picture = io.BytesIO()
-    report.finish(figure, picture)
+    plots.finish(figure, picture)
     return picture.getvalue()
 
 

@@ -9,12 +9,14 @@ import numpy as np
 from flax import traverse_util
 from matplotlib import pyplot as plt
 
-from rgen import evaluate, report
+from rgen import scoring
 from rgen.config import InsideConfig
 from rgen.errors import InputError
 from rgen.fast import InnerLoop
+from rgen.host import plots
+from rgen.models import fitting_batch
 from rgen.networks import keys_of
-from rgen.run import Trained, fitting_batch, load
+from rgen.runs.folder import Trained, load
 from rgen.sequence import Sequence
 
 FEW = 64  # sequences whose inner gradients are measured
@@ -26,8 +28,8 @@ def main(config: InsideConfig) -> None:
     run = load(config.run)
     if not isinstance(run.model, InnerLoop):
         raise InputError(f"The run in {config.run} is the recurrent baseline; it has no inner loop to look into.")
-    index = evaluate.choose_exactly(run.data, config.split, config.count, seed=0)
-    nats = evaluate.score_all(run.model, run.params, run.data, config.split, index, fitting_batch(run.model, run.data))
+    index = scoring.choose_exactly(run.data, config.split, config.count, seed=0)
+    nats = scoring.score_all(run.model, run.params, run.data, config.split, index, fitting_batch(run.model, run.data))
     seqs = run.data.sequences(config.split, index)
     path = config.out or config.run / "inside.png"
     picture(run, seqs, by_place(seqs, nats, run.data.shape), path)
@@ -89,9 +91,9 @@ def picture(run: Trained, seqs: Sequence, nats: np.ndarray, path: Path) -> None:
 def _draw_nats(part: Any, nats: np.ndarray) -> None:
     axis = part.subplots()
     most = "" if nats.ndim == 1 else f", 0 (dark) to {np.nanmax(nats):.2f} (bright)"
-    part.suptitle(f"Nats paid at each place{most}", fontsize=11, color=report.INK)
+    part.suptitle(f"Nats paid at each place{most}", fontsize=11, color=plots.INK)
     if nats.ndim == 1:
-        axis.bar(np.arange(len(nats)), nats, color=report.ACCENT)
+        axis.bar(np.arange(len(nats)), nats, color=plots.ACCENT)
         axis.set_xlabel("place in the line")
         axis.spines[["top", "right"]].set_visible(False)
         return
@@ -100,7 +102,7 @@ def _draw_nats(part: Any, nats: np.ndarray) -> None:
 
 
 def _draw_learned(part: Any, learned: dict[str, np.ndarray]) -> None:
-    part.suptitle("How far each step moves the fast weights", fontsize=11, color=report.INK)
+    part.suptitle("How far each step moves the fast weights", fontsize=11, color=plots.INK)
     axis = part.subplots()
     for index, (layer, norms) in enumerate(learned.items()):
         axis.plot(np.arange(1, len(norms) + 1), norms, color=plt.get_cmap("viridis")(index / max(1, len(learned) - 1)), label=layer)
@@ -123,7 +125,7 @@ def _draw_heads(part: Any, heads: np.ndarray, shape: tuple[int, ...]) -> None:
     part.suptitle(
         "What each head reads (across) at each place (down)" if text else "What each head reads at the place of the dot",
         fontsize=11,
-        color=report.INK,
+        color=plots.INK,
     )
     middle = tuple(size // 2 for size in shape)
     axes = np.ravel(part.subplots(*_grid(len(heads)), squeeze=False))
@@ -135,4 +137,4 @@ def _draw_heads(part: Any, heads: np.ndarray, shape: tuple[int, ...]) -> None:
         if not text:
             axis.plot(middle[1], middle[0], "o", color="black", ms=3)
         axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_color(report.PALE)
+        axis.spines[:].set_color(plots.PALE)

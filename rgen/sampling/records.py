@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rgen.files import lock, replacing
+from rgen.host.files import lock, replacing
 from rgen.sequence import Array
 
 

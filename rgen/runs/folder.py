@@ -15,17 +15,13 @@ import sys
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-import jax
-import numpy as np
-
 from rgen import data as data_sets
 from rgen import models
-from rgen.checkpoint import Checkpoints
 from rgen.config import TrainConfig, from_json, to_json
 from rgen.data import Dataset, stored
 from rgen.errors import InputError
-from rgen.fast import InnerLoop
-from rgen.files import NEW, lock, replace
+from rgen.host.files import NEW, lock, replace
+from rgen.runs.checkpoint import Checkpoints
 from rgen.sequence import SequenceModel
 
 # What may differ when a run goes on: where things are, how often to look, how the same numbers are computed, and a larger number of steps.
@@ -175,18 +171,6 @@ def load(folder: Path) -> Trained:
         raise InputError(f"The run in {folder} has no checkpoint yet; go on with bin/train.py PRESET --run {folder} --resume.")
     step, params = best
     return Trained(run, config, data, model, params, step)
-
-
-def fitting_batch(model: SequenceModel, data: Dataset, budget: float = 1e9) -> int:
-    """How many sequences to score or sample at once.
-
-    The dual form holds the taps of a micro-batch only, so as many as keep the devices busy; otherwise three copies of each one's fast
-    weights in `budget` bytes, and at most 256.
-    """
-    if isinstance(model, InnerLoop) and model.form == "dual":
-        return 512 if jax.default_backend() == "cpu" else 4096
-    size = sum(np.prod(leaf.shape, dtype=int) for leaf in jax.tree.leaves(models.template(model, data)))
-    return int(np.clip(budget // (3 * 4 * size), 1, 256))
 
 
 def _load(config: TrainConfig) -> Dataset:

@@ -10,10 +10,10 @@ import numpy as np
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from rgen import report
 from rgen.errors import InputError
 from rgen.fast import InnerLoop
-from rgen.generate import Sampler, batches, belief, reorder
+from rgen.host import plots
+from rgen.sampling import Sampler, batches, belief, reorder
 from rgen.sequence import Given, Sequence, until_end
 
 STRIP = 9  # moments of a filmstrip of images
@@ -68,11 +68,11 @@ def images(probs: np.ndarray, truth: np.ndarray, seen: np.ndarray, steps: np.nda
     Returns:
       Where the GIF is.
     """
-    painted = report.paint(np.where(seen, truth[:, None], probs), seen, KNOWN)
+    painted = plots.paint(np.where(seen, truth[:, None], probs), seen, KNOWN)
     chosen = np.unique(np.linspace(0, len(steps) - 1, STRIP).round().astype(int))
     captions = [f"{step} known" if i == 0 else str(step) for i, step in enumerate(steps[chosen])]
-    report.strip([[sequence[i] for i in chosen] for sequence in painted], captions, path)
-    return _animate([report.tile(painted[:, i], len(painted)) for i in range(len(steps))], path.with_suffix(".gif"), 200)
+    plots.strip([[sequence[i] for i in chosen] for sequence in painted], captions, path)
+    return _animate([plots.tile(painted[:, i], len(painted)) for i in range(len(steps))], path.with_suffix(".gif"), 200)
 
 
 def lines(probs: np.ndarray, line: bytes, steps: np.ndarray, path: Path) -> Path:
@@ -96,7 +96,7 @@ def lines(probs: np.ndarray, line: bytes, steps: np.ndarray, path: Path) -> Path
     figure, axes = plt.subplots(len(chosen), 1, figsize=(width, height * len(chosen)), sharex=True, squeeze=False)
     for axis, i in zip(axes[:, 0], chosen):
         _heat(axis, probs[i], line, int(steps[i]), symbols)
-    report.save(figure, path)
+    plots.save(figure, path)
     frames = []
     for moment, step in zip(probs, steps):
         figure, axis = plt.subplots(figsize=(width, height))
@@ -111,10 +111,10 @@ def lines(probs: np.ndarray, line: bytes, steps: np.ndarray, path: Path) -> Path
 def _heat(axis, probs: np.ndarray, line: bytes, step: int, symbols: list[int]) -> None:
     """Probability by position and byte; the bytes known so far are marked."""
     axis.imshow(probs[:, symbols].T, cmap="Reds", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
-    axis.scatter(range(step), [symbols.index(byte) for byte in line[:step]], marker="s", s=16, facecolors="none", edgecolors=report.INK)
+    axis.scatter(range(step), [symbols.index(byte) for byte in line[:step]], marker="s", s=16, facecolors="none", edgecolors=plots.INK)
     axis.set_yticks(range(len(symbols)), [_name(symbol) for symbol in symbols], fontsize=6, family="monospace")
     axis.set_xticks(range(len(line)), [_name(byte) if t < step else "" for t, byte in enumerate(line)], fontsize=6, family="monospace")
-    axis.set_title(f"after {step} of {len(line)}", fontsize=8, color=report.INK, loc="left")
+    axis.set_title(f"after {step} of {len(line)}", fontsize=8, color=plots.INK, loc="left")
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
 

@@ -1,109 +1,23 @@
 """The outer loop: draw a meta-batch, take the meta-gradient, let optax change the initialization."""
 
-import os
 import sys
 import time
-from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
-from rgen import devices, evaluate, generate, meta, models, report
+from rgen import devices, models, sampling, scoring
 from rgen.config import TrainConfig
 from rgen.data import Dataset
 from rgen.errors import InputError
-from rgen.fast import InnerLoop, Params
-from rgen.progress import Progress
-from rgen.run import Run, fitting_batch
-from rgen.sequence import Sequence, SequenceModel
-from rgen.signals import Signals
-
-
-@partial(jax.jit, static_argnums=0)
-def _inner_norms(model: InnerLoop, params: Params, seqs: Sequence) -> jax.Array:
-    """[B, T] norms of the inner gradients, of all arrays together."""
-    return jnp.sqrt(sum(norm**2 for norm in jax.tree.leaves(model.inner_norms(params, seqs)[0])))
-
-
-class Window(NamedTuple):
-    """Sums since the last line of the log. They are part of the state, so that a run that goes on logs what it would have logged.
-
-    Attributes:
-      steps, nats, norm: how many finite outer steps there were, and the sums of their nats and of their meta-gradients' norms.
-      skipped: how many steps were not finite.
-    """
-
-    steps: jax.Array
-    nats: jax.Array
-    norm: jax.Array
-    skipped: jax.Array
-
-    @classmethod
-    def empty(cls) -> "Window":
-        return cls(jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32))
-
-
-class State(NamedTuple):
-    """All that training carries from one outer step to the next; `bad` counts the steps in a row that were not finite."""
-
-    step: jax.Array
-    params: Any
-    optimizer: optax.OptState
-    bad: jax.Array
-    window: Window
-
-
-def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """AdamW with warm-up, cosine and clipping as configured; inner rates and their logarithms do not decay."""
-    after = {
-        "constant": optax.constant_schedule(config.outer_rate),
-        "cosine": optax.cosine_decay_schedule(config.outer_rate, max(1, config.steps - config.warmup)),
-    }[config.schedule]
-    rate = optax.join_schedules([optax.linear_schedule(0.0, config.outer_rate, config.warmup), after], [config.warmup])
-    clip = optax.identity() if config.clip is None else optax.clip_by_global_norm(config.clip)
-
-    def decays(params):
-        return Params(True, False) if isinstance(params, Params) else True
-
-    adam = optax.adamw(rate, b2=config.beta2, weight_decay=config.weight_decay, mask=decays)
-    return optax.chain(clip, adam)
-
-
-def make_step(model: SequenceModel, algorithm: str, optimizer: optax.GradientTransformation) -> Callable:
-    """One jitted outer step: (state, seqs) -> (state, (mean nats a sequence, norm of the meta-gradient, bad steps in a row)).
-
-    A step whose nats or meta-gradient are not finite changes neither the parameters nor the optimizer; it is counted.
-    """
-
-    @partial(jax.jit, donate_argnums=0)
-    def step(state: State, seqs: Sequence) -> tuple[State, tuple[jax.Array, jax.Array, jax.Array]]:
-        nats, gradient = meta.ALGORITHMS[algorithm](model, state.params, seqs)
-        norm = optax.tree.norm(gradient)
-        good = jnp.isfinite(nats) & jnp.isfinite(norm)
-        update, after = optimizer.update(gradient, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, update)
-        params, after = jax.tree.map(partial(jnp.where, good), (params, after), (state.params, state.optimizer))
-        bad = jnp.where(good, 0, state.bad + 1)
-        window = Window(
-            state.window.steps + good,
-            state.window.nats + jnp.where(good, nats, 0),
-            state.window.norm + jnp.where(good, norm, 0),
-            state.window.skipped + ~good,
-        )
-        return State(state.step + 1, params, after, bad, window), (nats, norm, bad)
-
-    return step
-
-
-def init_state(model: SequenceModel, data: Dataset, optimizer: optax.GradientTransformation, seed: int) -> State:
-    """The state before the first step, a function of the seed."""
-    params = model.init(jax.random.key(seed), data.sequences("train", [0]).x[0, 0])
-    state = State(jnp.zeros((), jnp.int32), params, optimizer.init(params), jnp.zeros((), jnp.int32), Window.empty())
-    return jax.tree.map(jnp.copy, state)  # a buffer that stands twice in a tree cannot be donated
+from rgen.fast import InnerLoop
+from rgen.host import plots
+from rgen.host.progress import Progress
+from rgen.host.signals import Signals
+from rgen.models import fitting_batch
+from rgen.runs.folder import Run
+from rgen.training.step import Window, init_state, inner_norms, make_optimizer, make_step
 
 
 def train(config: TrainConfig) -> Run:
@@ -190,7 +104,7 @@ class Trainer:
             self.checkpoints.wait()
             self.best.wait()
         if self.run.writes:
-            report.curves(self.run.metrics(), self.run.folder / "curves.png")
+            plots.curves(self.run.metrics(), self.run.folder / "curves.png")
         if stop and done < self.config.steps:
             self._say(f"Stopped after step {done}, which is saved. The same command with --resume goes on.")
             raise SystemExit(128 + stop)
@@ -226,8 +140,8 @@ class Trainer:
         began = time.perf_counter()
         self.checkpoints.wait()  # several processes write one at a time
         params, batch = self.state.params, fitting_batch(self.model, self.data)
-        index = evaluate.choose(self.data, "valid", self.config.eval_count or None, seed=0)
-        nats = evaluate.score_all(self.model, params, self.data, "valid", index, batch).sum(1).mean()
+        index = scoring.choose(self.data, "valid", self.config.eval_count or None, seed=0)
+        nats = scoring.score_all(self.model, params, self.data, "valid", index, batch).sum(1).mean()
         if nats < min(self.valid, default=np.inf) or not self.best.steps():
             self.best.save(step, params)
             self.best.wait()
@@ -244,7 +158,7 @@ class Trainer:
             return {}
         few = self.data.sequences("valid", np.resize(index, -(-8 // jax.device_count()) * jax.device_count()))
         params, seqs = devices.place(params, few)
-        norms = devices.fetch(_inner_norms(self.model, params, seqs))[np.asarray(few.weight) > 0]
+        norms = devices.fetch(inner_norms(self.model, params, seqs))[np.asarray(few.weight) > 0]
         return {"inner_gradient_norm": float(norms.mean()), "inner_gradient_most": float(norms.max())}
 
     def _say(self, sentence: str) -> None:
@@ -253,34 +167,12 @@ class Trainer:
 
     def _draw(self, params: Any, batch: int) -> None:
         """16 samples, to see how far it is."""
-        sampler = generate.make_sampler(self.model, self.data)
-        drawn = np.concatenate([values for values, _ in generate.batches(sampler, params, self.config.seed, range(16), batch)])
+        sampler = sampling.make_sampler(self.model, self.data)
+        drawn = np.concatenate([values for values, _ in sampling.batches(sampler, params, self.config.seed, range(16), batch)])
         path = self.run.samples_file(self.data.kind)
         if not self.run.writes:
             return
         if self.data.kind == "image":
-            report.sheet({"16 samples": drawn}, path)
+            plots.sheet({"16 samples": drawn}, path)
         else:
-            path.write_bytes(report.text(self.data.decode(None, drawn)))
-
-
-def main(config: TrainConfig) -> None:
-    """bin/train.py."""
-    if config.distributed:
-        devices.join(config.distributed)
-        if not devices.is_first():  # it is ended at once then, and has no time to say so
-            number, of = jax.process_index(), jax.process_count()
-            lost = "If process 0 is lost, JAX ends this one too, with a report of its own; start all of them again with --resume."
-            print(f"Process {number} of {of}; process 0 speaks for all. {lost}", file=sys.stderr)
-    try:
-        run = train(config)
-    except InputError as error:
-        if not config.distributed:
-            raise
-        print(f"train.py: {error}", file=sys.stderr, flush=True)
-        os._exit(2)  # at exit JAX would wait for processes that are gone
-    if not run.writes:
-        return
-    print(f"Curves:  {run.folder / 'curves.png'}")
-    print(f"Samples: {next(run.folder.glob('samples.*'))}")
-    print(f"Next:    bin/evaluate.py --run {run.folder}   and   bin/sample.py --run {run.folder}")
+            path.write_bytes(plots.text(self.data.decode(None, drawn)))

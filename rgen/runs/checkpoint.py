@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+import rgen
 from rgen.errors import InputError
 
 for name in ("absl", "asyncio"):  # Orbax and its tasks log what we say ourselves
@@ -134,7 +135,8 @@ class Checkpoints:
 
 def versions() -> dict[str, str]:
     """Of what a checkpoint's meaning depends on."""
-    return {name: version(name) for name in ("rgen", "jax", "flax", "optax", "orbax-checkpoint")}
+    others = {name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")}
+    return {"rgen": rgen.__version__, **others}  # which may run without being installed
 
 
 def _changes(before: dict[str, str]) -> str:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import json
 import math
 import os
 import platform
@@ -15,12 +14,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from rgen import limits, meta, models, profile, report
-from rgen.config import IMAGE_DATA, NETWORKS, PRESETS, TEXT_NETWORKS, BenchmarkConfig, TrainConfig
+from rgen import data, meta, models, networks
+from rgen.choices import NETWORKS
+from rgen.config import PRESETS, BenchmarkConfig, TrainConfig
 from rgen.devices import place
 from rgen.fast import InnerLoop
-from rgen.progress import Progress
+from rgen.host import plots
+from rgen.host.progress import Progress
 from rgen.sequence import Sequence, SequenceModel
+from rgen.timing import limits, profile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +73,7 @@ def prepare(name: str, algorithm: str, form: str, meta_batch: int, length: int) 
     """Compiles a meta-gradient or the sampler: (a call that runs it, seconds to compile, bytes of temporaries, the least work)."""
     config = dataclasses.replace(configuration(name), form=form)
     # the recurrent baseline takes both; by its own name, images
-    text = config.network in TEXT_NETWORKS or (name in PRESETS and config.data not in IMAGE_DATA)
+    text = networks.NETWORKS.get(config.network, ("image",))[0] == "text" or (name in PRESETS and config.data not in data.IMAGES)
     shape, symbols, seqs = made_up("text" if text else "image", meta_batch, length)
     model = models.configured(config, shape, symbols)
     params = model.init(jax.random.key(0), seqs.x[0, 0])
@@ -148,30 +150,17 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def main(config: BenchmarkConfig) -> None:
-    """bin/benchmark.py."""
-    limit = limits.measure()
-    rows, profiles = measure(config, limit)
-    print(machine())
-    print(f"Limits measured: {limit.flops / 1e9:.0f} GFLOP/s in matrix products, {limit.bytes / 1e9:.1f} GB/s read from memory")
-    print("\n\n".join([table(rows), *profiles]))
-    if config.json:
-        values = [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in dataclasses.asdict(row).items()} for row in rows]
-        config.json.write_text(json.dumps(values, indent=2) + "\n")
-    print(f"Picture: {draw(rows, config.out or Path('benchmark.png'))}")
-
-
 def draw(rows: list[Row], path: Path) -> Path:
     """Bars; or, of more than two lengths or meta-batches, how time and memory grow with them."""
     lengths, batches = {row.length for row in rows}, {row.meta_batch for row in rows}
     if max(len(lengths), len(batches)) <= 2:
         labels = [f"{r.network} {r.form}\nB={r.meta_batch} T={r.length}" for r in rows]
-        report.bars(labels, [r.algorithm for r in rows], [r.inner_steps_per_second for r in rows], "inner steps per second", path)
+        plots.bars(labels, [r.algorithm for r in rows], [r.inner_steps_per_second for r in rows], "inner steps per second", path)
         return path
     over_length = len(lengths) >= len(batches)
     lines: dict[str, list[tuple[float, float, float]]] = {}
     for r in rows:
         size, held = (r.length, f"B={r.meta_batch}") if over_length else (r.meta_batch, f"T={r.length}")
         lines.setdefault(f"{r.network} {r.algorithm} {r.form}, {held}", []).append((size, r.seconds, r.temp_bytes / 1e6))
-    report.growth(lines, "inner steps T" if over_length else "sequences B", path)
+    plots.growth(lines, "inner steps T" if over_length else "sequences B", path)
     return path

@@ -1,0 +1,32 @@
+"""Every choice that has a name, once: the types of the options, from which the command line and the errors take them."""
+
+from typing import Literal, get_args
+
+from rgen.errors import InputError, nearest
+
+Algorithm = Literal["maml", "first-order-maml", "reptile"]
+RateKind = Literal["fixed", "per-array", "rank-one"]
+Schedule = Literal["constant", "cosine"]
+Split = Literal["train", "valid", "test"]
+FormName = Literal["direct", "dual"]
+Precision = Literal["float32", "bfloat16"]
+InnerLoss = Literal["nats", "memory"]
+Order = Literal["raster", "random"]
+Network = Literal["text-mlp", "text-heads", "lstm-block", "siren", "gated", "image-heads", "lstm"]
+Timed = Literal["maml", "first-order-maml", "reptile", "sample"]
+
+ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
+RATE_KINDS: tuple[RateKind, ...] = get_args(RateKind)
+SPLITS: tuple[Split, ...] = get_args(Split)
+FORMS: tuple[FormName, ...] = get_args(FormName)
+NETWORKS: tuple[Network, ...] = get_args(Network)
+INNER_LOSSES: tuple[InnerLoss, ...] = get_args(InnerLoss)
+ORDERS: tuple[Order, ...] = get_args(Order)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
+
+
+def check_choice(what: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raises InputError, with the nearest choices, unless `value` is one of them."""
+    if value not in choices:
+        raise InputError(f"{what} is '{value}'. {nearest(str(value), choices)}")

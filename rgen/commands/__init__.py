@@ -1,0 +1,90 @@
+"""The commands: one module each, with `main(config)`. Here is what they share: from a command line to a configuration, and from an error
+that a user can mend to a sentence and exit code 2."""
+
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import tyro
+
+from rgen import config
+from rgen.errors import InputError, nearest
+
+COMMANDS: dict[str, Any] = {
+    "train": config.TrainConfig,
+    "evaluate": config.EvaluateConfig,
+    "sample": config.SampleConfig,
+    "inside": config.InsideConfig,
+    "benchmark": config.BenchmarkConfig,
+    "report": config.ReportConfig,
+    "check": config.CheckConfig,
+}
+
+
+def main() -> None:
+    """`rgen COMMAND ...`: one program for all commands."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        print("usage: rgen COMMAND [OPTIONS]; rgen COMMAND --help has the options.\n")
+        for command, options in COMMANDS.items():
+            print(f"  rgen {command:<11} {options.__doc__.splitlines()[0]}")
+    elif name not in COMMANDS:
+        _fail(f"There is no command '{name}'. {nearest(name, COMMANDS)}", "rgen")
+    else:
+        run(name, sys.argv[2:], f"rgen {name}")
+
+
+def run(name: str, arguments: list[str] | None = None, program: str | None = None) -> None:
+    """Runs a command by its name, with the arguments of the command line unless others are given."""
+    start(lambda: parse(name, arguments, program), name, program)
+
+
+def parse(name: str, arguments: list[str] | None = None, program: str | None = None) -> Any:
+    """The configuration of a command. Raises InputError; exits after --help, and if an option does not exist."""
+    if name != "train":
+        return tyro.cli(COMMANDS[name], args=arguments, prog=program)
+    config.choose_preset(sys.argv[1:] if arguments is None else arguments)
+    return tyro.extras.overridable_config_cli(config.PRESETS, args=arguments, prog=program)
+
+
+def start(parse: Callable[[], Any], name: str, program: str | None = None) -> None:
+    """Parses, then imports the command (and with it JAX) and calls its `main` with the configuration."""
+    program = program or sys.argv[0].rsplit("/", 1)[-1]
+    try:
+        options = parse()
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache_folder())
+        # XLA runs small products on one core: with a device for each core, every core has sequences of its own
+        os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores()))
+        sys.unraisablehook = _unraisable
+        import_module(f"rgen.commands.{name}").main(options)
+    except InputError as error:
+        _fail(str(error), program)
+    except BrokenPipeError:
+        sys.exit(1)
+    except OSError as error:
+        _fail(f"{error.filename or 'A file'}: {error.strerror or error}.", program)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def cache_folder() -> str:
+    """Where JAX keeps what it compiled, so that the next start is quick."""
+    return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "rgen", "jax")
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _unraisable(unraisable: Any) -> None:
+    """Leaves out what Orbax's threads still report after a checkpoint could not be written, of which a sentence tells."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
+def _fail(sentence: str, program: str) -> None:
+    print(f"{program}: {sentence}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,20 @@
+"""bin/check.py: does the dual form give the direct form's numbers for the network of a run?"""
+
+import sys
+
+from rgen.config import CheckConfig
+from rgen.errors import InputError
+from rgen.fast import InnerLoop, check
+from rgen.runs.folder import load
+
+
+def main(config: CheckConfig) -> None:
+    """Prints by how much the forms differ; exits with code 1 if rounding does not explain it."""
+    run = load(config.run)
+    if not isinstance(run.model, InnerLoop):
+        raise InputError(f"The run in {config.run} is the recurrent baseline; it has no inner loop to check.")
+    seqs = run.data.sequences("train", [0])
+    found = check(run.model, seqs.x[0], config.steps, config.seed)
+    print(found)
+    if not found.same:
+        sys.exit(1)

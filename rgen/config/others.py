@@ -1,0 +1,188 @@
+"""The options of all commands but training."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rgen.choices import ALGORITHMS, FORMS, NETWORKS, FormName, Split, Timed
+from rgen.config import checks
+from rgen.config.presets import PRESETS
+from rgen.errors import InputError, nearest
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Exact held-out nats of a trained run, beside what simple counting reaches on the same sequences."""
+
+    run: Path
+    """Folder of the run."""
+    split: Split = "test"
+    """train, valid or test."""
+    count: int | None = None
+    """Score this many sequences, drawn by the seed; None: the whole split."""
+    seed: int = 0
+    """Which sequences are drawn with --count."""
+    batch: int | None = None
+    """Sequences scored at once; None: as many as the model and the device are good for."""
+    out: Path | None = None
+    """Write the nats of every sequence to this CSV file."""
+    json: Path | None = None
+    """Write the summary to this file."""
+
+    def __post_init__(self) -> None:
+        checks.choices(self)
+        checks.at_least(self, 1, "count", "batch")
+        checks.seeds(self, "seed")
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """Draw sequences from a trained run, or complete known ones. Interrupted, the same command goes on where it stopped."""
+
+    run: Path
+    """Folder of the run."""
+    count: int = 64
+    """How many to draw; memory does not grow with it."""
+    seed: int = 0
+    """Seed of the draws; sample k is the same whatever the count and the batch."""
+    batch: int | None = None
+    """Sequences drawn at once; None: as many as the model and the device are good for."""
+
+    temperature: float = 1.0
+    """Below 1: likelier outputs still oftener; above 1: less so; 0: always the most probable one (greedy)."""
+    top_k: int | None = None
+    """Draw only from the k most probable outputs."""
+    top_p: float | None = None
+    """Draw only from the fewest outputs that have this probability together."""
+    min_p: float | None = None
+    """Draw only from outputs at least this many times as probable as the most probable one."""
+
+    prompt: str | None = None
+    """Text: how every line begins."""
+    complete: str | None = None
+    """Images: what is known, the rest is drawn: top, bottom, left, right or random:0.3 (a share of the pixels) of the split's images; or a
+    PNG of their size in which black is 1, white is 0 and grey is unknown."""
+    each: int | None = None
+    """Images: completions of each image of the split; None: 4."""
+    split: Split = "test"
+    """The split whose images are completed, or whose sequences are shown beside the samples: train, valid or test."""
+
+    sort: bool = False
+    """Write what has the fewest nats first."""
+    nats: bool = False
+    """Text: write each line's nats and a tab in front of it."""
+    out: Path | None = None
+    """The PNG, with all images as NPZ beside it; or the file of lines, with their nats in FILE.nats. None: RUN/samples.png, or lines on
+    stdout."""
+    json: Path | None = None
+    """Write a summary to this file: mean nats, and for text how many lines stand in train and in test."""
+    belief: int = 0
+    """Instead of samples, show what the network believes of all places while it draws (or completes) so many images, or the first line:
+    RUN/belief.png and .gif, or --out."""
+    export: Path | None = None
+    """Instead of samples, write the sampler with its weights to this file; bin/run_exported.py runs it without rgen."""
+
+    def __post_init__(self) -> None:
+        checks.choices(self)
+        checks.at_least(self, 1, "count", "batch", "each")
+        checks.at_least(self, 0, "belief")
+        if self.belief > 16:
+            raise InputError(f"--belief is {self.belief}; at most 16 sequences fit into a picture.")
+        checks.seeds(self, "seed")
+        together = [option for option in ("prompt", "complete", "export") if getattr(self, option) is not None]
+        if len(together) > 1:
+            raise InputError(f"{' and '.join(map(checks.flag, together))} cannot be used together; choose one.")
+        if self.each is not None and (self.complete is None or self.complete.lower().endswith(".png")):
+            raise InputError("--each is about the images of a split; use it with --complete and a part of them, or leave it out.")
+        if self.belief and self.export:
+            raise InputError("--belief and --export cannot be used together; choose one.")
+        idle = [option for option in ("json", "sort", "nats") if getattr(self, option)]
+        if idle and (self.belief or self.export):
+            raise InputError(f"{checks.flag(idle[0])} is about samples, and with --belief or --export none are written; leave it out.")
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Compare runs on one HTML page that holds all its pictures: curves, samples, nats, rates, and what differs in the configurations."""
+
+    run: tuple[Path, ...]
+    """Folders of the runs. Test nats are shown of those with a RUN/test.json, which bin/evaluate.py --json writes."""
+    out: Path = Path("report.html")
+    """The page."""
+
+    def __post_init__(self) -> None:
+        checks.choices(self)
+        if not self.run:
+            raise InputError("--run needs the folder of at least one run.")
+
+
+@dataclass(frozen=True)
+class InsideConfig:
+    """Look inside a trained run, in one picture: where the nats are lost, which layers learn and when, what each head reads."""
+
+    run: Path
+    """Folder of the run."""
+    split: Split = "test"
+    """train, valid or test."""
+    count: int | None = None
+    """Look at this many sequences, drawn by a seed; None: the whole split."""
+    out: Path | None = None
+    """The picture; None: RUN/inside.png."""
+
+    def __post_init__(self) -> None:
+        checks.choices(self)
+        checks.at_least(self, 1, "count")
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """Time MAML, first-order MAML, Reptile and sampling side by side: every combination of the first five options."""
+
+    network: tuple[str, ...] = ("text-mlp", "lstm-block")
+    """Networks, with their default sizes, all of which learns; or presets, with their networks, rates and what learns."""
+    algorithm: tuple[Timed, ...] = ALGORITHMS
+    """Meta-gradients: maml, first-order-maml, reptile; and sample, which draws sequences."""
+    form: tuple[FormName, ...] = FORMS
+    """Forms of the inner loop: direct, dual."""
+    meta_batch: tuple[int, ...] = (8,)
+    """Sequences in an outer step."""
+    length: tuple[int, ...] = (128,)
+    """Inner steps in a sequence; for images, pixels of the smallest square that has as many."""
+    repeats: int = 3
+    """Timed runs of each, alternating with the others; the median counts."""
+    profile: bool = False
+    """Also show where the time of each goes, by kind of XLA operation, summed over threads."""
+    json: Path | None = None
+    """Write the rows to this file."""
+    out: Path | None = None
+    """The picture; None: benchmark.png."""
+
+    def __post_init__(self) -> None:
+        checks.choices(self)
+        for name in self.network:
+            if name not in NETWORKS and name not in PRESETS:
+                raise InputError(f"There is no network '{name}'. {nearest(name, (*NETWORKS, *PRESETS))}")
+            if name not in NETWORKS and PRESETS[name][1].fast and "reptile" in self.algorithm:
+                raise InputError(f"Of the preset '{name}' only a part learns, and Reptile needs all. Give --algorithm maml sample.")
+        for option in ("network", "algorithm", "form", "meta_batch", "length"):
+            if not getattr(self, option):
+                raise InputError(f"{checks.flag(option)} needs at least one value.")
+        for option in ("meta_batch", "length"):
+            if min(getattr(self, option)) < 1:
+                raise InputError(f"{checks.flag(option)} is {min(getattr(self, option))}; it must be at least 1.")
+        checks.at_least(self, 1, "repeats")
+
+
+@dataclass(frozen=True)
+class CheckConfig:
+    """Compare the dual form with the direct one, the definition, on the first steps of a sequence of a run: nats and MAML's gradient."""
+
+    run: Path
+    """Folder of the run."""
+    steps: int = 16
+    """Inner steps that are compared."""
+    seed: int = 0
+    """Seed of the initialization and of the outputs."""
+
+    def __post_init__(self) -> None:
+        checks.at_least(self, 1, "steps")
+        checks.seeds(self, "seed")

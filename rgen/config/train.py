@@ -1,0 +1,164 @@
+"""The options of training, as a frozen dataclass and as JSON."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from rgen.choices import Algorithm, FormName, InnerLoss, Network, Order, Precision, RateKind, Schedule
+from rgen.config import checks
+from rgen.errors import InputError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Meta-train an initialization (or train the recurrent baseline). The run folder suffices to go on, evaluate and sample."""
+
+    run: Path = Path("runs/run")
+    """Folder of the run; made if it is not there."""
+    resume: bool = False
+    """Go on from the last checkpoint in the run folder; a larger --steps than before is allowed."""
+
+    data: str = "digits"
+    """listing, digits, mnist, binarized-mnist, or the path of a text file with one sequence a line."""
+    data_dir: Path | None = None
+    """Folder with the four official MNIST .gz files."""
+    download: bool = False
+    """Allow the network to be used to get a data set."""
+    max_length: int = 128
+    """Text: steps a line; longer lines are cut so that each ends with its NUL."""
+    held_out: float = 0.1
+    """Fraction of the sequences held out for test where there is no official split; half as many for validation."""
+    split_seed: int = 0
+    """Seed of the split, and of the fixed random pixel orders."""
+    order: Order = "raster"
+    """Images: pixel order, raster or random (another one for each image)."""
+    reduce: int = 1
+    """Images: side of the blocks whose means become the pixels of a smaller image."""
+    score_padding: bool = False
+    """Text: also score and learn the NULs behind a line's end, as the original program does."""
+
+    network: Network = "image-heads"
+    """text-mlp, text-heads, lstm-block, siren, gated, image-heads, or lstm, the recurrent baseline."""
+    width: int | None = None
+    """Width of the network's layers; None: the network's own."""
+    widths: tuple[int, ...] | None = None
+    """Widths of the hidden layers of text-mlp and siren; None: the network's own."""
+    depth: int | None = None
+    """Number of blocks; None: the network's own."""
+    features: int | None = None
+    """Width of the embeddings; None: the network's own."""
+    heads: int | None = None
+    """Heads of the memory of text-heads and image-heads, a divisor of the width; None: the network's own."""
+    keys: int | None = None
+    """Features of a position for each head, an even number; None: the network's own."""
+
+    context: int | None = None
+    """How many of the last outputs text-heads and image-heads read beside the position; None: none."""
+
+    rates: RateKind = "fixed"
+    """Inner rates: fixed (one number), per-array (learned), or rank-one (learned; a factor an input times one an output)."""
+    inner_rate: float = 1e-3
+    """The inner SGD rate, or where the learned ones start."""
+
+    fast: tuple[str, ...] | None = None
+    """What learns in the inner loop, by its place in the network, as heads/memory; the rest is the same for all sequences. None: all."""
+
+    inner_loss: InnerLoss | None = None
+    """What the inner loop of text-heads and image-heads descends: nats, those that are paid, or memory, those of a gated readout of the
+    memory, which writes down what was seen even where it was expected. None: nats."""
+
+    form: FormName = "dual"
+    """Form of the inner loop: dual (fast), or direct (the definition). Both give the same numbers up to rounding."""
+    precision: Precision = "float32"
+    """float32; or bfloat16 for the taps and products of the dual form, summed up in float32."""
+    chunk: int | None = None
+    """Dual form: steps of a chunk; None: chosen by the cost model."""
+    fold: bool | None = None
+    """Dual form: sum the taps of finished chunks up into weights; None: chosen by the cost model."""
+    micro_batch: int | None = None
+    """Dual form: sequences run at once; None: chosen by the cost model."""
+
+    algorithm: Algorithm = "maml"
+    """Meta-gradient: maml, first-order-maml or reptile. The recurrent baseline takes maml, which is backpropagation there."""
+    steps: int = 10_000
+    """Outer steps."""
+    meta_batch: int = 50
+    """Sequences in each outer step."""
+    outer_rate: float = 1e-3
+    """Adam's learning rate, after the warm-up."""
+    warmup: int = 0
+    """Outer steps over which the rate rises from zero."""
+    schedule: Schedule = "constant"
+    """Outer rate after the warm-up: constant, or cosine (falls to zero at the last step)."""
+    beta2: float = 0.999
+    """Adam's second moment decay."""
+    clip: float | None = None
+    """Clip the meta-gradient to this global norm."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (AdamW) of the initialization; not of the inner rates."""
+    seed: int = 0
+    """Seed of the initialization, the batches and the samples."""
+
+    distributed: str | None = None
+    """Train as one of several processes: auto (as the cluster's environment says), or HOST:PORT,PROCESSES,NUMBER with the address of
+    process 0. All share the run folder; process 0 writes."""
+    log_every: int = 50
+    """Outer steps between lines of metrics.jsonl."""
+    eval_every: int = 500
+    """Outer steps between checkpoints, each with validation nats and samples."""
+    eval_count: int = 500
+    """Validation sequences scored then; 0 for the whole split."""
+    tensorboard: bool = False
+    """Also write the metrics for TensorBoard, to RUN/tensorboard; needs pip install -e ".[tensorboard]"."""
+    keep: int = 2
+    """How many of the newest checkpoints are kept."""
+    keep_every: int | None = None
+    """Besides these, keep the checkpoint of every so many outer steps."""
+
+    def __post_init__(self) -> None:
+        checks.choices(self)
+        checks.at_least(self, 1, "steps", "meta_batch", "reduce", "log_every", "eval_every", "keep", "keep_every")
+        checks.at_least(self, 0, "warmup", "eval_count", "weight_decay", "context")
+        checks.seeds(self, "seed", "split_seed")
+        checks.at_least(self, 2, "max_length")
+        checks.positive(self, "inner_rate", "outer_rate", "clip", "held_out")
+        checks.at_least(self, 1, "chunk", "micro_batch")
+        if self.precision == "bfloat16" and (self.form == "direct" or self.network == "lstm"):
+            raise InputError("--precision bfloat16 is for the dual form of the inner loop; leave it out.")
+        if not 0 < self.beta2 < 1:
+            raise InputError(f"--beta2 is {self.beta2}; it must lie between 0 and 1.")
+        if self.network == "lstm" and self.algorithm != "maml":
+            raise InputError(f"The recurrent baseline has no inner loop for '{self.algorithm}'; train it with --algorithm maml.")
+        if self.fast is not None and (self.network == "lstm" or self.algorithm == "reptile"):
+            reason = "The recurrent baseline has no inner loop" if self.network == "lstm" else "Reptile needs weights that all learn"
+            raise InputError(f"{reason}; leave out --fast.")
+        if self.algorithm == "reptile" and self.rates != "fixed":
+            raise InputError(f"Reptile has no gradient for inner rates; with --rates {self.rates} use maml or first-order-maml.")
+        if self.algorithm == "reptile" and self.inner_loss == "memory":
+            raise InputError("Reptile follows the inner loop, which must descend what is paid; leave out --inner-loss.")
+
+
+def to_json(config: TrainConfig) -> str:
+    """The configuration as indented JSON; paths as strings."""
+    return json.dumps(dataclasses.asdict(config), indent=2, default=str) + "\n"
+
+
+def from_json(text: str, origin: Path) -> TrainConfig:
+    """Reads `to_json`'s text.
+
+    Raises:
+      InputError: it is not a configuration of this version; the message names `origin`.
+    """
+    try:
+        values = json.loads(text)
+        fields = {f.name for f in dataclasses.fields(TrainConfig)}
+        if unknown := sorted(set(values) - fields):
+            raise InputError(f"{origin} has options that this version of rgen does not know: {', '.join(unknown)}.")
+        for path in ("run", "data_dir"):
+            values[path] = values.get(path) and Path(values[path])
+        for several in ("widths", "fast"):
+            values[several] = values.get(several) and tuple(values[several])
+        return TrainConfig(**values)
+    except (json.JSONDecodeError, TypeError, AttributeError) as error:
+        raise InputError(f"{origin} is not the configuration of a run: {error}. Restore it, or train anew in another folder.") from None

@@ -1,0 +1,98 @@
+"""One outer step: take the meta-gradient of a batch, let optax change the initialization. Pure functions of a state."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rgen import meta
+from rgen.config import TrainConfig
+from rgen.data import Dataset
+from rgen.fast import InnerLoop, Params
+from rgen.sequence import Sequence, SequenceModel
+
+
+@partial(jax.jit, static_argnums=0)
+def inner_norms(model: InnerLoop, params: Params, seqs: Sequence) -> jax.Array:
+    """[B, T] norms of the inner gradients, of all arrays together."""
+    return jnp.sqrt(sum(norm**2 for norm in jax.tree.leaves(model.inner_norms(params, seqs)[0])))
+
+
+class Window(NamedTuple):
+    """Sums since the last line of the log. They are part of the state, so that a run that goes on logs what it would have logged.
+
+    Attributes:
+      steps, nats, norm: how many finite outer steps there were, and the sums of their nats and of their meta-gradients' norms.
+      skipped: how many steps were not finite.
+    """
+
+    steps: jax.Array
+    nats: jax.Array
+    norm: jax.Array
+    skipped: jax.Array
+
+    @classmethod
+    def empty(cls) -> "Window":
+        return cls(jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32))
+
+
+class State(NamedTuple):
+    """All that training carries from one outer step to the next; `bad` counts the steps in a row that were not finite."""
+
+    step: jax.Array
+    params: Any
+    optimizer: optax.OptState
+    bad: jax.Array
+    window: Window
+
+
+def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """AdamW with warm-up, cosine and clipping as configured; inner rates and their logarithms do not decay."""
+    after = {
+        "constant": optax.constant_schedule(config.outer_rate),
+        "cosine": optax.cosine_decay_schedule(config.outer_rate, max(1, config.steps - config.warmup)),
+    }[config.schedule]
+    rate = optax.join_schedules([optax.linear_schedule(0.0, config.outer_rate, config.warmup), after], [config.warmup])
+    clip = optax.identity() if config.clip is None else optax.clip_by_global_norm(config.clip)
+
+    def decays(params):
+        return Params(True, False) if isinstance(params, Params) else True
+
+    adam = optax.adamw(rate, b2=config.beta2, weight_decay=config.weight_decay, mask=decays)
+    return optax.chain(clip, adam)
+
+
+def make_step(model: SequenceModel, algorithm: str, optimizer: optax.GradientTransformation) -> Callable:
+    """One jitted outer step: (state, seqs) -> (state, (mean nats a sequence, norm of the meta-gradient, bad steps in a row)).
+
+    A step whose nats or meta-gradient are not finite changes neither the parameters nor the optimizer; it is counted.
+    """
+
+    @partial(jax.jit, donate_argnums=0)
+    def step(state: State, seqs: Sequence) -> tuple[State, tuple[jax.Array, jax.Array, jax.Array]]:
+        nats, gradient = meta.ALGORITHMS[algorithm](model, state.params, seqs)
+        norm = optax.tree.norm(gradient)
+        good = jnp.isfinite(nats) & jnp.isfinite(norm)
+        update, after = optimizer.update(gradient, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, update)
+        params, after = jax.tree.map(partial(jnp.where, good), (params, after), (state.params, state.optimizer))
+        bad = jnp.where(good, 0, state.bad + 1)
+        window = Window(
+            state.window.steps + good,
+            state.window.nats + jnp.where(good, nats, 0),
+            state.window.norm + jnp.where(good, norm, 0),
+            state.window.skipped + ~good,
+        )
+        return State(state.step + 1, params, after, bad, window), (nats, norm, bad)
+
+    return step
+
+
+def init_state(model: SequenceModel, data: Dataset, optimizer: optax.GradientTransformation, seed: int) -> State:
+    """The state before the first step, a function of the seed."""
+    params = model.init(jax.random.key(seed), data.sequences("train", [0]).x[0, 0])
+    state = State(jnp.zeros((), jnp.int32), params, optimizer.init(params), jnp.zeros((), jnp.int32), Window.empty())
+    return jax.tree.map(jnp.copy, state)  # a buffer that stands twice in a tree cannot be donated
