@@ -23,7 +23,7 @@ from rgen.errors import InputError
 from rgen.host.files import lock
 from rgen.runs.checkpoint import Checkpoints
 from rgen.runs.folder import Run, load
-from rgen.training import loop
+from rgen.training import outer_loop
 
 ODD = dataclasses.replace(TINY, steps=7, log_every=3, eval_every=5)  # lines and checkpoints at different steps
 
@@ -261,7 +261,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path, monkeypatch,
 def test_a_run_of_them_ends_with_advice_and_the_last_good_checkpoint(trained, copied, monkeypatch):
     bad = {"from": 2}
     at_step(monkeypatch, lambda step, batch: _scaled(batch, np.nan if step >= bad["from"] else 1))
-    monkeypatch.setattr(loop, "BAD", 3)
+    monkeypatch.setattr(outer_loop, "BAD", 3)
     shutil.rmtree(copied / "checkpoints" / "4")
     again = dataclasses.replace(TINY, run=copied, resume=True, steps=9, eval_every=100, log_every=100)
     with pytest.raises(InputError, match=r"The last 3 steps up to step 5 .* checkpoint of step 2 is kept .* Train anew in another folder"):

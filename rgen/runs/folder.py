@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from rgen import data as data_sets
 from rgen import models
 from rgen.config import TrainConfig, from_json, to_json
 from rgen.data import Dataset, stored
@@ -53,37 +52,45 @@ class Run:
     def exists(self) -> bool:
         return self.config_file.exists()
 
-    def join(self) -> Dataset:
-        """The data of a run that another process has begun."""
+    def data(self) -> Dataset:
+        """The data of the run."""
         return stored.restore(self.data_file)
 
-    def begin(self, config: TrainConfig) -> tuple[Dataset, bool]:
-        """Makes the folder, or goes on in it, and keeps other processes out; loads the data set and keeps it there.
+    def reserve(self, config: TrainConfig) -> bool:
+        """Whether a run is here that goes on; keeps other processes out of it. Changes nothing.
 
-        Returns:
-          (the data, whether a run goes on).
         Raises:
           InputError: the folder holds another run, is needed for something else, or another process trains in it.
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder} is a file; --run needs a folder.")
-        goes_on = self.exists()
-        if goes_on:
+        if self.exists():
             self._keep_out()
             self._check(config)
-        elif self.folder.exists() and any(path.name != "lock" and path.suffix != NEW for path in self.folder.iterdir()):
+            return True
+        if self.folder.exists() and any(path.name != "lock" and path.suffix != NEW for path in self.folder.iterdir()):
             raise InputError(f"{self.folder} is not empty and holds no run; choose another --run folder.")
-        data = stored.restore(self.data_file) if self.data_file.exists() else _load(config)
-        models.from_config(config, data)  # the sizes are checked before anything is written
+        return False
+
+    def make(self, config: TrainConfig, data: Dataset) -> None:
+        """Makes the folder if it is not there, with configuration and data, and keeps other processes out of it.
+
+        Raises:
+          InputError: another process has just begun a run there.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not goes_on:
+        if self._lock is None:
             self._keep_out()
             if self.exists():
                 raise InputError(f"Another process has just begun a run in {self.folder}; choose another --run folder.")
             self.record(config)
         if not self.data_file.exists():
             stored.save(data, self.data_file)
-        return data, goes_on
+
+    def say(self, sentence: str) -> None:
+        """On stderr, if this process speaks for all."""
+        if self.writes:
+            print(sentence, file=sys.stderr)
 
     def _keep_out(self) -> None:
         self._lock = (self.folder / "lock").open("a")
@@ -171,11 +178,6 @@ def load(folder: Path) -> Trained:
         raise InputError(f"The run in {folder} has no checkpoint yet; go on with bin/train.py PRESET --run {folder} --resume.")
     step, params = best
     return Trained(run, config, data, model, params, step)
-
-
-def _load(config: TrainConfig) -> Dataset:
-    names = ("data_dir", "max_length", "held_out", "split_seed", "order", "reduce", "score_padding", "download")
-    return data_sets.load(config.data, **{name: getattr(config, name) for name in names})
 
 
 def _board_maker() -> Any:

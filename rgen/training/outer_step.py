@@ -49,6 +49,14 @@ class State(NamedTuple):
     window: Window
 
 
+class Measured(NamedTuple):
+    """Of one outer step: mean nats of a sequence, norm of the meta-gradient, how many steps in a row were not finite."""
+
+    nats: jax.Array
+    norm: jax.Array
+    bad: jax.Array
+
+
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     """AdamW with warm-up, cosine and clipping as configured; inner rates and their logarithms do not decay."""
     after = {
@@ -66,13 +74,13 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 
 def make_step(model: SequenceModel, algorithm: str, optimizer: optax.GradientTransformation) -> Callable:
-    """One jitted outer step: (state, seqs) -> (state, (mean nats a sequence, norm of the meta-gradient, bad steps in a row)).
+    """One jitted outer step: (state, seqs) -> (state, Measured).
 
     A step whose nats or meta-gradient are not finite changes neither the parameters nor the optimizer; it is counted.
     """
 
     @partial(jax.jit, donate_argnums=0)
-    def step(state: State, seqs: Sequence) -> tuple[State, tuple[jax.Array, jax.Array, jax.Array]]:
+    def step(state: State, seqs: Sequence) -> tuple[State, Measured]:
         nats, gradient = meta.ALGORITHMS[algorithm](model, state.params, seqs)
         norm = optax.tree.norm(gradient)
         good = jnp.isfinite(nats) & jnp.isfinite(norm)
@@ -86,7 +94,7 @@ def make_step(model: SequenceModel, algorithm: str, optimizer: optax.GradientTra
             state.window.norm + jnp.where(good, norm, 0),
             state.window.skipped + ~good,
         )
-        return State(state.step + 1, params, after, bad, window), (nats, norm, bad)
+        return State(state.step + 1, params, after, bad, window), Measured(nats, norm, bad)
 
     return step
 

@@ -1,0 +1,102 @@
+"""What the outer loop does now and then. A hook is called with the step and the state, and returns the state."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from rgen import devices, sampling, scoring
+from rgen.config import TrainConfig
+from rgen.data import Dataset
+from rgen.fast import InnerLoop
+from rgen.host import plots
+from rgen.host.progress import Progress
+from rgen.models import fitting_batch
+from rgen.runs.checkpoint import Checkpoints
+from rgen.runs.folder import Run
+from rgen.sequence import SequenceModel
+from rgen.training.outer_step import State, Window, inner_norms
+
+Hook = Callable[[int, State], State]
+
+
+class Log:
+    """Writes means since the last line, and how fast it goes; begins a new window of the state."""
+
+    def __init__(self, run: Run, progress: Progress, start: int):
+        self.run, self.progress, self.counted, self.clock = run, progress, start, time.perf_counter()
+
+    def __call__(self, step: int, state: State) -> State:
+        steps, nats, norm, skipped = (float(value) for value in state.window)
+        now = time.perf_counter()
+        rate, self.clock, self.counted = (step - self.counted) / (now - self.clock), now, step
+        note = f", {skipped:.0f} steps skipped that were not finite" if skipped else ""
+        row = {"step": step, "steps_per_second": rate} | ({"skipped": int(skipped)} if skipped else {})
+        self.run.log(**row, **({"nats": nats / steps, "gradient_norm": norm / steps} if steps else {}))
+        self.progress.say(f"step {step}: {nats / max(1, steps):.3f} nats a sequence, {rate:.2f} steps/s{note}")
+        return state._replace(window=devices.put(Window.empty(), state.step.sharding))
+
+    def leave_out(self, seconds: float) -> None:
+        """Of the time that counts for the rate."""
+        self.clock += seconds
+
+
+class Validate:
+    """Scores the validation split; the parameters are kept apart while they are the best."""
+
+    def __init__(self, config: TrainConfig, run: Run, data: Dataset, model: SequenceModel, best: Checkpoints, progress: Progress):
+        self.run, self.data, self.model, self.best, self.progress = run, data, model, best, progress
+        self.index = scoring.choose(data, "valid", config.eval_count or None, seed=0)
+        logged = [row["valid_nats"] for row in run.metrics() if "valid_nats" in row]
+        self.least = min((nats for nats in logged if np.isfinite(nats)), default=np.inf)
+
+    def __call__(self, step: int, state: State) -> State:
+        batch = fitting_batch(self.model, self.data)
+        nats = scoring.score_all(self.model, state.params, self.data, "valid", self.index, batch).sum(1).mean()
+        if nats < self.least or not self.best.steps():
+            self.best.save(step, state.params)
+            self.best.wait()
+        self.least = min(self.least, nats) if np.isfinite(nats) else self.least
+        self.run.log(step=step, valid_nats=float(nats), **self.inner_gradients(state.params))
+        self.progress.say(f"step {step}: {nats:.3f} validation nats a sequence")
+        return state
+
+    def inner_gradients(self, params: Any) -> dict[str, float]:
+        """Mean and largest norm of the inner gradients over the scored steps of a few validation sequences."""
+        if not isinstance(self.model, InnerLoop):
+            return {}
+        few = self.data.sequences("valid", np.resize(self.index, -(-8 // jax.device_count()) * jax.device_count()))
+        params, seqs = devices.place(params, few)
+        norms = devices.fetch(inner_norms(self.model, params, seqs))[np.asarray(few.weight) > 0]
+        return {"inner_gradient_norm": float(norms.mean()), "inner_gradient_most": float(norms.max())}
+
+
+class Sketch:
+    """16 samples, to see how far it is."""
+
+    def __init__(self, config: TrainConfig, run: Run, data: Dataset, model: SequenceModel):
+        self.seed, self.run, self.data, self.batch = config.seed, run, data, fitting_batch(model, data)
+        self.sampler = sampling.make_sampler(model, data)
+
+    def __call__(self, step: int, state: State) -> State:
+        batches = sampling.batches(self.sampler, state.params, self.seed, range(16), self.batch)
+        drawn = np.concatenate([values for values, _ in batches])
+        path = self.run.samples_file(self.data.kind)
+        if self.run.writes and self.data.kind == "image":
+            plots.sheet({"16 samples": drawn}, path)
+        elif self.run.writes:
+            path.write_bytes(plots.text(self.data.decode(None, drawn)))
+        return state
+
+
+class Save:
+    """A checkpoint, the last of the hooks: what its step has led to is there when it is."""
+
+    def __init__(self, checkpoints: Checkpoints):
+        self.checkpoints = checkpoints
+
+    def __call__(self, step: int, state: State) -> State:
+        self.checkpoints.save(step, state)
+        return state

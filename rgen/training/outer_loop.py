@@ -1,0 +1,163 @@
+"""The outer loop: draw a meta-batch, take an outer step, and now and then log, validate, draw samples and save."""
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import optax
+
+from rgen import data as data_sets
+from rgen import devices, models
+from rgen.config import TrainConfig
+from rgen.data import Dataset
+from rgen.errors import InputError
+from rgen.host import plots
+from rgen.host.progress import Progress
+from rgen.host.signals import Signals
+from rgen.runs.checkpoint import Checkpoints
+from rgen.runs.folder import Run
+from rgen.sequence import SequenceModel
+from rgen.training.hooks import Hook, Log, Save, Sketch, Validate
+from rgen.training.outer_step import Measured, State, init_state, make_optimizer, make_step
+
+BAD = 10  # steps in a row that are not finite, and training ends
+
+
+class Setting(NamedTuple):
+    """What a training works with: nothing of it changes from step to step."""
+
+    config: TrainConfig
+    run: Run
+    data: Dataset
+    model: SequenceModel
+    optimizer: optax.GradientTransformation
+
+
+def train(config: TrainConfig) -> Run:
+    """Trains until `config.steps`, and leaves curves and samples in the run folder.
+
+    Raises:
+      InputError: the configuration, the data or the folder cannot be used, or the loss is no longer finite.
+      SystemExit: stopped by SIGINT or SIGTERM, after a checkpoint.
+    """
+    run = Run(config.run, writes=devices.is_first(), board=config.tensorboard)
+    try:
+        setting, goes_on = prepare(config, run)
+        checkpoints, best = run.training(config.keep, config.keep_every, clean=True), run.best(clean=True)
+        state = restore(setting, checkpoints if goes_on else None)
+        run.record(config)
+        for kept in (checkpoints, best, run):
+            kept.forget_after(int(state.step))
+        devices.wait_for_all("ready")
+        stopped = go_on(setting, state, checkpoints, best)
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        raise InputError(
+            f"Another process was lost ({str(error).splitlines()[0][:200]}). Start all of them again with --resume, which goes on from the "
+            f"last checkpoint in {run.folder}."
+        ) from error
+    finally:
+        run.end()
+    if stopped:
+        raise SystemExit(128 + stopped)
+    return run
+
+
+def prepare(config: TrainConfig, run: Run) -> tuple[Setting, bool]:
+    """Folder, data and model, one after the other; nothing is written before all three are known to fit.
+
+    Returns:
+      (the setting, whether a run goes on).
+    Raises:
+      InputError: one of them cannot be used.
+    """
+    goes_on, data, model = False, None, None
+    if run.writes:
+        goes_on = run.reserve(config)
+        data = run.data() if run.data_file.exists() else load_data(config)
+        model = models.from_config(config, data)
+        run.make(config, data)
+    goes_on = bool(devices.any_of_all(goes_on))  # the other processes wait here until the folder is made
+    data = data or run.data()
+    return Setting(config, run, data, model or models.from_config(config, data), make_optimizer(config)), goes_on
+
+
+def load_data(config: TrainConfig) -> Dataset:
+    """The data set that a configuration names. Raises DataError as `rgen.data.load`."""
+    names = ("data_dir", "max_length", "held_out", "split_seed", "order", "reduce", "score_padding", "download")
+    return data_sets.load(config.data, **{name: getattr(config, name) for name in names})
+
+
+def restore(setting: Setting, checkpoints: Checkpoints | None) -> State:
+    """The state of the newest whole checkpoint; the first one if there is none."""
+    state = init_state(setting.model, setting.data, setting.optimizer, setting.config.seed)
+    found = checkpoints and checkpoints.newest(state, setting.run.say)
+    return found[1] if found else state
+
+
+def go_on(setting: Setting, state: State, checkpoints: Checkpoints, best: Checkpoints) -> int:
+    """The outer loop from a state on. Returns the signal that stopped it, or 0."""
+    config, run, data, model, optimizer = setting
+    start = done = int(state.step)
+    for note in data.notes:
+        run.say(note)
+    if start >= config.steps:
+        run.say(f"The run has had its {start} steps already; a larger --steps goes on.")
+    state, stop = devices.put(state, _everywhere(setting)), 0
+    outer_step, measured = make_step(model, config.algorithm, optimizer), None
+    with Progress(config.steps, start, "train", not run.writes) as progress, Signals() as signals:
+        log, save = Log(run, progress, start), Save(checkpoints)
+        validate, sketch = Validate(config, run, data, model, best, progress), Sketch(config, run, data, model)
+        hooks: list[tuple[int, Hook]] = [(config.log_every, log), *((config.eval_every, hook) for hook in (validate, sketch, save))]
+        for step in range(start, config.steps):
+            batch = devices.place_rows(data.batch(config.seed, step, config.meta_batch))
+            before, done = measured, step + 1
+            state, measured = outer_step(state, batch)
+            if before is not None:  # a step late, so that the device never waits for us
+                check_finite(step, before, run.folder, checkpoints)
+                progress.update(step, f"{float(before.nats):.3f} nats")
+            due = [hook for every, hook in hooks if done % every == 0 or done == config.steps]
+            # read once, as a signal may come at any time; several processes agree on it when they log
+            stop = devices.any_of_all(signals.number) if log in due or jax.process_count() == 1 else 0
+            due += [save] if stop and save not in due else []
+            if due:
+                check_finite(done, measured, run.folder, checkpoints)
+                checkpoints.wait()  # several processes write one at a time
+            for hook in due:
+                began = time.perf_counter()
+                state = hook(done, state)
+                log.leave_out(time.perf_counter() - began)
+            if stop:
+                break
+        checkpoints.wait()
+        best.wait()
+    if run.writes:
+        plots.curves(run.metrics(), run.folder / "curves.png")
+    if stop and done < config.steps:
+        run.say(f"Stopped after step {done}, which is saved. The same command with --resume goes on.")
+        return stop
+    return 0
+
+
+def check_finite(step: int, measured: Measured, folder: Path, checkpoints: Checkpoints) -> None:
+    """Raises InputError if too many steps up to this one were not finite."""
+    if int(measured.bad) < BAD:
+        return
+    steps = checkpoints.steps()
+    good = f"the checkpoint of step {steps[0]} is kept" if steps else "there is no checkpoint yet"
+    raise InputError(
+        f"The last {int(measured.bad)} steps up to step {step} were not finite (nats {float(measured.nats)}, norm of the meta-gradient "
+        f"{float(measured.norm)}) and changed nothing; {good} in {folder}. Train anew in another folder, with a smaller --inner-rate or "
+        "--outer-rate, a longer --warmup, or --clip 1."
+    )
+
+
+def _everywhere(setting: Setting) -> jax.sharding.Sharding:
+    """Where the state lies; says so if not all devices have work."""
+    size, there = setting.config.meta_batch, jax.device_count()
+    everywhere, spread = devices.shardings(size)
+    if (used := len(spread.device_set)) < there:
+        setting.run.say(f"--meta-batch {size} is spread over {used} of {there} devices; a multiple of {there} uses all.")
+    return everywhere
