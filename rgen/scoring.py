@@ -1,6 +1,7 @@
 """Exact nats of a whole split."""
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,9 +12,21 @@ from rgen.devices import even_batch, fetch, place
 from rgen.errors import InputError
 from rgen.host.progress import Progress
 from rgen.sampling import conditional_nats
-from rgen.sequence import SequenceModel
+from rgen.sequence import Sequence, SequenceModel
 
-_score = jax.jit(lambda model, params, seqs: model.score(params, seqs), static_argnums=0)
+
+@partial(jax.jit, static_argnums=0)
+def score(model: SequenceModel, params: Any, seqs: Sequence) -> jax.Array:
+    """Nats [B, T] of sequences, each paid before its own output is seen, times the step's weight.
+
+    Args:
+      model: an `InnerLoop`, or the recurrent baseline.
+      params: as `model.init` gives them.
+      seqs: x [B, T, ...] or [1, T, ...], y [B, T], weight [B, T].
+    Raises:
+      ValueError: shapes that do not fit.
+    """
+    return model.score(params, seqs)
 
 
 def choose(data: Dataset, split: str, count: int | None, seed: int) -> np.ndarray:
@@ -52,7 +65,7 @@ def score_all(
         seqs = data.sequences(split, index[filled])
         at = None if known is None else known[(filled[:, None], *np.moveaxis(seqs.x, -1, 0))]  # [batch, T]
         params, (seqs, at) = place(params, (seqs, at))
-        nats = _score(model, params, seqs) if at is None else conditional_nats(model, params, seqs, at)
+        nats = score(model, params, seqs) if at is None else conditional_nats(model, params, seqs, at)
         rows.append(fetch(nats)[: len(part)])
         if progress:
             progress.update(first + len(part), f"{np.mean([r.sum() for r in np.concatenate(rows)]):.3f} nats")

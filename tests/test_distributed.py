@@ -17,7 +17,7 @@ from test_devices import TRAINING, close_metrics, on_devices
 from rgen import devices
 from rgen.errors import InputError
 from rgen.runs.checkpoint import Checkpoints
-from rgen.runs.folder import Run, load
+from rgen.runs.folder import Run, load_run
 
 
 def address() -> str:
@@ -48,7 +48,7 @@ def test_two_processes_are_one(tmp_path):
     second, first = both(tmp_path, TRAINING.format(steps=4, run="two"))
     close_metrics(tmp_path / "two", tmp_path / "one")
     assert "step 4:" in first and "step" not in second  # one of them speaks
-    assert load(tmp_path / "two").step == load(tmp_path / "one").step
+    assert load_run(tmp_path / "two").step == load_run(tmp_path / "one").step
     on_devices("train", TRAINING.format(steps=6, run="one") + " --resume", 1, tmp_path)
     on_devices("train", TRAINING.format(steps=6, run="two") + " --resume", 1, tmp_path)
     close_metrics(tmp_path / "two", tmp_path / "one")

@@ -16,7 +16,7 @@ from rgen import models, training
 from rgen.choices import ALGORITHMS, FORMS, NETWORKS, PRECISIONS, RATE_KINDS, SCHEDULES
 from rgen.config import TrainConfig
 from rgen.errors import InputError
-from rgen.runs.folder import Trained, load
+from rgen.runs.folder import Trained, load_run
 
 small = st.sampled_from([None, 0, 1, 2, 3, 8, -1])
 number = st.sampled_from([1e-3, 0.1, 1.0, 0.0, -1.0, 1e30, float("nan"), float("inf")])
@@ -79,7 +79,7 @@ def test_every_configuration_trains_or_ends_in_a_sentence(changed):
         except InputError as error:
             assert str(error).strip().endswith((".", "?")) and len(str(error)) > 20
             return
-        assert load(run).step == 1
+        assert load_run(run).step == 1
 
 
 def damaged(content: bytes, kind: str, where: float, by: bytes) -> bytes:
@@ -112,7 +112,7 @@ def equal(ours, theirs) -> bool:
 )
 def test_any_damage_to_a_run_is_a_sentence_or_harmless(deep, which, kind, where, by, trained):
     """At any place of any file, half the time of those beside the checkpoints: what loads is a network that was saved, never another."""
-    whole = load(trained)
+    whole = load_run(trained)
     best, like = whole.run.best(), models.template(whole.model, whole.data)
     saved = [best.load(step, like) for step in best.steps()]
     with tempfile.TemporaryDirectory() as folder:
@@ -123,7 +123,7 @@ def test_any_damage_to_a_run_is_a_sentence_or_harmless(deep, which, kind, where,
             path.unlink()
         else:
             path.write_bytes(damaged(path.read_bytes(), kind, where, by))
-        for use in (lambda: load(run), lambda: training.train(dataclasses.replace(TINY, run=run, resume=True)), lambda: load(run)):
+        for use in (lambda: load_run(run), lambda: training.train(dataclasses.replace(TINY, run=run, resume=True)), lambda: load_run(run)):
             try:
                 found = use()
             except InputError as error:

@@ -22,7 +22,7 @@ from rgen.data.images import Images
 from rgen.errors import InputError
 from rgen.host.files import lock
 from rgen.runs.checkpoint import Checkpoints
-from rgen.runs.folder import Run, load
+from rgen.runs.folder import Run, load_run
 from rgen.training import outer_loop
 
 ODD = dataclasses.replace(TINY, steps=7, log_every=3, eval_every=5)  # lines and checkpoints at different steps
@@ -40,7 +40,7 @@ def same(folder: Path, other: Path) -> None:
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(theirs)):
         np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
     assert rows(folder) == rows(other)
-    for a, b in zip(jax.tree.leaves(load(folder).params), jax.tree.leaves(load(other).params)):
+    for a, b in zip(jax.tree.leaves(load_run(folder).params), jax.tree.leaves(load_run(other).params)):
         np.testing.assert_array_equal(a, b)
 
 
@@ -235,7 +235,7 @@ def test_a_full_disk_is_a_sentence_and_what_was_saved_stays(tmp_path):
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr and "step 4 cannot be written to" in done.stderr and "--resume" in done.stderr
     assert Run(tmp_path / "run").training().steps() == [2]
-    assert load(tmp_path / "run").step == 2
+    assert load_run(tmp_path / "run").step == 2
 
 
 # ---------------------------------------------------------------- numbers

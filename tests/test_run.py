@@ -28,7 +28,7 @@ from rgen.errors import InputError
 from rgen.fast import InnerLoop
 from rgen.recurrent import Recurrent
 from rgen.runs.checkpoint import Checkpoints
-from rgen.runs.folder import Run, load
+from rgen.runs.folder import Run, load_run
 
 SUMMARY = {"nats_per_sequence", "standard_error", "nats_per_symbol", "bits_per_symbol", "sequences"}
 ROW = {
@@ -165,7 +165,7 @@ def test_what_a_run_leaves(trained):
 
 def test_the_learned_rates_and_the_weights_both_move(trained):
     run = Run(trained)
-    data = load(trained).data
+    data = load_run(trained).data
     begun = training.init_state(models.from_config(TINY, data), data, training.make_optimizer(TINY), seed=0).params
     moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), begun, last_state(trained).params)
     assert all(change > 0 for change in jax.tree.leaves(moved))
@@ -191,7 +191,7 @@ def test_without_tensorboardx_a_sentence_says_what_to_install(tmp_path, monkeypa
 
 
 def test_the_nats_of_a_split_do_not_depend_on_the_batch(trained):
-    _, _, data, model, params, _ = load(trained)
+    _, _, data, model, params, _ = load_run(trained)
     index = np.arange(5)
     whole = scoring.score_all(model, params, data, "test", index, batch=5)
     np.testing.assert_allclose(scoring.score_all(model, params, data, "test", index, batch=2), whole, rtol=1e-5)

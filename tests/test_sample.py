@@ -22,7 +22,7 @@ from rgen.data.images import Images
 from rgen.data.text import Text
 from rgen.errors import InputError
 from rgen.host import plots
-from rgen.runs.folder import load
+from rgen.runs.folder import load_run
 from rgen.sampling import records
 from rgen.sampling.records import Records
 
@@ -125,7 +125,7 @@ def test_lines_and_their_nats_in_order(lines, tmp_path, capsys):
     summary = json.loads((tmp_path / "drawn.json").read_text())
     assert summary["count"] == 20 == sum(summary[key] for key in ("new", "in_train", "in_valid", "in_test"))
     assert summary["nats_per_sequence"] == pytest.approx(nats.mean(), abs=1e-4)
-    _, _, data, model, params, _ = load(lines)
+    _, _, data, model, params, _ = load_run(lines)
     assert isinstance(data, Text)
     whole = [line for line in drawn if b"?" not in line]
     y = np.stack([np.frombuffer(line.ljust(6, b"\0"), np.uint8) for line in whole])
@@ -159,7 +159,7 @@ def test_images_are_completed(digits, tmp_path, capsys):
     assert summary["completed"] == 3 and f"the truth: {summary['truth_nats_per_sequence']:.2f}" in said
     with np.load(tmp_path / "left.npz") as file:
         drawn = file["images"]
-    _, _, data, *_ = load(digits)
+    _, _, data, *_ = load_run(digits)
     index = sample.choose(data, "test", 3, 0)
     truth = data.splits["test"][index[np.arange(10) // 4]]
     np.testing.assert_array_equal(drawn[:, :, :2], truth[:, :, :2])

@@ -5,12 +5,12 @@ import sys
 from rgen.config import CheckConfig
 from rgen.errors import InputError
 from rgen.fast import InnerLoop, check
-from rgen.runs.folder import load
+from rgen.runs.folder import load_run
 
 
 def main(config: CheckConfig) -> None:
     """Prints by how much the forms differ; exits with code 1 if rounding does not explain it."""
-    run = load(config.run)
+    run = load_run(config.run)
     if not isinstance(run.model, InnerLoop):
         raise InputError(f"The run in {config.run} is the recurrent baseline; it has no inner loop to check.")
     seqs = run.data.sequences("train", [0])

@@ -10,13 +10,13 @@ from rgen.config import EvaluateConfig
 from rgen.data import counts
 from rgen.host.progress import Progress
 from rgen.models import fitting_batch
-from rgen.runs.folder import load
+from rgen.runs.folder import load_run
 from rgen.scoring import choose_exactly, score_all, summarize
 
 
 def main(config: EvaluateConfig) -> None:
     """bin/evaluate.py."""
-    _, _, data, model, params, step = load(config.run)
+    _, _, data, model, params, step = load_run(config.run)
     index = choose_exactly(data, config.split, config.count, config.seed)
     batch = config.batch or fitting_batch(model, data)
     with Progress(len(index), 0, config.split) as progress:

@@ -16,7 +16,7 @@ from rgen.fast import InnerLoop
 from rgen.host import plots
 from rgen.models import fitting_batch
 from rgen.networks import keys_of
-from rgen.runs.folder import Trained, load
+from rgen.runs.folder import Trained, load_run
 from rgen.sequence import Sequence
 
 FEW = 64  # sequences whose inner gradients are measured
@@ -25,7 +25,7 @@ WIDTH = 9.0  # of the picture, inches
 
 def main(config: InsideConfig) -> None:
     """bin/inside.py."""
-    run = load(config.run)
+    run = load_run(config.run)
     if not isinstance(run.model, InnerLoop):
         raise InputError(f"The run in {config.run} is the recurrent baseline; it has no inner loop to look into.")
     index = scoring.choose_exactly(run.data, config.split, config.count, seed=0)

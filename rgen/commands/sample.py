@@ -21,7 +21,7 @@ from rgen.host.files import replace, replacing
 from rgen.host.progress import Progress
 from rgen.likelihood import Decoding
 from rgen.models import fitting_batch
-from rgen.runs.folder import Trained, load
+from rgen.runs.folder import Trained, load_run
 from rgen.sampling import Sampler, batches, export, film, make_sampler
 from rgen.sampling.records import Records, fingerprint
 from rgen.scoring import choose, score_all
@@ -83,7 +83,7 @@ def main(config: SampleConfig) -> None:
         if path and (path.is_dir() or not path.parent.is_dir()):
             raise InputError(f"--{option} is '{path}', {'a folder' if path.is_dir() else 'in a folder that does not exist'}; give a file.")
     decoding = Decoding(config.temperature, config.top_k, config.top_p, config.min_p)
-    trained = load(config.run)
+    trained = load_run(config.run)
     data, model = trained.data, trained.model
     if (data.kind == "image" or config.belief) and config.out and config.out.suffix.lower() != ".png":
         raise InputError(f"--out is '{config.out}'; a picture must end with .png, and what else there is comes beside it.")

@@ -162,7 +162,7 @@ class Trained(NamedTuple):
     step: int
 
 
-def load(folder: Path) -> Trained:
+def load_run(folder: Path) -> Trained:
     """Loads the parameters of a run that had the least validation nats.
 
     Raises:

@@ -1,0 +1,29 @@
+from .errors import InputError as InputError
+from .fast import Check as Check
+from .fast import Direct as Direct
+from .fast import Dual as Dual
+from .fast import Function as Function
+from .fast import InnerLoop as InnerLoop
+from .fast import Params as Params
+from .fast import check as check
+from .likelihood import Bernoulli as Bernoulli
+from .likelihood import Categorical as Categorical
+from .likelihood import Decoding as Decoding
+from .meta import first_order_maml as first_order_maml
+from .meta import maml as maml
+from .meta import reptile as reptile
+from .runs.folder import Trained as Trained
+from .runs.folder import load_run as load_run
+from .sampling import Sampler as Sampler
+from .sampling import belief as belief
+from .sampling import complete as complete
+from .sampling import conditional_nats as conditional_nats
+from .sampling import make_sampler as make_sampler
+from .sampling import sample as sample
+from .scoring import score as score
+from .sequence import Given as Given
+from .sequence import Prediction as Prediction
+from .sequence import Sequence as Sequence
+from .sequence import Trace as Trace
+
+__version__: str
