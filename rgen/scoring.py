@@ -55,7 +55,7 @@ def score_all(
 ) -> np.ndarray:
     """Nats [N, T] of the sequences `index` [N] of a split, `batch` at a time; the last batch is filled up by repetition.
 
-    With `known`, booleans [N, H, W] of images, those of the rest given what is known, as `rgen.generate.conditional_nats`.
+    With `known`, booleans [N, H, W] of images, those of the rest given what is known, as `rgen.sampling.conditional_nats`.
     """
     rows = []
     batch = even_batch(batch, len(index))

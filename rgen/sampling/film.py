@@ -27,7 +27,7 @@ def show(sampler: Sampler, params: Any, seed: int, count: int, given: Callable[[
     """Draws samples 0 to `count` - 1 of a seed, and shows what the network says of all places on the way; of lines, for the first one.
 
     Args:
-      given: as for `rgen.generate.batches`.
+      given: as for `rgen.sampling.batches`.
       path: the filmstrip, a PNG.
     Returns:
       Where the animation is, a GIF.
