@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rgen.hardware import hardware
+
 ROWS = "rows"  # the mapped axis of a batch's sequences
 
 
@@ -76,4 +78,4 @@ def _shards(batch: int, size: int) -> int:
 
 def shards_of(batch: int) -> int:
     """Over how many devices a batch is spread: as many as there are, or the most that divide it."""
-    return max(n for n in range(1, min(batch, jax.device_count()) + 1) if batch % n == 0)
+    return max(n for n in range(1, min(batch, hardware().devices) + 1) if batch % n == 0)

@@ -11,6 +11,7 @@ from rgen.config import TrainConfig
 from rgen.data import Dataset
 from rgen.errors import InputError
 from rgen.fast import Direct, Dual, Form, InnerLoop
+from rgen.hardware import hardware
 from rgen.likelihood import Bernoulli, Categorical
 from rgen.recurrent import LSTM, Recurrent
 from rgen.sequence import SequenceModel
@@ -83,6 +84,6 @@ def fitting_batch(model: SequenceModel, data: Dataset, budget: float = 1e9) -> i
     weights in `budget` bytes, and at most 256.
     """
     if isinstance(model, InnerLoop) and model.form == "dual":
-        return 512 if jax.default_backend() == "cpu" else 4096
+        return 512 if hardware().platform == "cpu" else 4096
     size = sum(np.prod(leaf.shape, dtype=int) for leaf in jax.tree.leaves(template(model, data)))
     return int(np.clip(budget // (3 * 4 * size), 1, 256))

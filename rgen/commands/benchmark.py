@@ -5,19 +5,39 @@ import json
 import math
 from pathlib import Path
 
+import jax
+
 from rgen.config import BenchmarkConfig
-from rgen.timing import limits
+from rgen.timing import limits, targets
 from rgen.timing.benchmark import draw, machine, measure, table
 
 
 def main(config: BenchmarkConfig) -> None:
     """bin/benchmark.py."""
+    if config.target:
+        return compile_for_targets(config)
     limit = limits.measure()
     rows, profiles = measure(config, limit)
     print(machine())
     print(f"Limits measured: {limit.flops / 1e9:.0f} GFLOP/s in matrix products, {limit.bytes / 1e9:.1f} GB/s read from memory")
     print("\n\n".join([table(rows), *profiles]))
-    if config.json:
-        values = [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in dataclasses.asdict(row).items()} for row in rows]
-        config.json.write_text(json.dumps(values, indent=2) + "\n")
+    write_json(config.json, rows)
     print(f"Picture: {draw(rows, config.out or Path('benchmark.png'))}")
+
+
+def compile_for_targets(config: BenchmarkConfig) -> None:
+    """With --target: nothing is run, and no accelerator is asked for."""
+    jax.config.update("jax_platforms", "cpu")
+    for name in config.target:
+        targets.mesh(name)  # what is missing is said before anything is compiled
+    rows = targets.measure(config)
+    print(machine())
+    print(targets.table(rows))
+    write_json(config.json, rows)
+
+
+def write_json(path: Path | None, rows: list) -> None:
+    """The rows as objects; what is not known is null."""
+    if path:
+        values = [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in dataclasses.asdict(row).items()} for row in rows]
+        path.write_text(json.dumps(values, indent=2) + "\n")

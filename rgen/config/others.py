@@ -147,6 +147,11 @@ class BenchmarkConfig:
     """Sequences in an outer step."""
     length: tuple[int, ...] = (128,)
     """Inner steps in a sequence; for images, pixels of the smallest square that has as many."""
+    target: tuple[str, ...] = ()
+    """Instead of running, compile for accelerators that need not be there: tpu-v5e, tpu-v5p, tpu-v6e, h100; tpu-v5e:4 for four of them.
+    Says whether it fits, and how many kernels an inner step launches."""
+    fit: bool = False
+    """With --target: the largest meta-batch that fits, in place of --meta-batch."""
     repeats: int = 3
     """Timed runs of each, alternating with the others; the median counts."""
     profile: bool = False
@@ -170,6 +175,10 @@ class BenchmarkConfig:
             if min(getattr(self, option)) < 1:
                 raise InputError(f"{checks.flag(option)} is {min(getattr(self, option))}; it must be at least 1.")
         checks.at_least(self, 1, "repeats")
+        if self.fit and not self.target:
+            raise InputError("--fit asks what fits an accelerator; name it with --target, as in --target tpu-v5e.")
+        if self.target and (self.profile or self.out):
+            raise InputError(f"With --target nothing is run; leave out {'--profile' if self.profile else '--out'}.")
 
 
 @dataclass(frozen=True)

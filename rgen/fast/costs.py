@@ -13,15 +13,13 @@ known before the loop begins reads g alone, and its weights once a chunk, for al
 """
 
 import math
-import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-
 from rgen.batching import shards_of
 from rgen.fast.capture import Layer
+from rgen.hardware import hardware
 
 STEPS = 16
 """About how many steps a folded chunk has, and a part of the reverse sweep: fewer fold too often, more read too much in vain."""
@@ -59,7 +57,7 @@ class Costs:
             chunk = self.chunk(True)
             return read + 3 * layer.size / chunk + chunk * layer.tap_size
         share = self.batch // shards_of(self.batch)
-        together = min(share, LEAST[self.gradient]) if jax.default_backend() == "cpu" else share
+        together = min(share, LEAST[self.gradient]) if hardware().platform == "cpu" else share
         return read / together + (1 + 1 / self._pieces) * self.length * layer.tap_size
 
     def worth(self, layers: dict[int, Layer], fold: bool) -> dict[int, Layer]:
@@ -80,7 +78,7 @@ class Costs:
         state = sum(layer.size if fold else self.length * layer.tap_size for layer in learning)
         if own:
             state += sum(self.length * layer.heads * layer.taps * layer.width for layer in learning if layer.foreseen)
-        if jax.default_backend() != "cpu":
+        if hardware().platform != "cpu":
             # written, and read once by the reverse sweep
             state += sum(self.length * layer.tap_size for layer in layers if not layer.learns)
         return state
@@ -103,7 +101,7 @@ def micro_batch(form: Any, batch: int, state: int, fold: bool, gradient: bool) -
     devices = shards_of(batch)
     share = batch // devices
     most = max(1, int(_room() / (4 * 4 * max(1, state))))  # four times the taps, of 4 bytes each
-    if jax.default_backend() == "cpu":
+    if hardware().platform == "cpu":
         most = max(1 if fold else LEAST[gradient], most)
     if most >= share:
         return batch
@@ -113,10 +111,5 @@ def micro_batch(form: Any, batch: int, state: int, fold: bool, gradient: bool) -
 
 def _room() -> float:
     """Bytes that what is read at every step may take on one device."""
-    if jax.default_backend() == "cpu":
-        try:
-            return 8 * (os.sysconf("SC_LEVEL2_CACHE_SIZE") or 2**20)
-        except (AttributeError, OSError, ValueError):  # not every system tells
-            return 8 * 2**20
-    stats = jax.local_devices()[0].memory_stats() or {}
-    return stats.get("bytes_limit", 2**34) / 2
+    there = hardware()
+    return 8 * there.cache if there.platform == "cpu" else there.memory / 2

@@ -69,13 +69,27 @@ def draw_samples(model: SequenceModel, params: Any, seqs: Sequence) -> Any:
 TIMED = {**meta.ALGORITHMS, "sample": draw_samples}
 
 
-def prepare(name: str, algorithm: str, form: str, meta_batch: int, length: int) -> tuple[Callable[[], Any], float, int, limits.Work]:
-    """Compiles a meta-gradient or the sampler: (a call that runs it, seconds to compile, bytes of temporaries, the least work)."""
+def cases(config: BenchmarkConfig, networks: tuple[str, ...] | None = None) -> list[tuple[str, str, str]]:
+    """(network, algorithm, form) of all combinations; the recurrent baseline has one."""
+    found = []
+    for network in networks or config.network:
+        recurrent = configuration(network).network == "lstm"  # which has no inner loop
+        found += product([network], ["maml"] if recurrent else config.algorithm, ["direct"] if recurrent else config.form)
+    return found
+
+
+def model_and_data(name: str, form: str, meta_batch: int, length: int) -> tuple[SequenceModel, Sequence]:
+    """The model of a network or preset, and made-up data for it."""
     config = dataclasses.replace(configuration(name), form=form)
     # the recurrent baseline takes both; by its own name, images
     text = networks.NETWORKS.get(config.network, ("image",))[0] == "text" or (name in PRESETS and config.data not in data.IMAGES)
     shape, symbols, seqs = made_up("text" if text else "image", meta_batch, length)
-    model = models.configured(config, shape, symbols)
+    return models.configured(config, shape, symbols), seqs
+
+
+def prepare(name: str, algorithm: str, form: str, meta_batch: int, length: int) -> tuple[Callable[[], Any], float, int, limits.Work]:
+    """Compiles a meta-gradient or the sampler: (a call that runs it, seconds to compile, bytes of temporaries, the least work)."""
+    model, seqs = model_and_data(name, form, meta_batch, length)
     params = model.init(jax.random.key(0), seqs.x[0, 0])
     params, seqs = place(params, seqs)
     before = time.perf_counter()
@@ -101,19 +115,18 @@ def measure(config: BenchmarkConfig, limit: limits.Limits) -> tuple[list[Row], l
     rows, profiles = [], []
     with Progress(len(groups), 0, "benchmark") as progress:
         for done, (network, meta_batch, length) in enumerate(groups):
-            recurrent = configuration(network).network == "lstm"  # which has no inner loop
-            cases = list(product(["maml"] if recurrent else config.algorithm, ["direct"] if recurrent else config.form))
-            ready = [prepare(network, algorithm, form, meta_batch, length) for algorithm, form in cases]
+            these = [case[1:] for case in cases(config, (network,))]
+            ready = [prepare(network, algorithm, form, meta_batch, length) for algorithm, form in these]
             for call, *_ in ready:
                 limits.timed(call)
             times = np.array([[settled(call) for call, *_ in ready] for _ in range(config.repeats)])
-            for (algorithm, form), (_, compile_seconds, temp, work), seconds in zip(cases, ready, np.median(times, axis=0)):
+            for (algorithm, form), (_, compile_seconds, temp, work), seconds in zip(these, ready, np.median(times, axis=0)):
                 steps, sequences = meta_batch * length / seconds, meta_batch / seconds
                 share = limit.seconds(work) / seconds
                 cost = (float(seconds), steps, sequences, int(temp), compile_seconds)
                 rows.append(Row(network, algorithm, form, meta_batch, length, *cost, work.flops, work.bytes, float(share)))
             if config.profile:
-                for (algorithm, form), (call, *_) in zip(cases, ready):
+                for (algorithm, form), (call, *_) in zip(these, ready):
                     title = f"{network} {algorithm} {form}, B {meta_batch}, T {length}"
                     profiles.append(profile.table(title, profile.by_operation(lambda call=call: jax.block_until_ready(call()))))
             progress.update(done + 1, network)

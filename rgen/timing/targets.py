@@ -1,0 +1,216 @@
+"""Compiles for accelerators that are not there: does it fit, how long does compiling take, how many kernels does a step launch?
+
+JAX compiles for a described topology. TPUs need libtpu; GPUs need CUDA's plugin and compiler, but no driver.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from rgen.config import BenchmarkConfig
+from rgen.errors import InputError, nearest
+from rgen.hardware import Hardware, assumed
+from rgen.host.progress import Progress
+from rgen.sequence import Sequence
+from rgen.timing import benchmark
+from rgen.timing.compiled import loops
+
+H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 shared_memory_per_core: 233472
+  threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128 block_dim_limit_x: 2147483647 block_dim_limit_y: 65535
+  block_dim_limit_z: 65535 memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
+  device_memory_size: 84929347584 shared_memory_per_block_optin: 232448 cuda_compute_capability { major: 9 }
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+}
+platform_name: "CUDA" dnn_version_info { major: 9 minor: 7 } runtime_version { major: 13 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+
+
+@dataclass(frozen=True)
+class Target:
+    """An accelerator: its platform, bytes of memory, and how JAX describes it: a TPU by its name and the chips of a host, or a GPU."""
+
+    platform: str
+    memory: float
+    topology: str = ""
+    gpu: str = ""
+
+
+TARGETS = {
+    "tpu-v5e": Target("tpu", 16 * 2**30, "v5e:{0}x{1}"),
+    "tpu-v5p": Target("tpu", 95 * 2**30, "v5p:{0}x{1}x1"),
+    "tpu-v6e": Target("tpu", 32 * 2**30, "v6e:{0}x{1}"),
+    "h100": Target("gpu", 84929347584, gpu=H100),
+}
+PACKAGES = {
+    "tpu": 'pip install "libtpu==0.0.42.*" (the version that jax[tpu] names)',
+    "gpu": "pip install jax-cuda13-plugin jax-cuda13-pjrt (of jax's own version) nvidia-cuda-nvcc nvidia-nvvm nvidia-cuda-crt "
+    "nvidia-cuda-runtime",
+}
+MOST = 2**20  # sequences, of which is tried whether they fit
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table, and one object of the JSON file.
+
+    Attributes:
+      compile_seconds: seconds, on this machine.
+      argument_bytes, temp_bytes, program_bytes: of each device; None if the compiler does not say.
+      fits: whether arguments, results, temporaries and program fit the device's memory; of `--fit`, at the largest meta-batch that does.
+      kernels_per_step: kernels that the loops launch for each inner step of a micro-batch: before, and in the reverse sweep.
+      collectives, collective_bytes: how often the devices exchange something in one call, and the bytes each gives.
+    """
+
+    network: str
+    algorithm: str
+    form: str
+    meta_batch: int
+    length: int
+    target: str
+    devices: int
+    compile_seconds: float
+    argument_bytes: int | None
+    temp_bytes: int | None
+    program_bytes: int | None
+    fits: bool
+    kernels_per_step: tuple[float, float] | None
+    collectives: float
+    collective_bytes: float
+
+
+def parse(name: str) -> tuple[Target, int]:
+    """A target and how many devices, of "h100" or "tpu-v5e:4". Raises InputError if there is none of that name."""
+    kind, _, count = name.partition(":")
+    if kind not in TARGETS:
+        raise InputError(f"There is no target '{kind}'. {nearest(kind, TARGETS)}")
+    if count and (not count.isdigit() or int(count) < 1):
+        raise InputError(f"--target is '{name}'; behind the colon stands how many devices, as in {kind}:4.")
+    return TARGETS[kind], int(count or 1)
+
+
+@cache
+def mesh(name: str) -> Mesh:
+    """A mesh, axis "data", of a target's devices. Raises InputError if what compiles for them is not installed."""
+    target, count = parse(name)
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # or libtpu asks for minutes where it is
+    side = 2
+    while side * side < count:
+        side *= 2
+    try:
+        if target.platform == "tpu":
+            described = topologies.get_topology_desc(topology_name=target.topology.format(side, side), platform="tpu")
+        else:
+            described = topologies.get_topology_desc(platform="cuda", target_config=target.gpu, topology=f"1x1x{count}")
+    except Exception as error:  # each plugin has kinds of its own
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"Nothing here compiles for {name} ({reason}). It needs: {PACKAGES[target.platform]}.") from error
+    devices: Any = np.array(described.devices[:count])
+    return Mesh(devices, ("data",), axis_types=(AxisType.Auto,))
+
+
+@contextmanager
+def planned_for(name: str) -> Iterator[None]:
+    """Inside, all is planned for a target's devices."""
+    target, count = parse(name)
+    with assumed(Hardware(target.platform, count, target.memory)):
+        yield
+
+
+def compile_row(name: str, network: str, algorithm: str, form: str, meta_batch: int, length: int) -> Row:
+    """Compiles one meta-gradient, or the sampler, for a target."""
+    target, count = parse(name)
+    everywhere, spread = (NamedSharding(mesh(name), spec) for spec in (PartitionSpec(), PartitionSpec("data")))
+    whole = meta_batch % count == 0
+    about = (network, algorithm, form, meta_batch, length, name, count if whole else 1)
+
+    def shape(a: Any) -> jax.ShapeDtypeStruct:
+        rows = whole and a.ndim and a.shape[0] == meta_batch > 1
+        return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=spread if rows else everywhere)
+
+    with planned_for(name):
+        model, seqs = benchmark.model_and_data(network, form, meta_batch, length)
+        params = jax.eval_shape(model.init, jax.random.key(0), seqs.x[0, 0])
+        params = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=everywhere), params)
+        began = time.perf_counter()
+        lowered = jax.jit(benchmark.TIMED[algorithm], static_argnums=0).lower(model, params, Sequence(*map(shape, seqs)))
+        try:
+            compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            return Row(*about, time.perf_counter() - began, None, None, None, False, None, 0, 0)
+        seconds = time.perf_counter() - began
+        groups = -(-meta_batch // max(1, model.micro_batch(params, seqs)))
+    memory: Any = compiled.memory_analysis()
+    sizes = (memory.argument_size_in_bytes, memory.temp_size_in_bytes, memory.generated_code_size_in_bytes)
+    found, steps = loops(compiled.as_text() or ""), length * groups
+    kernels = (round(found.forward / steps, 1), round(found.backward / steps, 1))
+    fits = sum(sizes) + memory.output_size_in_bytes <= target.memory
+    return Row(*about, seconds, sizes[0], sizes[1], sizes[2] or None, fits, kernels, found.collectives, found.bytes)
+
+
+def largest(name: str, network: str, algorithm: str, form: str, length: int, progress: Progress) -> Row:
+    """The row of the largest meta-batch that fits, a multiple of the devices: doubled while it fits, then by bisection to a sixteenth.
+
+    Raises:
+      InputError: not even the smallest fits.
+    """
+    _, count = parse(name)
+    fitting, failing = None, None
+    size = count
+    while size <= MOST * count and (failing is None or failing - size > 0):
+        row = compile_row(name, network, algorithm, form, size, length)
+        progress.say(f"{network} {algorithm} {form}: {size} sequences {'fit' if row.fits else 'do not fit'} {name}.")
+        fitting, failing = (row, failing) if row.fits else (fitting, size)
+        if failing is None:
+            size *= 4
+        else:
+            low = fitting.meta_batch if fitting else 0
+            if failing - low <= max(count, low // 16):
+                break
+            size = (low + failing) // 2 // count * count
+    if fitting is None:
+        raise InputError(f"{network} {algorithm} in the {form} form does not fit {name} with {count} sequences of {length} steps.")
+    return fitting
+
+
+def measure(config: BenchmarkConfig) -> list[Row]:
+    """Compiles all combinations, for each target."""
+    rows = []
+    sizes = (None,) if config.fit else config.meta_batch
+    cases = [(t, *case, b, n) for t in config.target for case in benchmark.cases(config) for b in sizes for n in config.length]
+    with Progress(len(cases), 0, "compile") as progress:
+        for done, (target, network, algorithm, form, meta_batch, length) in enumerate(cases):
+            if meta_batch is None:
+                rows.append(largest(target, network, algorithm, form, length, progress))
+            else:
+                rows.append(compile_row(target, network, algorithm, form, meta_batch, length))
+            progress.update(done + 1, network)
+    return rows
+
+
+def table(rows: list[Row]) -> str:
+    """The rows as text; "kernels" are those launched for each inner step, forward + backward."""
+    head = (
+        f"{'network':<18}{'algorithm':<18}{'form':<8}{'B':>7}{'T':>7}  {'target':<12}{'compile s':>10}{'arguments MB':>14}{'temp MB':>11}"
+    )
+    lines = [head + f"{'program MB':>12}{'fits':>6}{'kernels':>14}{'collectives':>13}{'their MB':>10}"]
+    for r in rows:
+        sizes = [f"{value / 1e6:,.1f}" if value is not None else "-" for value in (r.argument_bytes, r.temp_bytes, r.program_bytes)]
+        kernels = f"{r.kernels_per_step[0]:g} + {r.kernels_per_step[1]:g}" if r.kernels_per_step else "-"
+        about = f"{r.network:<18}{r.algorithm:<18}{r.form:<8}{r.meta_batch:>7}{r.length:>7}  {r.target:<12}{r.compile_seconds:>10.1f}"
+        found = f"{sizes[0]:>14}{sizes[1]:>11}{sizes[2]:>12}{'yes' if r.fits else 'NO':>6}{kernels:>14}"
+        lines.append(f"{about}{found}{r.collectives:>13g}{r.collective_bytes / 1e6:>10.2f}")
+    return "\n".join(lines)
