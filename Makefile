@@ -1,12 +1,12 @@
 # make demo   train on the embedded digits, evaluate, sample: a few minutes on 2 cores
-# make test   the tests; make test-slow, those that take minutes each; make lint, style and types
+# make test   the tests; make test-slow, those that take minutes each; make test-targets, compiles for accelerators; make lint, style and types
 # Each makes its own environment in .venv the first time. PYTHON chooses the interpreter, 3.11 or later.
 
 PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/demo
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow test-targets lint clean
 
 demo: .venv/installed
 	$(BIN)/python bin/train.py demo --run $(RUN) --resume
@@ -19,6 +19,9 @@ test: .venv/installed-test
 
 test-slow: .venv/installed-test
 	$(BIN)/python -m pytest -n 2 -m slow
+
+test-targets: .venv/installed-test .venv/installed-targets
+	$(BIN)/python -m pytest tests/test_targets.py -m slow
 
 lint: .venv/installed-test .venv/installed-lint
 	$(BIN)/ruff check .

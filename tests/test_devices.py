@@ -25,7 +25,7 @@ jax.config.update("jax_num_cpu_devices", {devices})
 import problems
 from rgen.devices import place
 from rgen.fast import Dual
-from rgen.sequence import group_rows, ungroup_rows, shards_of
+from rgen.batching import group_rows, ungroup_rows, shards_of
 from test_loop import close
 assert shards_of(6) == {shards}, shards_of(6)
 loop, params, seqs = problems.make("{network}", "dual")

@@ -107,7 +107,7 @@ def test_every_head_begins_with_one_of_the_nearest_places_before_and_an_empty_me
 @pytest.mark.parametrize(
     ("name", "shape", "options", "sentence"),
     [
-        ("text-mpl", (9,), {}, r"There is no network 'text-mpl'\. Perhaps you meant text-mlp"),
+        ("text-mpl", (9,), {}, r"The network is 'text-mpl'\. Perhaps you meant text-mlp"),
         ("text-mlp", (4, 4), {}, r"'text-mlp' is for text data; sequences of shape \(4, 4\) are not"),
         ("siren", (9,), {}, r"'siren' is for image data; sequences of shape \(9,\) are not"),
         ("siren", (4, 4), {"heads": 2}, r"'siren' has no option 'heads'; it has widths\."),

@@ -213,7 +213,7 @@ def refused(monkeypatch, capfd, name: str, *arguments: Any) -> str:
 DIGITS = ("digits-maml", "--run", "run")
 BAD_TRAINING = {
     "preset": (["digits-mamI"], "no preset 'digits-mamI'. Perhaps you meant digits-maml"),
-    "network": ([*DIGITS, "--network", "sirn"], "--network is 'sirn'. Perhaps you meant siren"),
+    "network": ([*DIGITS, "--network", "sirn"], "'sirn' for argument '--network'. Expected one of ('text-mlp',"),
     "data set": ([*DIGITS, "--data", "digit"], "'digit' is neither a data set"),
     "missing file": (["text-maml", "--run", "run", "--data", "no.txt"], "'no.txt' is neither a data set"),
     "empty file": (["text-maml", "--run", "run", "--data", "empty.txt"], "'empty.txt' is empty"),
@@ -277,7 +277,7 @@ def test_a_run_is_not_overwritten(case, copied, monkeypatch, capfd):
 BAD_USE = {
     "no run": ("evaluate", ["--run", "nowhere"], "There is no run in nowhere"),
     "no run to draw from": ("sample", ["--run", "nowhere"], "There is no run in nowhere"),
-    "split": ("evaluate", ["--split", "tests"], "--split is 'tests'. Perhaps you meant test"),
+    "split": ("evaluate", ["--split", "tests"], "'tests' for argument '--split'. Expected one of ('train',"),
     "too many": ("evaluate", ["--count", "100000"], "--count is 100000, and the test split has 180 sequences"),
     "none to score": ("evaluate", ["--count", "0"], "--count is 0; it must be at least 1"),
     "none to draw": ("sample", ["--count", "0"], "--count is 0; it must be at least 1"),
@@ -294,8 +294,8 @@ BAD_USE = {
     ),
     "benchmark network": ("benchmark", ["--network", "siren", "gate"], "no network 'gate'. Perhaps you meant gated"),
     "benchmark preset": ("benchmark", ["--network", "names-heads"], "only a part learns, and Reptile needs all"),
-    "benchmark algorithm": ("benchmark", ["--algorithm", "reptil"], "no algorithm 'reptil'. Perhaps you meant reptile"),
-    "benchmark form": ("benchmark", ["--form", "indirect"], "no form 'indirect'. Perhaps you meant direct"),
+    "benchmark algorithm": ("benchmark", ["--algorithm", "reptil"], "'reptil' for argument '--algorithm'. Expected one of ('maml',"),
+    "benchmark form": ("benchmark", ["--form", "indirect"], "'indirect' for argument '--form'. Expected one of ('direct',"),
     "benchmark length": ("benchmark", ["--length", "4", "0"], "--length is 0; it must be at least 1"),
     "benchmark meta-batch": ("benchmark", ["--meta-batch", "-1"], "--meta-batch is -1; it must be at least 1"),
 }

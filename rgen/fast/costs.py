@@ -47,6 +47,8 @@ class Costs:
 
     @property
     def _pieces(self) -> int:
+        if hardware().platform != "cpu":
+            return 1  # what is launched counts there, not what is read, and every chunk is a program of its own
         most, least = KEPT[self.gradient]
         return max(1, min(most, self.length // least))
 

@@ -1,0 +1,114 @@
+"""Compiling for accelerators that are not there: the reading of programs, and, where the plugins are installed, that every preset fits."""
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import rgen
+from rgen import batching
+from rgen.config import PRESETS, BenchmarkConfig
+from rgen.errors import InputError
+from rgen.hardware import Hardware, assumed, hardware
+from rgen.timing import targets
+from rgen.timing.compiled import loops
+
+ROOT = Path(rgen.__file__).parents[1]
+PROGRAM = """HloModule jit_f
+
+%body.1 (p: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %p = (s32[], f32[4]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %fused = f32[4]{0} fusion(%i), kind=kLoop, calls=%inner
+  %copied = f32[4]{0} copy(%fused)
+  ROOT %t = (s32[], f32[4]{0}) tuple(%i, %copied)
+}
+
+%condition.1 (p: (s32[], f32[4])) -> pred[] {
+  %p = (s32[], f32[4]{0}) parameter(0)
+  %limit = s32[]{:T(128)} constant(5)
+  ROOT %less = pred[] compare(%p, %limit), direction=LT
+}
+
+ENTRY %main.1 (a: f32[4]) -> f32[4] {
+  %a = f32[4]{0} parameter(0)
+  %before = f32[4]{0} fusion(%a), kind=kLoop, calls=%inner
+  %while.1 = (s32[], f32[4]{0}) while(%a), condition=%condition.1, body=%body.1, metadata={op_name="jit(f)/jvp()/while"}
+  %while.2 = (s32[], f32[4]{0}) while(%a), condition=%condition.1, body=%body.1, metadata={op_name="jit(f)/transpose(jvp())/while"}, CONFIG
+  ROOT %sum = f32[4]{0} all-reduce(%a), to_apply=%add
+}
+"""
+
+
+def test_kernels_are_counted_as_often_as_loops_run():
+    text = PROGRAM.replace("CONFIG", 'backend_config={"known_trip_count":{"n":"7"}}')
+    assert loops(text) == (10, 14, 1, 16)  # two kernels in a body; the first loop's limit stands in its condition
+
+
+def test_of_a_program_of_this_machine_too():
+    def f(x):
+        return jax.lax.scan(lambda c, v: (jnp.sin(c @ v), c.sum()), x[0], x)[1]
+
+    found = loops(jax.jit(f).lower(jnp.ones((12, 3, 3))).compile().as_text() or "")
+    assert found.forward >= 12 and found.backward == found.collectives == 0
+
+
+def test_plans_are_made_for_other_devices_only_inside():
+    there = hardware()
+    with assumed(Hardware("tpu", 4, 2**34)):
+        assert hardware().platform == "tpu" and batching.shards_of(8) == 4
+    assert hardware() == there
+
+
+@pytest.mark.parametrize(("name", "sentence"), [("tpu-v5", "There is no target"), ("h100:x", "as in h100:4"), ("h100:0", "as in h100:4")])
+def test_what_is_no_target_is_said(name, sentence):
+    with pytest.raises(InputError, match=sentence):
+        targets.parse(name)
+
+
+def test_options_that_do_not_go_together_are_said():
+    with pytest.raises(InputError, match="name it with --target"):
+        BenchmarkConfig(fit=True)
+    with pytest.raises(InputError, match="leave out --profile"):
+        BenchmarkConfig(target=("h100",), profile=True)
+
+
+def compiled(tmp_path: Path, *options: str) -> list[dict]:
+    """Rows of bin/benchmark.py, in a process of its own."""
+    file = tmp_path / "rows.json"
+    command = [sys.executable, str(ROOT / "bin" / "benchmark.py"), *options, "--json", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(file.read_text())
+
+
+THERE = find_spec("libtpu") and find_spec("jax_cuda13_plugin")
+needs_plugins = pytest.mark.skipif(not THERE, reason='needs pip install -e ".[targets]"')
+# preset -> target -> bytes of temporaries at B 64, T 64
+TEMPORARIES = json.loads((ROOT / "results" / "targets.json").read_text())
+
+
+@pytest.mark.slow
+@needs_plugins
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_compiles_and_fits(preset, tmp_path):
+    config = PRESETS[preset][1]
+    algorithm = "maml" if config.network == "lstm" else config.algorithm
+    options = ["--network", preset, "--algorithm", algorithm, "--form", "dual", "--meta-batch", "64", "--length", "64"]
+    for row in compiled(tmp_path, *options, "--target", "tpu-v5e", "tpu-v5e:4", "h100"):
+        assert row["fits"] and row["temp_bytes"] <= 1.1 * TEMPORARIES[preset][row["target"]] + 1e5, row
+
+
+@pytest.mark.slow
+@needs_plugins
+def test_the_largest_meta_batch_is_a_multiple_of_the_devices_and_fits(tmp_path):
+    (row,) = compiled(
+        tmp_path,
+        *("--network", "text-mlp", "--algorithm", "maml", "--form", "direct", "--length", "16", "--target", "tpu-v5e:4", "--fit"),
+    )
+    assert row["fits"] and row["meta_batch"] % 4 == 0
