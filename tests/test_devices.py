@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import script, words
 
+from rgen import commands
 from rgen.batching import group_rows, ungroup_rows
+from rgen.config import PRESETS, EvaluateConfig, to_json
 from rgen.runs.folder import Run
 from rgen.sequence import Sequence
 
@@ -97,3 +99,13 @@ def test_whole_programs_on_one_two_four_and_eight_devices(tmp_path):
         on_devices("train", TRAINING.format(steps=2, run=name), first, tmp_path)
         on_devices("train", TRAINING.format(steps=4, run=name) + " --resume", then, tmp_path)
         close_metrics(tmp_path / name, tmp_path / "1")
+
+
+def test_the_recurrent_baseline_has_one_device_and_others_one_for_each_core(tmp_path):
+    assert commands.cpu_devices(PRESETS["digits-lstm"][1]) == 1
+    assert commands.cpu_devices(PRESETS["digits-maml"][1]) == commands.cores()
+    assert commands.cpu_devices(EvaluateConfig(tmp_path / "nowhere")) == commands.cores()
+    (tmp_path / "config.json").write_text(to_json(PRESETS["digits-lstm"][1]))
+    assert commands.cpu_devices(EvaluateConfig(tmp_path)) == 1
+    (tmp_path / "config.json").write_text("[")
+    assert commands.cpu_devices(EvaluateConfig(tmp_path)) == commands.cores()

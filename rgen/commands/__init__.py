@@ -1,10 +1,13 @@
 """The commands: one module each, with `main(config)`. Here is what they share: from a command line to a configuration, and from an error
 that a user can mend to a sentence and exit code 2."""
 
+import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -55,8 +58,9 @@ def start(parse: Callable[[], Any], name: str, program: str | None = None) -> No
     try:
         options = parse()
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache_folder())
-        # XLA runs small products on one core: with a device for each core, every core has sequences of its own
-        os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores()))
+        if (given := getattr(options, "devices", None)) is not None:
+            os.environ["JAX_NUM_CPU_DEVICES"] = str(given)
+        os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cpu_devices(options)))
         sys.unraisablehook = _unraisable
         import_module(f"rgen.commands.{name}").main(options)
     except InputError as error:
@@ -72,6 +76,19 @@ def start(parse: Callable[[], Any], name: str, program: str | None = None) -> No
 def cache_folder() -> str:
     """Where JAX keeps what it compiled, so that the next start is quick."""
     return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "rgen", "jax")
+
+
+def cpu_devices(options: Any) -> int:
+    """Into how many devices the cores are made, for a command with these options.
+
+    XLA runs small products on one core, so that our networks have a device for each core: every core has sequences of its own. The products
+    of the recurrent baseline are large; one device that uses all cores is faster.
+    """
+    network = getattr(options, "network", None)
+    if network is None and isinstance(folder := getattr(options, "run", None), Path):
+        with suppress(OSError, ValueError, AttributeError):  # the command will say what is wrong there
+            network = json.loads((folder / "config.json").read_text()).get("network")
+    return 1 if network == "lstm" else cores()
 
 
 def cores() -> int:

@@ -27,10 +27,13 @@ class EvaluateConfig:
     """Write the nats of every sequence to this CSV file."""
     json: Path | None = None
     """Write the summary to this file."""
+    devices: int | None = None
+    """On CPUs: how many devices the cores are made into. None: one for each core; one in all for the recurrent baseline, whose products are
+    large enough for several cores."""
 
     def __post_init__(self) -> None:
         checks.choices(self)
-        checks.at_least(self, 1, "count", "batch")
+        checks.at_least(self, 1, "count", "batch", "devices")
         checks.seeds(self, "seed")
 
 
@@ -80,10 +83,13 @@ class SampleConfig:
     RUN/belief.png and .gif, or --out."""
     export: Path | None = None
     """Instead of samples, write the sampler with its weights to this file; bin/run_exported.py runs it without rgen."""
+    devices: int | None = None
+    """On CPUs: how many devices the cores are made into. None: one for each core; one in all for the recurrent baseline, whose products are
+    large enough for several cores."""
 
     def __post_init__(self) -> None:
         checks.choices(self)
-        checks.at_least(self, 1, "count", "batch", "each")
+        checks.at_least(self, 1, "count", "batch", "each", "devices")
         checks.at_least(self, 0, "belief")
         if self.belief > 16:
             raise InputError(f"--belief is {self.belief}; at most 16 sequences fit into a picture.")
@@ -127,10 +133,13 @@ class InsideConfig:
     """Look at this many sequences, drawn by a seed; None: the whole split."""
     out: Path | None = None
     """The picture; None: RUN/inside.png."""
+    devices: int | None = None
+    """On CPUs: how many devices the cores are made into. None: one for each core; one in all for the recurrent baseline, whose products are
+    large enough for several cores."""
 
     def __post_init__(self) -> None:
         checks.choices(self)
-        checks.at_least(self, 1, "count")
+        checks.at_least(self, 1, "count", "devices")
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,9 @@ class TrainConfig:
     seed: int = 0
     """Seed of the initialization, the batches and the samples."""
 
+    devices: int | None = None
+    """On CPUs: how many devices the cores are made into. None: one for each core; one in all for the recurrent baseline, whose products are
+    large enough for several cores."""
     distributed: str | None = None
     """Train as one of several processes: auto (as the cluster's environment says), or HOST:PORT,PROCESSES,NUMBER with the address of
     process 0. All share the run folder; process 0 writes."""
@@ -118,7 +121,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         checks.choices(self)
-        checks.at_least(self, 1, "steps", "meta_batch", "reduce", "log_every", "eval_every", "keep", "keep_every")
+        checks.at_least(self, 1, "steps", "meta_batch", "reduce", "log_every", "eval_every", "keep", "keep_every", "devices")
         checks.at_least(self, 0, "warmup", "eval_count", "weight_decay", "context")
         checks.seeds(self, "seed", "split_seed")
         checks.at_least(self, 2, "max_length")

@@ -26,7 +26,7 @@ from rgen.sequence import SequenceModel
 # What may differ when a run goes on: where things are, how often to look, how the same numbers are computed, and a larger number of steps.
 FREE = {
     *("run", "resume", "data_dir", "download", "log_every", "eval_every", "keep", "keep_every", "steps", "distributed", "tensorboard"),
-    *("form", "chunk", "fold", "micro_batch"),
+    *("form", "chunk", "fold", "micro_batch", "devices"),
 }
 
 
