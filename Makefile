@@ -20,8 +20,8 @@ test: .venv/installed-test
 test-slow: .venv/installed-test
 	$(BIN)/python -m pytest -n 2 -m slow
 
-test-targets: .venv/installed-test .venv/installed-targets
-	$(BIN)/python -m pytest tests/test_targets.py -m slow
+test-targets: .venv-targets/installed
+	JAX_PLATFORMS=cpu .venv-targets/bin/python -m pytest tests/test_targets.py -m slow
 
 lint: .venv/installed-test .venv/installed-lint
 	$(BIN)/ruff check .
@@ -41,5 +41,11 @@ lint: .venv/installed-test .venv/installed-lint
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[$*]"
 	@touch $@
 
+# Of its own: where these plugins are installed, JAX looks for their devices at every start
+.venv-targets/installed: .venv/created pyproject.toml
+	$(PYTHON) -m venv .venv-targets
+	.venv-targets/bin/pip install --quiet --disable-pip-version-check -e ".[test,targets]"
+	@touch $@
+
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-targets
