@@ -13,7 +13,7 @@ Precision = Literal["float32", "bfloat16"]
 InnerLoss = Literal["nats", "memory"]
 Order = Literal["raster", "random"]
 Network = Literal["text-mlp", "text-heads", "lstm-block", "siren", "gated", "image-heads", "lstm"]
-Timed = Literal["maml", "first-order-maml", "reptile", "sample"]
+Timed = Literal[Algorithm, "sample"]
 
 ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 RATE_KINDS: tuple[RateKind, ...] = get_args(RateKind)

@@ -1,5 +1,6 @@
 """Where arrays live: the rows of a batch spread over the devices of all processes, parameters on each of them."""
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -62,6 +63,11 @@ def shardings(batch: int) -> tuple[NamedSharding, NamedSharding]:
             f"{batch} sequences do not spread over the {jax.device_count()} devices of {jax.process_count()} processes; "
             f"a multiple of {jax.device_count()} does."
         )
+    return shardings_over(devices)
+
+
+def shardings_over(devices: Sequence[Any]) -> tuple[NamedSharding, NamedSharding]:
+    """Everywhere on these devices, and rows spread over them."""
     # with JAX's default, explicit axes, the gathers of an embedding raise
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
     return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))

@@ -14,13 +14,13 @@ class Hardware(NamedTuple):
     Attributes:
       platform: "cpu", "gpu" or "tpu".
       devices: how many there are.
-      memory: bytes of one device's memory.
+      memory: bytes of one device's memory; of accelerators only.
       cache: bytes of the cache that each core has of its own; of CPUs only.
     """
 
     platform: str
     devices: int
-    memory: float
+    memory: float = 0.0
     cache: float = 0.0
 
 
@@ -33,7 +33,7 @@ def hardware() -> Hardware:
         return _assumed
     platform = jax.default_backend()
     if platform == "cpu":
-        return Hardware(platform, jax.device_count(), _host_memory(), _second_level_cache())
+        return Hardware(platform, jax.device_count(), cache=_second_level_cache())
     stats = jax.local_devices()[0].memory_stats() or {}
     return Hardware(platform, jax.device_count(), stats.get("bytes_limit", 2**34))
 
@@ -56,10 +56,3 @@ def _second_level_cache() -> float:
         return os.sysconf("SC_LEVEL2_CACHE_SIZE") or 2**20
     except (AttributeError, OSError, ValueError):  # not every system tells
         return 2**20
-
-
-def _host_memory() -> float:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return 2**34

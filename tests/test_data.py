@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rgen import data
+from rgen.choices import SPLITS
 from rgen.data import DataError, images, text
 
 LINES = [b"alpha", b"beta", b"a line longer than the others", b"gamma", b"delta", b"epsilon", b"zeta", b"eta", b"theta", b"iota"]
@@ -27,7 +28,7 @@ def write(path: Path, content: bytes) -> Path:
 
 
 def all_lines(loaded: data.Dataset) -> list[bytes]:
-    return [line for split in data.SPLITS for line in loaded.decode(None, loaded.splits[split])]
+    return [line for split in SPLITS for line in loaded.decode(None, loaded.splits[split])]
 
 
 # Text

@@ -91,11 +91,11 @@ except SystemExit as end:
     slow = {"jax", "flax", "sklearn", "matplotlib", "tensorflow_datasets"} & set(sys.modules)
     print("ended with", end.code, sorted(slow))
 """
-    for name in ("train", "evaluate", "sample", "benchmark"):
+    for name in ("train", "evaluate", "sample", "benchmark", "check"):
         command = [sys.executable, "-c", script, str(ROOT / "bin" / f"{name}.py"), "--help"]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         assert said.endswith("ended with 0 []\n")
-        assert ("text-reptile" if name == "train" else "--json") in said
+        assert {"train": "text-reptile", "check": "--steps"}.get(name, "--json") in said
 
 
 # ---------------------------------------------------------------- as users run them
@@ -213,7 +213,7 @@ def refused(monkeypatch, capfd, name: str, *arguments: Any) -> str:
 DIGITS = ("digits-maml", "--run", "run")
 BAD_TRAINING = {
     "preset": (["digits-mamI"], "no preset 'digits-mamI'. Perhaps you meant digits-maml"),
-    "network": ([*DIGITS, "--network", "sirn"], "'sirn' for argument '--network'. Expected one of ('text-mlp',"),
+    "network": ([*DIGITS, "--network", "sirn"], "--network is 'sirn'. Perhaps you meant siren"),
     "data set": ([*DIGITS, "--data", "digit"], "'digit' is neither a data set"),
     "missing file": (["text-maml", "--run", "run", "--data", "no.txt"], "'no.txt' is neither a data set"),
     "empty file": (["text-maml", "--run", "run", "--data", "empty.txt"], "'empty.txt' is empty"),
@@ -277,7 +277,7 @@ def test_a_run_is_not_overwritten(case, copied, monkeypatch, capfd):
 BAD_USE = {
     "no run": ("evaluate", ["--run", "nowhere"], "There is no run in nowhere"),
     "no run to draw from": ("sample", ["--run", "nowhere"], "There is no run in nowhere"),
-    "split": ("evaluate", ["--split", "tests"], "'tests' for argument '--split'. Expected one of ('train',"),
+    "split": ("evaluate", ["--split", "tests"], "--split is 'tests'. Perhaps you meant test"),
     "too many": ("evaluate", ["--count", "100000"], "--count is 100000, and the test split has 180 sequences"),
     "none to score": ("evaluate", ["--count", "0"], "--count is 0; it must be at least 1"),
     "none to draw": ("sample", ["--count", "0"], "--count is 0; it must be at least 1"),
@@ -294,9 +294,14 @@ BAD_USE = {
     ),
     "benchmark network": ("benchmark", ["--network", "siren", "gate"], "no network 'gate'. Perhaps you meant gated"),
     "benchmark preset": ("benchmark", ["--network", "names-heads"], "only a part learns, and Reptile needs all"),
-    "benchmark algorithm": ("benchmark", ["--algorithm", "reptil"], "'reptil' for argument '--algorithm'. Expected one of ('maml',"),
-    "benchmark form": ("benchmark", ["--form", "indirect"], "'indirect' for argument '--form'. Expected one of ('direct',"),
+    "benchmark algorithm": ("benchmark", ["--algorithm", "reptil"], "--algorithm is 'reptil'. Perhaps you meant reptile"),
+    "benchmark form": ("benchmark", ["--form", "indirect"], "--form is 'indirect'. Perhaps you meant direct"),
     "benchmark length": ("benchmark", ["--length", "4", "0"], "--length is 0; it must be at least 1"),
+    "no run to check": ("check", ["--run", "nowhere"], "There is no run in nowhere"),
+    "no step to check": ("check", ["--steps", "0"], "--steps is 0; it must be at least 1"),
+    "no device": ("evaluate", ["--devices", "0"], "--devices is 0; it must be at least 1"),
+    "benchmark target": ("benchmark", ["--target", "tpu-v5"], "There is no target 'tpu-v5'. Perhaps you meant tpu-v5p"),
+    "benchmark picture of a target": ("benchmark", ["--target", "h100", "--out", "a.png"], "With --target nothing is run"),
     "benchmark meta-batch": ("benchmark", ["--meta-batch", "-1"], "--meta-batch is -1; it must be at least 1"),
 }
 
@@ -308,6 +313,11 @@ def test_bad_input_to_the_other_scripts_is_a_sentence(case, trained, tmp_path, m
     run = [] if name == "benchmark" or "--run" in arguments else ["--run", trained]
     assert sentence in refused(monkeypatch, capfd, name, *run, *arguments)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_forms_of_a_run_are_compared(trained, tmp_path):
+    said = script("check", "--run", trained, "--steps", 4, cwd=tmp_path).stdout
+    assert "The forms agree" in said and "Taken over" in said
 
 
 DAMAGE = {

@@ -13,6 +13,7 @@ from typing import Any
 import tyro
 
 from rgen import config
+from rgen.config import checks
 from rgen.errors import InputError, nearest
 
 COMMANDS: dict[str, Any] = {
@@ -46,9 +47,12 @@ def run(name: str, arguments: list[str] | None = None, program: str | None = Non
 
 def parse(name: str, arguments: list[str] | None = None, program: str | None = None) -> Any:
     """The configuration of a command. Raises InputError; exits after --help, and if an option does not exist."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if name == "train":
+        config.choose_preset(arguments)
+    checks.words(COMMANDS[name], arguments)
     if name != "train":
         return tyro.cli(COMMANDS[name], args=arguments, prog=program)
-    config.choose_preset(sys.argv[1:] if arguments is None else arguments)
     return tyro.extras.overridable_config_cli(config.PRESETS, args=arguments, prog=program)
 
 

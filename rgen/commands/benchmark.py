@@ -29,7 +29,7 @@ def compile_for_targets(config: BenchmarkConfig) -> None:
     """With --target: nothing is run, and no accelerator is asked for."""
     jax.config.update("jax_platforms", "cpu")
     for name in config.target:
-        targets.mesh(name)  # what is missing is said before anything is compiled
+        targets.described(name)  # what is missing is said before anything is compiled
     rows = targets.measure(config)
     print(machine())
     print(targets.table(rows))

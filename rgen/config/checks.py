@@ -1,6 +1,7 @@
 """What options are held to: each raises an InputError that names the option as the command line does."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from rgen.choices import check_choice
@@ -33,9 +34,23 @@ def positive(config: Any, *options: str) -> None:
 
 def choices(config: Any) -> None:
     """Raises InputError unless every option whose type is a Literal has one of its values."""
-    for option, hint in get_type_hints(type(config)).items():
-        literals = [part for part in (hint, *get_args(hint)) if get_origin(part) is Literal]
+    for option, allowed in _literals(type(config)).items():
         values = getattr(config, option)
-        for literal in literals:
-            for value in values if isinstance(values, tuple) else (values,) if values is not None else ():
-                check_choice(flag(option), value, get_args(literal))
+        for value in values if isinstance(values, tuple) else (values,) if values is not None else ():
+            check_choice(flag(option), value, allowed)
+
+
+def words(options: type, arguments: Sequence[str]) -> None:
+    """The same for the words of a command line, before they are parsed: so that the sentence names the nearest choice."""
+    allowed, current = {flag(option): values for option, values in _literals(options).items()}, ""
+    for word in arguments:
+        if word.startswith("--"):
+            current = word
+        elif current in allowed and word != "None":
+            check_choice(current, word, allowed[current])
+
+
+def _literals(options: type) -> dict[str, tuple[str, ...]]:
+    """Option -> its values, of those whose type is a Literal, or has one in it."""
+    parts = {option: (hint, *get_args(hint)) for option, hint in get_type_hints(options).items()}
+    return {option: get_args(part) for option, of in parts.items() for part in of if get_origin(part) is Literal}

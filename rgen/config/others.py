@@ -116,7 +116,6 @@ class ReportConfig:
     """The page."""
 
     def __post_init__(self) -> None:
-        checks.choices(self)
         if not self.run:
             raise InputError("--run needs the folder of at least one run.")
 

@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rgen.choices import SPLITS as SPLITS
 from rgen.errors import InputError
 from rgen.sequence import Sequence
 
@@ -58,7 +57,7 @@ class Dataset:
         If the pixels of each image have an order of their own, x is [B, T, 2].
 
         Args:
-          split: one of SPLITS.
+          split: one of `rgen.choices.SPLITS`.
           index: which sequences, each from 0 to N - 1.
           rng: draws the pixel orders, if they are random; without it each image has an order of its own that never changes.
         Raises:

@@ -24,8 +24,8 @@ from rgen.hardware import hardware
 STEPS = 16
 """About how many steps a folded chunk has, and a part of the reverse sweep: fewer fold too often, more read too much in vain."""
 KEPT = {True: (4, 32), False: (8, 16)}
-"""When taps are kept, with and without a reverse sweep: at most so many chunks, of at least so many steps. Each chunk is compiled by
-itself; K of them read 1 + 1/K times the taps that had to be read, in more and smaller products."""
+"""On CPUs, when taps are kept, with and without a reverse sweep: at most so many chunks, of at least so many steps. Each chunk is compiled
+by itself; K of them read 1 + 1/K times the taps that had to be read, in more and smaller products."""
 LEAST = {True: 4, False: 32}
 """On CPUs, when taps are kept, with and without a reverse sweep: at least so many sequences at once, which share the reading of the
 initialization."""

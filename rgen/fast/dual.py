@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from rgen.batching import ungroup_rows
+from rgen.choices import PRECISIONS
 from rgen.fast import batches
 from rgen.fast.batches import by_group, known_inputs, outputs, pay_late, prepare
 from rgen.fast.loop import InnerLoop, Params
@@ -45,8 +46,8 @@ class Dual:
     every_layer: bool = False
 
     def __post_init__(self) -> None:
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"The precision is '{self.precision}'; it must be 'float32' or 'bfloat16'.")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"The precision is '{self.precision}'; it must be {' or '.join(map(repr, PRECISIONS))}.")
         for name, value in (("chunk", self.chunk), ("micro_batch", self.micro_batch)):
             if value is not None and value < 1:
                 raise ValueError(f"The dual form's {name} is {value}; it must be at least 1, or None to leave it to the cost model.")

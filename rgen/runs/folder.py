@@ -171,9 +171,9 @@ def load_run(folder: Path) -> Trained:
     run = Run(folder)
     if not run.exists() or not run.data_file.exists():
         raise InputError(f"There is no run in {folder}; make one with bin/train.py PRESET --run {folder}.")
-    config, data = run.config(), stored.restore(run.data_file)
+    config, data = run.config(), run.data()
     model = models.from_config(config, data)
-    best = run.best().newest(models.template(model, data), lambda sentence: print(sentence, file=sys.stderr))
+    best = run.best().newest(models.template(model, data), run.say)
     if best is None:
         raise InputError(f"The run in {folder} has no checkpoint yet; go on with bin/train.py PRESET --run {folder} --resume.")
     step, params = best

@@ -69,13 +69,9 @@ def draw_samples(model: SequenceModel, params: Any, seqs: Sequence) -> Any:
 TIMED = {**meta.ALGORITHMS, "sample": draw_samples}
 
 
-def cases(config: BenchmarkConfig, networks: tuple[str, ...] | None = None) -> list[tuple[str, str, str]]:
-    """(network, algorithm, form) of all combinations; the recurrent baseline has one."""
-    found = []
-    for network in networks or config.network:
-        recurrent = configuration(network).network == "lstm"  # which has no inner loop
-        found += product([network], ["maml"] if recurrent else config.algorithm, ["direct"] if recurrent else config.form)
-    return found
+def cases(config: BenchmarkConfig, network: str) -> list[tuple[str, str]]:
+    """(algorithm, form) of all combinations; the recurrent baseline, which has no inner loop, has one."""
+    return [("maml", "direct")] if configuration(network).network == "lstm" else list(product(config.algorithm, config.form))
 
 
 def model_and_data(name: str, form: str, meta_batch: int, length: int) -> tuple[SequenceModel, Sequence]:
@@ -115,7 +111,7 @@ def measure(config: BenchmarkConfig, limit: limits.Limits) -> tuple[list[Row], l
     rows, profiles = [], []
     with Progress(len(groups), 0, "benchmark") as progress:
         for done, (network, meta_batch, length) in enumerate(groups):
-            these = [case[1:] for case in cases(config, (network,))]
+            these = cases(config, network)
             ready = [prepare(network, algorithm, form, meta_batch, length) for algorithm, form in these]
             for call, *_ in ready:
                 limits.timed(call)

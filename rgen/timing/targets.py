@@ -5,18 +5,16 @@ JAX compiles for a described topology. TPUs need libtpu; GPUs need CUDA's plugin
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from rgen.batching import shards_of
 from rgen.config import BenchmarkConfig
+from rgen.devices import shardings_over
 from rgen.errors import InputError, nearest
 from rgen.hardware import Hardware, assumed
 from rgen.host.progress import Progress
@@ -48,9 +46,9 @@ class Target:
 
 
 TARGETS = {
-    "tpu-v5e": Target("tpu", 16 * 2**30, "v5e:{0}x{1}"),
-    "tpu-v5p": Target("tpu", 95 * 2**30, "v5p:{0}x{1}x1"),
-    "tpu-v6e": Target("tpu", 32 * 2**30, "v6e:{0}x{1}"),
+    "tpu-v5e": Target("tpu", 16 * 2**30, "v5e:{0}x{0}"),
+    "tpu-v5p": Target("tpu", 95 * 2**30, "v5p:{0}x{0}x1"),
+    "tpu-v6e": Target("tpu", 32 * 2**30, "v6e:{0}x{0}"),
     "h100": Target("gpu", 84929347584, gpu=H100),
 }
 PACKAGES = {
@@ -58,7 +56,7 @@ PACKAGES = {
     "gpu": "pip install jax-cuda13-plugin jax-cuda13-pjrt (of jax's own version) nvidia-cuda-nvcc nvidia-nvvm nvidia-cuda-crt "
     "nvidia-cuda-runtime",
 }
-MOST = 2**20  # sequences, of which is tried whether they fit
+MOST = 2**20  # sequences of a device, of which is tried whether they fit
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,8 @@ class Row:
       compile_seconds: seconds, on this machine.
       argument_bytes, temp_bytes, program_bytes: of each device; None if the compiler does not say.
       fits: whether arguments, results, temporaries and program fit the device's memory; of `--fit`, at the largest meta-batch that does.
-      kernels_per_step: kernels that the loops launch for each inner step of a micro-batch: before, and in the reverse sweep.
+      devices: over how many of the target's the sequences are spread.
+      kernels_per_step: kernels that the loops launch for each inner step of the whole meta-batch: before, and in the reverse sweep.
       collectives, collective_bytes: how often the devices exchange something in one call, and the bytes each gives.
     """
 
@@ -101,8 +100,8 @@ def parse(name: str) -> tuple[Target, int]:
 
 
 @cache
-def mesh(name: str) -> Mesh:
-    """A mesh, axis "data", of a target's devices. Raises InputError if what compiles for them is not installed."""
+def described(name: str) -> tuple[Any, ...]:
+    """A target's devices. Raises InputError if what compiles for them is not installed, or there are not so many in one host."""
     target, count = parse(name)
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # or libtpu asks for minutes where it is
     side = 2
@@ -110,87 +109,71 @@ def mesh(name: str) -> Mesh:
         side *= 2
     try:
         if target.platform == "tpu":
-            described = topologies.get_topology_desc(topology_name=target.topology.format(side, side), platform="tpu")
+            found = topologies.get_topology_desc(topology_name=target.topology.format(side), platform="tpu")
         else:
-            described = topologies.get_topology_desc(platform="cuda", target_config=target.gpu, topology=f"1x1x{count}")
+            found = topologies.get_topology_desc(platform="cuda", target_config=target.gpu, topology=f"1x1x{count}")
     except Exception as error:  # each plugin has kinds of its own
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(f"Nothing here compiles for {name} ({reason}). It needs: {PACKAGES[target.platform]}.") from error
-    devices: Any = np.array(described.devices[:count])
-    return Mesh(devices, ("data",), axis_types=(AxisType.Auto,))
-
-
-@contextmanager
-def planned_for(name: str) -> Iterator[None]:
-    """Inside, all is planned for a target's devices."""
-    target, count = parse(name)
-    with assumed(Hardware(target.platform, count, target.memory)):
-        yield
+    return tuple(found.devices[:count])
 
 
 def compile_row(name: str, network: str, algorithm: str, form: str, meta_batch: int, length: int) -> Row:
-    """Compiles one meta-gradient, or the sampler, for a target."""
+    """Compiles one meta-gradient, or the sampler, for a target; sequences are spread as `rgen.devices.shardings` does."""
     target, count = parse(name)
-    everywhere, spread = (NamedSharding(mesh(name), spec) for spec in (PartitionSpec(), PartitionSpec("data")))
-    whole = meta_batch % count == 0
-    about = (network, algorithm, form, meta_batch, length, name, count if whole else 1)
-
-    def shape(a: Any) -> jax.ShapeDtypeStruct:
-        rows = whole and a.ndim and a.shape[0] == meta_batch > 1
-        return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=spread if rows else everywhere)
-
-    with planned_for(name):
-        model, seqs = benchmark.model_and_data(network, form, meta_batch, length)
-        params = jax.eval_shape(model.init, jax.random.key(0), seqs.x[0, 0])
-        params = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=everywhere), params)
+    with assumed(Hardware(target.platform, count, target.memory)):
+        devices = described(name)[: shards_of(meta_batch)]
+        everywhere, spread = shardings_over(devices)
+        about = (network, algorithm, form, meta_batch, length, name, len(devices))
+        model, one = benchmark.model_and_data(network, form, 1, length)
+        shape = jax.ShapeDtypeStruct
+        rows = ((a.dtype, (meta_batch, length)) for a in (one.y, one.weight))
+        seqs = Sequence(shape(one.x.shape, one.x.dtype, sharding=everywhere), *(shape(s, d, sharding=spread) for d, s in rows))
+        params = jax.eval_shape(model.init, jax.random.key(0), one.x[0, 0])
+        params = jax.tree.map(lambda a: shape(a.shape, a.dtype, sharding=everywhere), params)
         began = time.perf_counter()
-        lowered = jax.jit(benchmark.TIMED[algorithm], static_argnums=0).lower(model, params, Sequence(*map(shape, seqs)))
         try:
-            compiled = lowered.compile()
+            compiled = jax.jit(benchmark.TIMED[algorithm], static_argnums=0).lower(model, params, seqs).compile()
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             return Row(*about, time.perf_counter() - began, None, None, None, False, None, 0, 0)
         seconds = time.perf_counter() - began
-        groups = -(-meta_batch // max(1, model.micro_batch(params, seqs)))
     memory: Any = compiled.memory_analysis()
     sizes = (memory.argument_size_in_bytes, memory.temp_size_in_bytes, memory.generated_code_size_in_bytes)
-    found, steps = loops(compiled.as_text() or ""), length * groups
-    kernels = (round(found.forward / steps, 1), round(found.backward / steps, 1))
+    found = loops(compiled.as_text() or "")
+    kernels = (round(found.forward / length, 1), round(found.backward / length, 1))
     fits = sum(sizes) + memory.output_size_in_bytes <= target.memory
     return Row(*about, seconds, sizes[0], sizes[1], sizes[2] or None, fits, kernels, found.collectives, found.bytes)
 
 
 def largest(name: str, network: str, algorithm: str, form: str, length: int, progress: Progress) -> Row:
-    """The row of the largest meta-batch that fits, a multiple of the devices: doubled while it fits, then by bisection to a sixteenth.
+    """The row of the largest meta-batch that fits, a multiple of the devices: four times as many while they fit, then by bisection, to a
+    sixteenth.
 
     Raises:
       InputError: not even the smallest fits.
     """
     _, count = parse(name)
-    fitting, failing = None, None
-    size = count
-    while size <= MOST * count and (failing is None or failing - size > 0):
-        row = compile_row(name, network, algorithm, form, size, length)
-        progress.say(f"{network} {algorithm} {form}: {size} sequences {'fit' if row.fits else 'do not fit'} {name}.")
-        fitting, failing = (row, failing) if row.fits else (fitting, size)
-        if failing is None:
-            size *= 4
-        else:
-            low = fitting.meta_batch if fitting else 0
-            if failing - low <= max(count, low // 16):
-                break
-            size = (low + failing) // 2 // count * count
-    if fitting is None:
+    best, fitting, failing = None, 0, None  # the numbers are sequences of each device
+    while failing is None or failing - fitting > max(1, fitting // 16):
+        size = (fitting + failing) // 2 if failing else 4 * fitting or 1
+        if size > MOST:
+            break
+        row = compile_row(name, network, algorithm, form, count * size, length)
+        progress.say(f"{network} {algorithm} {form}: {count * size} sequences {'fit' if row.fits else 'do not fit'} {name}.")
+        best, fitting, failing = (row, size, failing) if row.fits else (best, fitting, size)
+    if best is None:
         raise InputError(f"{network} {algorithm} in the {form} form does not fit {name} with {count} sequences of {length} steps.")
-    return fitting
+    return best
 
 
 def measure(config: BenchmarkConfig) -> list[Row]:
     """Compiles all combinations, for each target."""
     rows = []
     sizes = (None,) if config.fit else config.meta_batch
-    cases = [(t, *case, b, n) for t in config.target for case in benchmark.cases(config) for b in sizes for n in config.length]
+    pairs = [(network, *case) for network in config.network for case in benchmark.cases(config, network)]
+    cases = [(target, *pair, size, length) for target in config.target for pair in pairs for size in sizes for length in config.length]
     with Progress(len(cases), 0, "compile") as progress:
         for done, (target, network, algorithm, form, meta_batch, length) in enumerate(cases):
             if meta_batch is None:

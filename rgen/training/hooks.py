@@ -8,16 +8,14 @@ import jax
 import numpy as np
 
 from rgen import devices, sampling, scoring
-from rgen.config import TrainConfig
-from rgen.data import Dataset
 from rgen.fast import InnerLoop
 from rgen.host import plots
 from rgen.host.progress import Progress
 from rgen.models import fitting_batch
 from rgen.runs.checkpoint import Checkpoints
 from rgen.runs.folder import Run
-from rgen.sequence import SequenceModel
 from rgen.training.outer_step import State, Window, inner_norms
+from rgen.training.setting import Setting
 
 Hook = Callable[[int, State], State]
 
@@ -46,15 +44,17 @@ class Log:
 class Validate:
     """Scores the validation split; the parameters are kept apart while they are the best."""
 
-    def __init__(self, config: TrainConfig, run: Run, data: Dataset, model: SequenceModel, best: Checkpoints, progress: Progress):
-        self.run, self.data, self.model, self.best, self.progress = run, data, model, best, progress
-        self.index = scoring.choose(data, "valid", config.eval_count or None, seed=0)
-        logged = [row["valid_nats"] for row in run.metrics() if "valid_nats" in row]
+    def __init__(self, setting: Setting, checkpoints: Checkpoints, best: Checkpoints, progress: Progress):
+        self.run, self.data, self.model = setting.run, setting.data, setting.model
+        self.checkpoints, self.best, self.progress = checkpoints, best, progress
+        self.index = scoring.choose(self.data, "valid", setting.config.eval_count or None, seed=0)
+        self.batch = fitting_batch(self.model, self.data)
+        logged = [row["valid_nats"] for row in self.run.metrics() if "valid_nats" in row]
         self.least = min((nats for nats in logged if np.isfinite(nats)), default=np.inf)
 
     def __call__(self, step: int, state: State) -> State:
-        batch = fitting_batch(self.model, self.data)
-        nats = scoring.score_all(self.model, state.params, self.data, "valid", self.index, batch).sum(1).mean()
+        self.checkpoints.wait()  # several processes write one at a time
+        nats = scoring.score_all(self.model, state.params, self.data, "valid", self.index, self.batch).sum(1).mean()
         if nats < self.least or not self.best.steps():
             self.best.save(step, state.params)
             self.best.wait()
@@ -76,9 +76,9 @@ class Validate:
 class Sketch:
     """16 samples, to see how far it is."""
 
-    def __init__(self, config: TrainConfig, run: Run, data: Dataset, model: SequenceModel):
-        self.seed, self.run, self.data, self.batch = config.seed, run, data, fitting_batch(model, data)
-        self.sampler = sampling.make_sampler(model, data)
+    def __init__(self, setting: Setting):
+        self.seed, self.run, self.data = setting.config.seed, setting.run, setting.data
+        self.batch, self.sampler = fitting_batch(setting.model, self.data), sampling.make_sampler(setting.model, self.data)
 
     def __call__(self, step: int, state: State) -> State:
         batches = sampling.batches(self.sampler, state.params, self.seed, range(16), self.batch)

@@ -2,36 +2,22 @@
 
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
-import optax
 
-from rgen import data as data_sets
-from rgen import devices, models
+from rgen import devices
 from rgen.config import TrainConfig
-from rgen.data import Dataset
 from rgen.errors import InputError
 from rgen.host import plots
 from rgen.host.progress import Progress
 from rgen.host.signals import Signals
 from rgen.runs.checkpoint import Checkpoints
 from rgen.runs.folder import Run
-from rgen.sequence import SequenceModel
 from rgen.training.hooks import Hook, Log, Save, Sketch, Validate
-from rgen.training.outer_step import Measured, State, init_state, make_optimizer, make_step
+from rgen.training.outer_step import Measured, State, make_step
+from rgen.training.setting import Setting, prepare, restore
 
 BAD = 10  # steps in a row that are not finite, and training ends
-
-
-class Setting(NamedTuple):
-    """What a training works with: nothing of it changes from step to step."""
-
-    config: TrainConfig
-    run: Run
-    data: Dataset
-    model: SequenceModel
-    optimizer: optax.GradientTransformation
 
 
 def train(config: TrainConfig) -> Run:
@@ -65,52 +51,20 @@ def train(config: TrainConfig) -> Run:
     return run
 
 
-def prepare(config: TrainConfig, run: Run) -> tuple[Setting, bool]:
-    """Folder, data and model, one after the other; nothing is written before all three are known to fit.
-
-    Returns:
-      (the setting, whether a run goes on).
-    Raises:
-      InputError: one of them cannot be used.
-    """
-    goes_on, data, model = False, None, None
-    if run.writes:
-        goes_on = run.reserve(config)
-        data = run.data() if run.data_file.exists() else load_data(config)
-        model = models.from_config(config, data)
-        run.make(config, data)
-    goes_on = bool(devices.any_of_all(goes_on))  # the other processes wait here until the folder is made
-    data = data or run.data()
-    return Setting(config, run, data, model or models.from_config(config, data), make_optimizer(config)), goes_on
-
-
-def load_data(config: TrainConfig) -> Dataset:
-    """The data set that a configuration names. Raises DataError as `rgen.data.load`."""
-    names = ("data_dir", "max_length", "held_out", "split_seed", "order", "reduce", "score_padding", "download")
-    return data_sets.load(config.data, **{name: getattr(config, name) for name in names})
-
-
-def restore(setting: Setting, checkpoints: Checkpoints | None) -> State:
-    """The state of the newest whole checkpoint; the first one if there is none."""
-    state = init_state(setting.model, setting.data, setting.optimizer, setting.config.seed)
-    found = checkpoints and checkpoints.newest(state, setting.run.say)
-    return found[1] if found else state
-
-
 def go_on(setting: Setting, state: State, checkpoints: Checkpoints, best: Checkpoints) -> int:
     """The outer loop from a state on. Returns the signal that stopped it, or 0."""
-    config, run, data, model, optimizer = setting
+    config, run, data = setting.config, setting.run, setting.data
     start = done = int(state.step)
     for note in data.notes:
         run.say(note)
     if start >= config.steps:
         run.say(f"The run has had its {start} steps already; a larger --steps goes on.")
     state, stop = devices.put(state, _everywhere(setting)), 0
-    outer_step, measured = make_step(model, config.algorithm, optimizer), None
+    outer_step, measured = make_step(setting.model, config.algorithm, setting.optimizer), None
     with Progress(config.steps, start, "train", not run.writes) as progress, Signals() as signals:
         log, save = Log(run, progress, start), Save(checkpoints)
-        validate, sketch = Validate(config, run, data, model, best, progress), Sketch(config, run, data, model)
-        hooks: list[tuple[int, Hook]] = [(config.log_every, log), *((config.eval_every, hook) for hook in (validate, sketch, save))]
+        looks = (Validate(setting, checkpoints, best, progress), Sketch(setting), save)
+        hooks: list[tuple[int, Hook]] = [(config.log_every, log), *((config.eval_every, hook) for hook in looks)]
         for step in range(start, config.steps):
             batch = devices.place_rows(data.batch(config.seed, step, config.meta_batch))
             before, done = measured, step + 1
@@ -124,7 +78,6 @@ def go_on(setting: Setting, state: State, checkpoints: Checkpoints, best: Checkp
             due += [save] if stop and save not in due else []
             if due:
                 check_finite(done, measured, run.folder, checkpoints)
-                checkpoints.wait()  # several processes write one at a time
             for hook in due:
                 began = time.perf_counter()
                 state = hook(done, state)
