@@ -25,6 +25,10 @@ ORDERS: tuple[Order, ...] = get_args(Order)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 
+PRETRAINED = ("digits", "mnist", "names")
+"""Weights that come with the package; --run takes them as PREFIX and the name."""
+PREFIX = "pretrained:"
+
 
 def check_choice(what: str, value: object, choices: tuple[str, ...]) -> None:
     """Raises InputError, with the nearest choices, unless `value` is one of them."""

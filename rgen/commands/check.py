@@ -2,10 +2,13 @@
 
 import sys
 
+import numpy as np
+
 from rgen.config import CheckConfig
 from rgen.errors import InputError
 from rgen.fast import InnerLoop, check
 from rgen.runs.folder import load_run
+from rgen.sampling import make_sampler
 
 
 def main(config: CheckConfig) -> None:
@@ -13,8 +16,8 @@ def main(config: CheckConfig) -> None:
     run = load_run(config.run)
     if not isinstance(run.model, InnerLoop):
         raise InputError(f"The run in {config.run} is the recurrent baseline; it has no inner loop to check.")
-    seqs = run.data.sequences("train", [0])
-    found = check(run.model, seqs.x[0], config.steps, config.seed)
+    x = make_sampler(run.model, run.data).inputs(np.arange(run.data.length))
+    found = check(run.model, x, config.steps, config.seed)
     print(found)
     if not found.same:
         sys.exit(1)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rgen.choices import PREFIX
 from rgen.config import EvaluateConfig
 from rgen.data import counts
 from rgen.host.progress import Progress
@@ -16,7 +17,7 @@ from rgen.scoring import choose_exactly, score_all, summarize
 
 def main(config: EvaluateConfig) -> None:
     """bin/evaluate.py."""
-    _, _, data, model, params, step = load_run(config.run)
+    name, _, data, model, params, step = load_run(config.run, **config.source(), needs_data=True)
     index = choose_exactly(data, config.split, config.count, config.seed)
     batch = config.batch or fitting_batch(model, data)
     with Progress(len(index), 0, config.split) as progress:
@@ -24,7 +25,12 @@ def main(config: EvaluateConfig) -> None:
     symbols = data.sequences(config.split, index).weight.sum(1)
     summary = summarize(nats, symbols)
     references = {name: summarize(values, symbols) for name, values in counts.reference_nats(data, config.split, index).items()}
-    print(table({f"this run, step {step}": summary, **references}, f"{len(index)} sequences of {config.split}"))
+    print(
+        table(
+            {f"{name if name.startswith(PREFIX) else 'this run'}, step {step}": summary, **references},
+            f"{len(index)} sequences of {config.split}",
+        )
+    )
     if config.json:
         config.json.write_text(json.dumps(summary, indent=2) + "\n")
     if config.out:

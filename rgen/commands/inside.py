@@ -25,13 +25,13 @@ WIDTH = 9.0  # of the picture, inches
 
 def main(config: InsideConfig) -> None:
     """bin/inside.py."""
-    run = load_run(config.run)
+    run = load_run(config.run, **config.source(), needs_data=True)
     if not isinstance(run.model, InnerLoop):
         raise InputError(f"The run in {config.run} is the recurrent baseline; it has no inner loop to look into.")
     index = scoring.choose_exactly(run.data, config.split, config.count, seed=0)
     nats = scoring.score_all(run.model, run.params, run.data, config.split, index, fitting_batch(run.model, run.data))
     seqs = run.data.sequences(config.split, index)
-    path = config.out or config.run / "inside.png"
+    path = config.out or run.place("inside.png")
     picture(run, seqs, by_place(seqs, nats, run.data.shape), path)
     print(f"{len(index)} sequences of {config.split}, the gradients of {min(FEW, len(index))}: {path}")
 

@@ -83,7 +83,8 @@ def main(config: SampleConfig) -> None:
         if path and (path.is_dir() or not path.parent.is_dir()):
             raise InputError(f"--{option} is '{path}', {'a folder' if path.is_dir() else 'in a folder that does not exist'}; give a file.")
     decoding = Decoding(config.temperature, config.top_k, config.top_p, config.min_p)
-    trained = load_run(config.run)
+    of_split = config.complete is not None and not config.complete.lower().endswith(".png")
+    trained = load_run(config.run, **config.source(), needs_data=of_split)
     data, model = trained.data, trained.model
     if (data.kind == "image" or config.belief) and config.out and config.out.suffix.lower() != ".png":
         raise InputError(f"--out is '{config.out}'; a picture must end with .png, and what else there is comes beside it.")
@@ -97,7 +98,7 @@ def main(config: SampleConfig) -> None:
         replace(config.export, export.export(sampler, trained.params))
         print(f"The sampler of step {trained.step}: {config.export}, {config.export.stat().st_size / 1e6:.1f} MB")
     elif config.belief:
-        path = config.out or trained.run.folder / "belief.png"
+        path = config.out or trained.place("belief.png")
         animation = film.show(sampler, trained.params, config.seed, config.belief, task.known if task.given else None, path)
         print(f"What the network of step {trained.step} believes: {path} and {animation}")
     else:
@@ -114,7 +115,7 @@ def _is_prefix(known: np.ndarray) -> bool:
 
 def _sample(config: SampleConfig, trained: Trained, sampler: Sampler, task: Task) -> None:
     with tempfile.TemporaryDirectory() as folder:  # lines on stdout leave nothing behind
-        beside = trained.run.samples_file("image") if trained.data.kind == "image" else Path(folder) / "lines"
+        beside = trained.place("samples.png") if trained.data.kind == "image" else Path(folder) / "lines"
         _sample_beside(config.out or beside, config, trained, sampler, task)
 
 
@@ -131,15 +132,10 @@ def _sample_beside(out: Path, config: SampleConfig, trained: Trained, sampler: S
         summary |= {"truth_nats_per_sequence": float(truth.mean()), "completed": len(truth)}
     if data.kind == "image":
         written = _write_images(records, order, out, task, data, config)
-        print(f"{_sentence(summary, config)} {' '.join(map(str, written))}")
+        print(f"{_sentence(summary, config)}: {' '.join(map(str, written))}")
     else:
         summary |= _write_lines(records, order, config.out, data, config.nats)
-        counted = ", ".join(f"{summary[key]} {key.replace('_', ' ')}" for key in ("new", "in_train", "in_valid", "in_test"))
-        real = choose(data, config.split, min(config.count, LINES), config.seed)
-        print(f"\n{len(real)} lines of {config.split}, to compare:", file=sys.stderr)
-        for line in data.decode(None, data.splits[config.split][real]):
-            print("  " + line.decode("utf-8", "replace"), file=sys.stderr)
-        print(f"{_sentence(summary, config)} {counted}.", file=sys.stderr)
+        print(f"{_sentence(summary, config)}{_compared(summary, data, config)}.", file=sys.stderr)
     if config.json:
         replace(config.json, (json.dumps(summary, indent=2) + "\n").encode())
     records.close(delete=len(records) <= config.count)  # an earlier call may have drawn more
@@ -180,16 +176,28 @@ def _draw(config: SampleConfig, trained: Trained, sampler: Sampler, task: Task, 
 def _sentence(summary: dict[str, Any], config: SampleConfig) -> str:
     start = f"{summary['count']:,} samples of step {summary['step']}, {summary['nats_per_sequence']:.2f} nats each"
     if config.prompt is None and config.complete is None:
-        return start + ":"
+        return start
     truth = f"; the truth: {summary['truth_nats_per_sequence']:.2f}" if "completed" in summary else ""
-    return f"{start} given what is known{truth}:"
+    return f"{start} given what is known{truth}"
+
+
+def _compared(summary: dict[str, Any], data: Dataset, config: SampleConfig) -> str:
+    """Shows lines of a split, and says how many of those drawn stand in the data; nothing without data."""
+    if "new" not in summary:
+        return ""
+    counted = ", ".join(f"{summary[key]} {key.replace('_', ' ')}" for key in ("new", "in_train", "in_valid", "in_test"))
+    real = data.splits[config.split][choose(data, config.split, min(config.count, LINES), config.seed)]
+    print(f"\n{len(real)} lines of {config.split}, to compare:", file=sys.stderr)
+    for line in data.decode(None, real):
+        print("  " + line.decode("utf-8", "replace"), file=sys.stderr)
+    return f": {counted}"
 
 
 # ---------------------------------------------------------------- files
 
 
 def _write_lines(records: Records, order: np.ndarray, out: Path | None, data: Dataset, in_front: bool) -> dict[str, int]:
-    """Writes lines, to stdout or to a file with the nats of each in a file beside it; counts where they stand already."""
+    """Writes lines, to stdout or to a file with the nats of each in a file beside it; counts where they stand already, if the data is there."""
     places = {line: split for split in ("valid", "test", "train") for line in data.decode(None, data.splits[split])}
     counts: dict[str, int] = dict.fromkeys(("in_train", "in_valid", "in_test", "new"), 0)
     with ExitStack() as files:
@@ -203,7 +211,7 @@ def _write_lines(records: Records, order: np.ndarray, out: Path | None, data: Da
             if nats:
                 nats.write(b"".join(b"%.4f\n" % value for value in rows["nats"]))
         lines.flush()
-    return counts
+    return counts if places else {}
 
 
 def _write_images(records: Records, order: np.ndarray, out: Path, task: Task, data: Dataset, config: SampleConfig) -> list[Path]:
@@ -213,7 +221,8 @@ def _write_images(records: Records, order: np.ndarray, out: Path, task: Task, da
     if task.given is None:
         shown = next(records.read(order, SHOWN))["values"]
         real = data.splits[config.split][choose(data, config.split, len(shown), config.seed)]
-        plots.sheet({f"{len(shown)} samples": shown, f"{len(real)} images of {config.split}": real}, out)
+        beside = {f"{len(real)} images of {config.split}": real} if len(real) else {}
+        plots.sheet({f"{len(shown)} samples": shown} | beside, out)
         return [out, everything]
     columns = min(task.each, COLUMNS, len(order))
     rows = []

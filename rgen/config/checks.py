@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from rgen.choices import check_choice
+from rgen.choices import PREFIX, check_choice
 from rgen.errors import InputError
 
 
@@ -30,6 +31,13 @@ def positive(config: Any, *options: str) -> None:
         value = getattr(config, option)
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise InputError(f"{flag(option)} is {value}; it must be a positive number.")
+
+
+def folders(option: str, *paths: Path) -> None:
+    """Raises InputError if one of them names weights that come with the package."""
+    for path in paths:
+        if str(path).startswith(PREFIX):
+            raise InputError(f"{flag(option)} is {path}, weights without the folder of a run, which is needed here; give a folder.")
 
 
 def choices(config: Any) -> None:

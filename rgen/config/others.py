@@ -1,7 +1,8 @@
 """The options of all commands but training."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rgen.choices import ALGORITHMS, FORMS, NETWORKS, FormName, Split, Timed
 from rgen.config import checks
@@ -10,11 +11,27 @@ from rgen.errors import InputError, nearest
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
-    """Exact held-out nats of a trained run, beside what simple counting reaches on the same sequences."""
+class _Trained:
+    """What is read: a run with its data, or weights that come with rgen, whose data is given."""
 
     run: Path
-    """Folder of the run."""
+    """Folder of the run; or pretrained:digits, pretrained:mnist or pretrained:names, weights that come with rgen."""
+    data: str | None = field(default=None, kw_only=True)
+    """Of pretrained:names: the file of names it was trained on, if its sequences are needed or to be compared with."""
+    data_dir: Path | None = field(default=None, kw_only=True)
+    """Of pretrained:mnist: folder with the four official MNIST .gz files."""
+    download: bool = field(default=False, kw_only=True)
+    """Of pretrained:mnist: allow the network to be used to get MNIST."""
+
+    def source(self) -> dict[str, Any]:
+        """Where the data is, as `rgen.load_run` takes it."""
+        return {"data": self.data, "data_dir": self.data_dir, "download": self.download}
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(_Trained):
+    """Exact held-out nats of a trained run, beside what simple counting reaches on the same sequences."""
+
     split: Split = "test"
     """train, valid or test."""
     count: int | None = None
@@ -38,11 +55,9 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
-class SampleConfig:
+class SampleConfig(_Trained):
     """Draw sequences from a trained run, or complete known ones. Interrupted, the same command goes on where it stopped."""
 
-    run: Path
-    """Folder of the run."""
     count: int = 64
     """How many to draw; memory does not grow with it."""
     seed: int = 0
@@ -75,7 +90,7 @@ class SampleConfig:
     """Text: write each line's nats and a tab in front of it."""
     out: Path | None = None
     """The PNG, with all images as NPZ beside it; or the file of lines, with their nats in FILE.nats. None: RUN/samples.png, or lines on
-    stdout."""
+    stdout. Of pretrained weights, what would go to RUN goes to the current folder."""
     json: Path | None = None
     """Write a summary to this file: mean nats, and for text how many lines stand in train and in test."""
     belief: int = 0
@@ -118,14 +133,13 @@ class ReportConfig:
     def __post_init__(self) -> None:
         if not self.run:
             raise InputError("--run needs the folder of at least one run.")
+        checks.folders("run", *self.run)
 
 
 @dataclass(frozen=True)
-class InsideConfig:
+class InsideConfig(_Trained):
     """Look inside a trained run, in one picture: where the nats are lost, which layers learn and when, what each head reads."""
 
-    run: Path
-    """Folder of the run."""
     split: Split = "test"
     """train, valid or test."""
     count: int | None = None
@@ -194,7 +208,7 @@ class CheckConfig:
     """Compare the dual form with the direct one, the definition, on the first steps of a sequence of a run: nats and MAML's gradient."""
 
     run: Path
-    """Folder of the run."""
+    """Folder of the run; or pretrained:digits, pretrained:mnist or pretrained:names."""
     steps: int = 16
     """Inner steps that are compared."""
     seed: int = 0

@@ -121,6 +121,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         checks.choices(self)
+        checks.folders("run", self.run)
         checks.at_least(self, 1, "steps", "meta_batch", "reduce", "log_every", "eval_every", "keep", "keep_every", "devices")
         checks.at_least(self, 0, "warmup", "eval_count", "weight_decay", "context")
         checks.seeds(self, "seed", "split_seed")

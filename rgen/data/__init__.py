@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from rgen.config import TrainConfig
 from rgen.errors import InputError
 from rgen.sequence import Sequence
 
@@ -154,6 +155,12 @@ def load(
     if not os.path.lexists(name):
         raise DataError(_unknown(os.fspath(name)))
     return text.from_file(name, max_length, held_out, split_seed, score_padding)
+
+
+def from_config(config: TrainConfig) -> Dataset:
+    """The data set that a configuration names. Raises DataError as `load`."""
+    names = ("data_dir", "max_length", "held_out", "split_seed", "order", "reduce", "score_padding", "download")
+    return load(config.data, **{name: getattr(config, name) for name in names})
 
 
 def _unknown(name: str) -> str:

@@ -11,15 +11,18 @@ tensorboard/    the metrics once more, if --tensorboard asks for it
 
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from rgen import models
+from rgen import models, pretrained
+from rgen.choices import PREFIX
 from rgen.config import TrainConfig, from_json, to_json
 from rgen.data import Dataset, stored
 from rgen.errors import InputError
 from rgen.host.files import NEW, lock, replace
+from rgen.pretrained import Source
 from rgen.runs.checkpoint import Checkpoints
 from rgen.sequence import SequenceModel
 
@@ -152,22 +155,54 @@ class Run:
 
 
 class Trained(NamedTuple):
-    """What evaluation and sampling need of a run."""
+    """What evaluation and sampling need of a run.
 
-    run: Run
+    Attributes:
+      name: its folder, or "pretrained:NAME".
+      data: the data it was trained on; with empty splits, of pretrained weights whose data was neither given nor needed.
+    """
+
+    name: str
     config: TrainConfig
     data: Dataset
     model: SequenceModel
     params: Any
     step: int
 
+    def place(self, file: str) -> Path:
+        """Where a file goes unless told otherwise: into the run's folder; of pretrained weights, into the current one."""
+        if self.name.startswith(PREFIX):
+            return Path(f"{self.name.replace(':', '-')}-{file}")
+        return Path(self.name) / file
 
-def load_run(folder: Path) -> Trained:
-    """Loads the parameters of a run that had the least validation nats.
 
+def load_run(
+    run: str | os.PathLike[str],
+    *,
+    data: str | os.PathLike[str] | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    download: bool = False,
+    needs_data: bool = False,
+) -> Trained:
+    """Loads the parameters of a run that had the least validation nats, or weights that come with the package.
+
+    Args:
+      run: the folder of a run; or "pretrained:digits", "pretrained:mnist", "pretrained:names".
+      data, data_dir, download: where the data of pretrained weights is, as for training: the file of names; the folder of MNIST's four
+        files, or whether it may be downloaded. A run has a copy of its data, and the digits come with scikit-learn.
+      needs_data: raise an error rather than return pretrained weights without their data.
     Raises:
-      InputError: there is no run in the folder, no checkpoint yet, or one that cannot be used.
+      InputError: there is no run in the folder, no checkpoint yet, or one that cannot be used; the data is needed and not there.
     """
+    name, source = os.fspath(run), Source(data, data_dir, download)
+    if packed := pretrained.folder_of(name):
+        return Trained(name, *pretrained.load(packed, source, needs_data))
+    if given := source.given():
+        raise InputError(f"{' and '.join(given)} is for pretrained weights; the run in {name} has its own copy of its data. Leave it out.")
+    return _load_folder(Path(name))
+
+
+def _load_folder(folder: Path) -> Trained:
     run = Run(folder)
     if not run.exists() or not run.data_file.exists():
         raise InputError(f"There is no run in {folder}; make one with bin/train.py PRESET --run {folder}.")
@@ -177,7 +212,7 @@ def load_run(folder: Path) -> Trained:
     if best is None:
         raise InputError(f"The run in {folder} has no checkpoint yet; go on with bin/train.py PRESET --run {folder} --resume.")
     step, params = best
-    return Trained(run, config, data, model, params, step)
+    return Trained(str(folder), config, data, model, params, step)
 
 
 def _board_maker() -> Any:

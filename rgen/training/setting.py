@@ -35,18 +35,12 @@ def prepare(config: TrainConfig, run: Run) -> tuple[Setting, bool]:
     goes_on, data, model = False, None, None
     if run.writes:
         goes_on = run.reserve(config)
-        data = run.data() if run.data_file.exists() else load_data(config)
+        data = run.data() if run.data_file.exists() else data_sets.from_config(config)
         model = models.from_config(config, data)
         run.make(config, data)
     goes_on = bool(devices.any_of_all(goes_on))  # the other processes wait here until the folder is made
     data = data or run.data()
     return Setting(config, run, data, model or models.from_config(config, data), make_optimizer(config)), goes_on
-
-
-def load_data(config: TrainConfig) -> Dataset:
-    """The data set that a configuration names. Raises DataError as `rgen.data.load`."""
-    names = ("data_dir", "max_length", "held_out", "split_seed", "order", "reduce", "score_padding", "download")
-    return data_sets.load(config.data, **{name: getattr(config, name) for name in names})
 
 
 def restore(setting: Setting, checkpoints: Checkpoints | None) -> State:

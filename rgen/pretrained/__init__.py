@@ -1,0 +1,146 @@
+"""Trained weights that come with the package: `--run pretrained:mnist` in place of a run folder.
+
+A folder for each name holds what evaluation and sampling need of a run, except for the data:
+
+weights.npz   parameters by their paths in the tree
+config.json   configuration of the run
+about.json    outer step, shape of the sequences, digest of the data, nats of the test split
+card.md       data, command, nats, licence
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rgen import data as data_sets
+from rgen import models
+from rgen.choices import PREFIX, PRETRAINED, SPLITS
+from rgen.config import TrainConfig, from_json, to_json
+from rgen.data import Dataset
+from rgen.data.images import Images
+from rgen.data.text import Text
+from rgen.errors import InputError, nearest
+from rgen.sequence import SequenceModel
+
+HERE = Path(__file__).parent
+
+
+def folder_of(run: str) -> Path | None:
+    """The folder of "pretrained:NAME"; None if `run` does not begin so. Raises InputError if there is no such name."""
+    if not run.startswith(PREFIX):
+        return None
+    if (name := run.removeprefix(PREFIX)) not in PRETRAINED:
+        raise InputError(f"There are no weights '{run}'. {nearest(run, [PREFIX + name for name in PRETRAINED])}")
+    return HERE / name
+
+
+class Source(NamedTuple):
+    """Where the data of pretrained weights is; as the options of the same names in training."""
+
+    data: str | os.PathLike[str] | None = None
+    data_dir: str | os.PathLike[str] | None = None
+    download: bool = False
+
+    def given(self) -> list[str]:
+        """What is given, as options."""
+        options = {"--data": self.data, "--data-dir": self.data_dir, "--download": self.download}
+        return [option for option, value in options.items() if value]
+
+
+def load(folder: Path, source: Source, needs_data: bool) -> tuple[TrainConfig, Dataset, SequenceModel, Any, int]:
+    """What was packed in a folder: configuration, data, model, parameters and outer step.
+
+    The splits of the data are empty if the data is not in the package, not given and not needed.
+
+    Raises:
+      InputError: the data cannot be used, or is needed and not there.
+    """
+    config = from_json((folder / "config.json").read_text(), folder / "config.json")
+    about = json.loads((folder / "about.json").read_text())
+    data = _load_data(PREFIX + folder.name, config, about, source, needs_data)
+    model = models.from_config(config, data)
+    return config, data, model, _load_params(folder / "weights.npz", models.template(model, data)), about["step"]
+
+
+def pack(folder: Path, config: TrainConfig, data: Dataset, params: Any, step: int, test: dict[str, float | int], half: bool) -> None:
+    """Writes what `load` reads into a new folder; the card is written by hand.
+
+    Args:
+      test: nats of the test split, as `rgen.scoring.summarize` gives them.
+      half: whether weights are kept in half precision.
+    """
+    folder.mkdir()
+    arrays = {name: np.asarray(leaf).astype(np.float16 if half else np.float32) for name, leaf in _leaves(params).items()}
+    np.savez_compressed(folder / "weights.npz", allow_pickle=False, **arrays)
+    (folder / "config.json").write_text(to_json(config))
+    about = {"step": step, "shape": data.shape, "sequences": _sizes(data), "sha256": fingerprint(data), "test": test}
+    (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n")
+
+
+def fingerprint(data: Dataset) -> str:
+    """A digest of all splits."""
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        digest.update(np.ascontiguousarray(data.splits[split]))
+    return digest.hexdigest()
+
+
+def _load_data(name: str, config: TrainConfig, about: dict[str, Any], source: Source, needed: bool) -> Dataset:
+    text, given = config.data not in data_sets.NAMES, source.given()
+    fits = () if config.data == "digits" else ("--data",) if text else ("--data-dir", "--download")
+    if wrong := [option for option in given if option not in fits]:
+        takes = f"its data is given with {' or '.join(fits)}" if fits else "its data comes with rgen"
+        raise InputError(f"{' and '.join(wrong)} cannot be used with {name}: {takes}.")
+    if fits and not given and not (needed and not text):  # MNIST may have been prepared on this machine
+        if needed:
+            raise InputError(
+                f"This needs the data of {name}, which is not in the package: give it with --data {config.data} (see its card.md)."
+            )
+        return _without_data(config, tuple(about["shape"]))
+    folder = source.data_dir and Path(source.data_dir)
+    where = dataclasses.replace(config, data=os.fspath(source.data or config.data), data_dir=folder, download=source.download)
+    data = data_sets.from_config(where)
+    if fingerprint(data) != about["sha256"]:
+        print(
+            f"This is not the data that {name} was trained on: {_say(_sizes(data))} sequences here, {_say(about['sequences'])} there. "
+            "What is held out here may have been trained on.",
+            file=sys.stderr,
+        )
+    return data
+
+
+def _without_data(config: TrainConfig, shape: tuple[int, ...]) -> Dataset:
+    """A data set of the same kind and shape, without sequences."""
+    splits = {split: np.zeros((0, *shape), np.uint8) for split in SPLITS}
+    if len(shape) == 1:
+        return Text(splits, split_seed=config.split_seed, score_padding=config.score_padding)
+    return Images(splits, split_seed=config.split_seed, order=config.order)
+
+
+def _load_params(path: Path, like: Any) -> Any:
+    with np.load(path) as file:
+        stored = {name: file[name] for name in file.files}
+    wanted = {name: leaf.shape for name, leaf in _leaves(like).items()}
+    if wanted != {name: array.shape for name, array in stored.items()}:
+        raise InputError(f"The weights in {path} do not fit the network of this version of rgen; install it anew.")
+    leaves = [stored[name].astype(leaf.dtype) for name, leaf in _leaves(like).items()]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _sizes(data: Dataset) -> dict[str, int]:
+    return {split: len(data.splits[split]) for split in SPLITS}
+
+
+def _say(sizes: dict[str, int]) -> str:
+    return ", ".join(f"{size:,} {split}" for split, size in sizes.items())
