@@ -16,7 +16,7 @@ from rgen import models, training
 from rgen.choices import ALGORITHMS, FORMS, NETWORKS, PRECISIONS, RATE_KINDS, SCHEDULES
 from rgen.config import TrainConfig
 from rgen.errors import InputError
-from rgen.runs.folder import Trained, load_run
+from rgen.runs.folder import Run, Trained, load_run
 
 small = st.sampled_from([None, 0, 1, 2, 3, 8, -1])
 number = st.sampled_from([1e-3, 0.1, 1.0, 0.0, -1.0, 1e30, float("nan"), float("inf")])
@@ -113,7 +113,7 @@ def equal(ours, theirs) -> bool:
 def test_any_damage_to_a_run_is_a_sentence_or_harmless(deep, which, kind, where, by, trained):
     """At any place of any file, half the time of those beside the checkpoints: what loads is a network that was saved, never another."""
     whole = load_run(trained)
-    best, like = whole.run.best(), models.template(whole.model, whole.data)
+    best, like = Run(trained).best(), models.template(whole.model, whole.data)
     saved = [best.load(step, like) for step in best.steps()]
     with tempfile.TemporaryDirectory() as folder:
         run = Path(shutil.copytree(trained, Path(folder) / "run"))

@@ -25,12 +25,8 @@ def main(config: EvaluateConfig) -> None:
     symbols = data.sequences(config.split, index).weight.sum(1)
     summary = summarize(nats, symbols)
     references = {name: summarize(values, symbols) for name, values in counts.reference_nats(data, config.split, index).items()}
-    print(
-        table(
-            {f"{name if name.startswith(PREFIX) else 'this run'}, step {step}": summary, **references},
-            f"{len(index)} sequences of {config.split}",
-        )
-    )
+    who = name if name.startswith(PREFIX) else "this run"
+    print(table({f"{who}, step {step}": summary, **references}, f"{len(index)} sequences of {config.split}"))
     if config.json:
         config.json.write_text(json.dumps(summary, indent=2) + "\n")
     if config.out:

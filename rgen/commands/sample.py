@@ -197,7 +197,7 @@ def _compared(summary: dict[str, Any], data: Dataset, config: SampleConfig) -> s
 
 
 def _write_lines(records: Records, order: np.ndarray, out: Path | None, data: Dataset, in_front: bool) -> dict[str, int]:
-    """Writes lines, to stdout or to a file with the nats of each in a file beside it; counts where they stand already, if the data is there."""
+    """Writes lines, to stdout or to a file with the nats of each in a file beside it; counts where they stand, if the data is there."""
     places = {line: split for split in ("valid", "test", "train") for line in data.decode(None, data.splits[split])}
     counts: dict[str, int] = dict.fromkeys(("in_train", "in_valid", "in_test", "new"), 0)
     with ExitStack() as files:

@@ -77,8 +77,8 @@ def pack(folder: Path, config: TrainConfig, data: Dataset, params: Any, step: in
       half: whether weights are kept in half precision.
     """
     folder.mkdir()
-    arrays = {name: np.asarray(leaf).astype(np.float16 if half else np.float32) for name, leaf in _leaves(params).items()}
-    np.savez_compressed(folder / "weights.npz", allow_pickle=False, **arrays)
+    arrays: dict[str, Any] = {name: np.asarray(leaf).astype(np.float16 if half else np.float32) for name, leaf in _leaves(params).items()}
+    np.savez_compressed(folder / "weights.npz", **arrays)
     (folder / "config.json").write_text(to_json(config))
     about = {"step": step, "shape": data.shape, "sequences": _sizes(data), "sha256": fingerprint(data), "test": test}
     (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n")
@@ -88,25 +88,23 @@ def fingerprint(data: Dataset) -> str:
     """A digest of all splits."""
     digest = hashlib.sha256()
     for split in SPLITS:
-        digest.update(np.ascontiguousarray(data.splits[split]))
+        digest.update(data.splits[split].tobytes())
     return digest.hexdigest()
 
 
 def _load_data(name: str, config: TrainConfig, about: dict[str, Any], source: Source, needed: bool) -> Dataset:
-    text, given = config.data not in data_sets.NAMES, source.given()
-    fits = () if config.data == "digits" else ("--data",) if text else ("--data-dir", "--download")
-    if wrong := [option for option in given if option not in fits]:
-        takes = f"its data is given with {' or '.join(fits)}" if fits else "its data comes with rgen"
+    """The data, if it is in the package, given, or needed; else none of its sequences."""
+    options, given = _options(config), source.given()
+    if wrong := [option for option in given if option not in options]:
+        takes = f"its data is given with {' or '.join(options)}" if options else "its data comes with rgen"
         raise InputError(f"{' and '.join(wrong)} cannot be used with {name}: {takes}.")
-    if fits and not given and not (needed and not text):  # MNIST may have been prepared on this machine
-        if needed:
-            raise InputError(
-                f"This needs the data of {name}, which is not in the package: give it with --data {config.data} (see its card.md)."
-            )
+    if options and not given and not needed:
         return _without_data(config, tuple(about["shape"]))
+    if "--data" in options and not given:
+        raise InputError(f"This needs the data of {name}, which is not in the package; give it, as in --data {config.data}.")
     folder = source.data_dir and Path(source.data_dir)
     where = dataclasses.replace(config, data=os.fspath(source.data or config.data), data_dir=folder, download=source.download)
-    data = data_sets.from_config(where)
+    data = data_sets.from_config(where)  # says itself what to give, unless MNIST was prepared here before
     if fingerprint(data) != about["sha256"]:
         print(
             f"This is not the data that {name} was trained on: {_say(_sizes(data))} sequences here, {_say(about['sequences'])} there. "
@@ -114,6 +112,13 @@ def _load_data(name: str, config: TrainConfig, about: dict[str, Any], source: So
             file=sys.stderr,
         )
     return data
+
+
+def _options(config: TrainConfig) -> tuple[str, ...]:
+    """The options by which the data may be given; none if it comes with rgen."""
+    if config.data == "digits":
+        return ()
+    return ("--data-dir", "--download") if config.data in data_sets.NAMES else ("--data",)
 
 
 def _without_data(config: TrainConfig, shape: tuple[int, ...]) -> Dataset:
