@@ -63,6 +63,12 @@ def test_a_wheel_trains_and_evaluates_elsewhere(elsewhere):
     assert evaluated.returncode == 0 and "this run, step 5" in evaluated.stdout, evaluated.stderr
 
 
+def test_a_wheel_brings_weights(elsewhere):
+    drawn = run(elsewhere, "sample", "--run", "pretrained:names", "--count", "3")
+    assert drawn.returncode == 0 and len(drawn.stdout.splitlines()) == 3, drawn.stderr
+    assert (elsewhere / "site" / "rgen" / "pretrained" / "mnist" / "card.md").exists()
+
+
 def test_the_program_names_its_commands_and_what_is_none(elsewhere):
     shown = run(elsewhere, "--help")
     assert shown.returncode == 0
