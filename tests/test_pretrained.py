@@ -3,12 +3,14 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+import rgen
 from rgen import pretrained
 from rgen.choices import PRETRAINED
 from rgen.commands import check, evaluate, inside, sample
@@ -17,6 +19,7 @@ from rgen.errors import InputError
 from rgen.pretrained import Source
 from rgen.runs.folder import Trained, load_run
 from rgen.scoring import score_all
+from runs import ROOT
 
 FILES = {"weights.npz", "config.json", "about.json", "card.md"}
 NAMES = [b"emma", b"noah", b"isabella", b"xqzt", b"mohammed"]
@@ -87,6 +90,12 @@ def test_weights_of_another_network_are_refused(trained, tmp_path):
     pretrained.pack(tmp_path / "own", dataclasses.replace(config, widths=(6, 5)), data, params, step, {}, False)
     with pytest.raises(InputError, match="do not fit the network of this version"):
         pretrained.load(tmp_path / "own", Source(), False)
+
+
+def test_the_example_of_the_readme():
+    names: dict[str, Any] = {"rgen": rgen, "np": np}
+    exec((ROOT / "README.md").read_text().split("```python\n")[2].split("```")[0], names)
+    assert names["images"].shape == (16, 28, 28) and 40 < names["nats"].mean() < 70
 
 
 # ---------------------------------------------------------------- the commands
