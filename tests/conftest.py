@@ -41,9 +41,8 @@ def few_programs():
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """The folder of a run of TINY, never stopped. Read only."""
-    from runs import TINY
-
     from rgen import training  # here, so that tests which need no run do not wait for it
+    from runs import TINY
 
     return training.train(dataclasses.replace(TINY, run=tmp_path_factory.mktemp("trained") / "run")).folder
 

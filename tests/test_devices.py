@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import script, words
 
 from rgen import commands
 from rgen.batching import group_rows, ungroup_rows
 from rgen.config import PRESETS, EvaluateConfig, to_json
 from rgen.runs.folder import Run
 from rgen.sequence import Sequence
+from runs import script, words
 
 # The number of devices is fixed when JAX starts, so this needs a process of its own.
 COMPARE = """

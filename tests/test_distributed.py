@@ -11,13 +11,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from runs import ROOT
 from test_devices import TRAINING, close_metrics, on_devices
 
 from rgen import devices
 from rgen.errors import InputError
 from rgen.runs.checkpoint import Checkpoints
 from rgen.runs.folder import Run, load_run
+from runs import ROOT
 
 
 def address() -> str:

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from runs import TINY
 
 from rgen import models, training
 from rgen.choices import ALGORITHMS, FORMS, NETWORKS, PRECISIONS, RATE_KINDS, SCHEDULES
 from rgen.config import TrainConfig
 from rgen.errors import InputError
 from rgen.runs.folder import Run, Trained, load_run
+from runs import TINY
 
 small = st.sampled_from([None, 0, 1, 2, 3, 8, -1])
 number = st.sampled_from([1e-3, 0.1, 1.0, 0.0, -1.0, 1e30, float("nan"), float("inf")])

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from problems import make
-from runs import TINY, script
 
 from rgen import training
 from rgen.commands import inside
@@ -15,6 +14,7 @@ from rgen.config import InsideConfig
 from rgen.errors import InputError
 from rgen.networks import keys_of
 from rgen.sequence import Sequence
+from runs import TINY, script
 
 
 def test_nats_by_place_are_means_of_what_was_scored_there():

@@ -5,13 +5,13 @@ import json
 import re
 
 import pytest
-from runs import TINY
 
 from rgen import training
 from rgen.commands import report
 from rgen.config import ReportConfig
 from rgen.errors import InputError
 from rgen.runs.folder import Run
+from runs import TINY
 
 
 def test_a_page_of_two_runs(trained, tmp_path):

@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from runs import ROOT, TINY, contents, cut, last_state, rows, spoil_arrays, words
 
 from rgen import training
 from rgen.data.images import Images
@@ -24,6 +23,7 @@ from rgen.host.files import lock
 from rgen.runs.checkpoint import Checkpoints
 from rgen.runs.folder import Run, load_run
 from rgen.training import outer_loop
+from runs import ROOT, TINY, contents, cut, last_state, rows, spoil_arrays, words
 
 ODD = dataclasses.replace(TINY, steps=7, log_every=3, eval_every=5)  # lines and checkpoints at different steps
 

@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 import tyro
 from PIL import Image
-from runs import ROOT, TINY, contents, cut, last_state, rows, script, spoil_arrays, words
 
 from rgen import config, models, scoring, training
 from rgen.config import PRESETS, BenchmarkConfig, EvaluateConfig, SampleConfig
@@ -29,6 +28,7 @@ from rgen.fast import InnerLoop
 from rgen.recurrent import Recurrent
 from rgen.runs.checkpoint import Checkpoints
 from rgen.runs.folder import Run, load_run
+from runs import ROOT, TINY, contents, cut, last_state, rows, script, spoil_arrays, words
 
 SUMMARY = {"nats_per_sequence", "standard_error", "nats_per_symbol", "bits_per_symbol", "sequences"}
 ROW = {

@@ -12,7 +12,6 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence
-from runs import ROOT
 
 from rgen import training
 from rgen.commands import sample
@@ -25,6 +24,7 @@ from rgen.host import plots
 from rgen.runs.folder import load_run
 from rgen.sampling import records
 from rgen.sampling.records import Records
+from runs import ROOT
 
 TINY = TrainConfig(steps=2, meta_batch=2, log_every=1, eval_every=2, eval_count=2, inner_rate=0.05)
 DIGITS = dataclasses.replace(TINY, network="siren", widths=(6, 4), reduce=2, order="random")
