@@ -1,6 +1,7 @@
 """The commands: one module each, with `main(config)`. Here is what they share: from a command line to a configuration, and from an error
 that a user can mend to a sentence and exit code 2."""
 
+import io
 import json
 import os
 import sys
@@ -59,8 +60,10 @@ def parse(name: str, arguments: list[str] | None = None, program: str | None = N
 def start(parse: Callable[[], Any], name: str, program: str | None = None) -> None:
     """Parses, then imports the command (and with it JAX) and calls its `main` with the configuration."""
     program = program or sys.argv[0].rsplit("/", 1)[-1]
+    _open_streams()
     try:
         options = parse()
+        os.environ["JAX_THREEFRY_PARTITIONABLE"] = "1"  # what a seed stands for does not depend on settings of JAX
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache_folder())
         if (given := getattr(options, "devices", None)) is not None:
             os.environ["JAX_NUM_CPU_DEVICES"] = str(given)
@@ -98,6 +101,14 @@ def cpu_devices(options: Any) -> int:
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _open_streams() -> None:
+    """Closed streams swallow what is written; those that lack a character, as of a folder's name, show it by its number."""
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _unraisable(unraisable: Any) -> None:

@@ -17,7 +17,7 @@ from rgen.config import SampleConfig
 from rgen.data import Dataset, known
 from rgen.errors import InputError
 from rgen.host import plots
-from rgen.host.files import replace, replacing
+from rgen.host.files import is_special, replace, replacing
 from rgen.host.progress import Progress
 from rgen.likelihood import Decoding
 from rgen.models import fitting_batch
@@ -202,7 +202,8 @@ def _write_lines(records: Records, order: np.ndarray, out: Path | None, data: Da
     counts: dict[str, int] = dict.fromkeys(("in_train", "in_valid", "in_test", "new"), 0)
     with ExitStack() as files:
         lines = files.enter_context(replacing(out)) if out else sys.stdout.buffer
-        nats = files.enter_context(replacing(out.with_name(out.name + ".nats"))) if out else None
+        beside = None if out is None or is_special(out) else out.with_name(out.name + ".nats")
+        nats = files.enter_context(replacing(beside)) if beside else None
         for rows in records.read(order):
             drawn = data.decode(None, rows["values"])
             for line in drawn:

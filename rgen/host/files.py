@@ -1,6 +1,7 @@
 """Files and folders that survive a kill at any moment, and two processes at once."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,13 +19,28 @@ NEW = ".new"  # behind the name of a file that is being written
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write to, which takes the place of `path` when all is written: it is as it was or whole, never in between."""
+    """A file to write to, which takes the place of `path` when all is written: it is as it was or whole, never in between.
+
+    A link stays, and what it points to is replaced; a file keeps its mode. What is no regular file, as /dev/null or a pipe, is written to.
+    """
+    path = path.resolve()
+    if is_special(path):
+        with path.open("wb") as file:
+            yield file
+        return
     new = path.with_name(path.name + NEW)
     with new.open("wb") as file:
         yield file
         file.flush()
         os.fsync(file.fileno())
+    if path.exists():
+        shutil.copymode(path, new)
     new.replace(path)
+
+
+def is_special(path: Path) -> bool:
+    """Whether there is something that is not a regular file: a device, a pipe."""
+    return path.exists() and not path.is_file()
 
 
 def replace(path: Path, content: bytes) -> None:

@@ -123,14 +123,16 @@ class Checkpoints:
                 changed = _changes(metadata.get("versions", {}))
                 raise InputError(f"{where} does not fit the network: {name} needs shape {shape}, and there is {found}.{changed}")
         try:
-            state = self._checkpointer.load(step, _as_saved(like, saved))
+            with jax.enable_x64(True):  # or what was saved in float64 would be rounded before it is compared
+                state = self._checkpointer.load(step, _as_saved(like, saved))
         except Exception as error:
             raise Damaged(f"{where} is damaged ({type(error).__name__}).") from error
         found = _describe(state)
         for name in found:
             if found[name]["sha256"] != saved[name]["sha256"]:
                 raise Damaged(f"{where} is damaged: {name} is not what was saved.")
-        return jax.tree.map(lambda a, wanted: a.astype(wanted.dtype), state, like)
+        with jax.enable_x64(True):
+            return jax.tree.map(lambda a, wanted: a.astype(wanted.dtype), state, like)
 
 
 def versions() -> dict[str, str]:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rgen.choices import GENERATOR
 from rgen.data import Dataset
 from rgen.data.images import Images
 from rgen.devices import even_batch, fetch, place
@@ -94,7 +95,7 @@ class Sampler:
 
     def keys(self, seed: Array, index: Array) -> jax.Array:
         """One key for each number [B]."""
-        key = jax.random.key(seed)
+        key = jax.random.key(seed, impl=GENERATOR)
         return jax.vmap(lambda k: jax.random.fold_in(key, k))(index)
 
     def places(self, keys: jax.Array, known: Array | None = None) -> jax.Array:

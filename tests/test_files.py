@@ -1,0 +1,87 @@
+"""Nothing is lost by writing a result, by the settings of JAX, or by streams that cannot show it."""
+
+import os
+import stat
+import threading
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from rgen.host.files import replace
+from rgen.runs.checkpoint import Checkpoints
+from rgen.runs.folder import load_run
+from rgen.sampling import make_sampler
+from runs import script
+
+
+def test_a_link_stays_and_its_target_is_written(tmp_path):
+    (tmp_path / "deep").mkdir()
+    target, link, dangling = tmp_path / "deep" / "target", tmp_path / "link", tmp_path / "dangling"
+    target.write_bytes(b"old")
+    target.chmod(0o640)
+    link.symlink_to("deep/target")
+    dangling.symlink_to("deep/none")
+    replace(link, b"new")
+    replace(dangling, b"newer")
+    assert link.is_symlink() and target.read_bytes() == b"new" and stat.S_IMODE(target.stat().st_mode) == 0o640
+    assert dangling.is_symlink() and (tmp_path / "deep" / "none").read_bytes() == b"newer"
+    assert {path.name for path in (tmp_path / "deep").iterdir()} == {"target", "none"}
+
+
+def test_a_pipe_is_written_to(tmp_path):
+    pipe, found = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: found.append(pipe.read_bytes()))
+    reader.start()
+    replace(pipe, b"through")
+    reader.join(10)
+    assert found == [b"through"] and pipe.is_fifo()
+
+
+def test_what_fails_while_it_is_written_leaves_the_file_as_it_was(tmp_path):
+    (tmp_path / "file").write_bytes(b"old")
+    with pytest.raises(TypeError):
+        replace(tmp_path / "file", 1)  # type: ignore
+    assert (tmp_path / "file").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("there", [np.float32, np.float64])
+@pytest.mark.parametrize("here", [False, True])
+def test_a_checkpoint_is_whole_whatever_the_precision_of_jax(here, there, tmp_path):
+    state = {"a": np.linspace(0, 1, 7).astype(there), "b": np.arange(3, dtype=np.int32)}
+    checkpoints = Checkpoints(tmp_path / "run")
+    checkpoints.save(1, state)
+    checkpoints.wait()
+    wanted = np.float64 if here else np.float32
+    with jax.enable_x64(here):
+        like = {"a": jax.ShapeDtypeStruct((7,), wanted), "b": jax.ShapeDtypeStruct((3,), np.int32)}
+        loaded = checkpoints.load(1, like)
+    assert loaded["a"].dtype == wanted and loaded["b"].dtype == np.int32
+    np.testing.assert_array_equal(loaded["a"], state["a"].astype(wanted))
+
+
+def test_a_sample_is_the_same_whatever_the_generator_and_the_batch(trained):
+    run = load_run(trained)
+    sampler = make_sampler(run.model, run.data)
+    whole = [np.asarray(a) for a in sampler.draw(run.params, 0, np.arange(3))]
+    with jax.default_prng_impl("rbg"):
+        for k in range(3):
+            values, nats = sampler.draw(run.params, 0, np.arange(k, k + 1))
+            np.testing.assert_array_equal(values[0], whole[0][k])
+            np.testing.assert_allclose(nats[0], whole[1][k], rtol=1e-5)
+
+
+def test_settings_of_jax_and_streams_that_cannot_show_a_name(trained, tmp_path):
+    (tmp_path / "größe").symlink_to(Path(trained).absolute())
+    odd = {"PYTHONIOENCODING": "ascii", "JAX_THREEFRY_PARTITIONABLE": "0", "JAX_DEFAULT_PRNG_IMPL": "rbg", "JAX_ENABLE_X64": "0"}
+    usual = odd | {"JAX_THREEFRY_PARTITIONABLE": "1", "JAX_DEFAULT_PRNG_IMPL": "threefry2x32"}
+    for name, environment in (("odd", odd), ("usual", usual)):
+        done = script(
+            "sample", "--run", "größe", "--count", 3, "--out", f"{name}.png", "--json", f"{name}.json", cwd=tmp_path, **environment
+        )
+        assert f"{name}.png" in done.stdout
+    assert (tmp_path / "odd.json").exists()
+    with np.load(tmp_path / "odd.npz") as drawn, np.load(tmp_path / "usual.npz") as expected:
+        np.testing.assert_array_equal(drawn["images"], expected["images"])
