@@ -1,9 +1,12 @@
 """Data sets: what is loaded, cut and batched, and what is refused."""
 
+import bz2
+import codecs
 import contextlib
 import gzip
 import hashlib
 import io
+import lzma
 import os
 import re
 import struct
@@ -51,6 +54,62 @@ def test_windows_line_ends_empty_lines_and_nuls(tmp_path):
     assert sorted(all_lines(loaded)) == [b"one", b"three", b"two"]
     assert "Empty lines dropped: 3." in loaded.notes
     assert any("NUL" in note and note.endswith(" 2.") for note in loaded.notes)
+
+
+WORDS = ["größe", "naïve\tAda", "Łódź", "zoë", "emil"]
+TEXT = "\n".join(WORDS)
+ENCODED = {
+    "as it is": TEXT.encode(),
+    "with a last end": TEXT.encode() + b"\n",
+    "Windows": TEXT.replace("\n", "\r\n").encode(),
+    "CR only": TEXT.replace("\n", "\r").encode(),
+    "CR only, with a last end": TEXT.replace("\n", "\r").encode() + b"\r",
+    "UTF-8 with a mark": TEXT.encode("utf-8-sig"),
+    **{name: TEXT.encode(name) for name in ("utf-16", "utf-32", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")},
+    "UTF-16-BE with a mark": codecs.BOM_UTF16_BE + TEXT.encode("utf-16-be"),
+    "UTF-32-BE with a mark, Windows": codecs.BOM_UTF32_BE + TEXT.replace("\n", "\r\n").encode("utf-32-be"),
+    "gzip": gzip.compress(TEXT.encode()),
+    "xz of UTF-16": lzma.compress(TEXT.encode("utf-16")),
+    "bzip2": bz2.compress(TEXT.encode()),
+}
+
+
+@pytest.mark.parametrize("case", ENCODED)
+def test_text_is_read_right_however_it_is_stored(case, tmp_path):
+    loaded = data.load(write(tmp_path / "words", ENCODED[case]), max_length=20)
+    assert sorted(all_lines(loaded)) == sorted(word.encode() for word in WORDS)
+
+
+NOT_READ = {
+    "Zstandard": (b"\x28\xb5\x2f\xfd" + TEXT.encode(), "compressed by Zstandard: unpack it first"),
+    "ZIP": (b"PK\x03\x04" + TEXT.encode(), "a ZIP archive"),
+    "image": (b"\x89PNG\r\n\x1a\n" + TEXT.encode(), "a PNG image"),
+    "cut gzip": (gzip.compress(TEXT.encode())[:-9], "compressed by gzip and damaged"),
+    "cut xz": (lzma.compress(TEXT.encode())[:-9], "compressed by xz and damaged"),
+    "odd UTF-16": (TEXT.encode("utf-16") + b"a", "looks like utf-16 and is not"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_READ)
+def test_text_that_is_not_read_says_why(case, tmp_path):
+    content, sentence = NOT_READ[case]
+    with pytest.raises(DataError, match=sentence):
+        data.load(write(tmp_path / "words", content))
+
+
+@given(st.binary(max_size=60), st.integers(2, 9))
+def test_lines_are_those_that_python_finds(content, longest):
+    symbols = np.frombuffer(content, np.uint8)
+    if not content:
+        return
+    separator = b"\n" if b"\n" in content else b"\r"
+    lines = content.removesuffix(separator).split(separator)
+    expected = [(line.removesuffix(b"\r") if separator == b"\n" else line).split(b"\0", 1)[0] for line in lines]
+    starts, lengths, with_nul = text.find_lines(symbols)
+    assert [content[s : s + k] for s, k in zip(starts, lengths)] == expected
+    assert with_nul == sum(b"\0" in line for line in lines)
+    rows = text.table(symbols, starts, lengths, longest)
+    assert [row.tobytes() for row in rows] == [line[: longest - 1].ljust(longest, b"\0") for line in expected]
 
 
 @pytest.mark.parametrize("score_padding", [False, True])

@@ -1,16 +1,46 @@
 """Lines of text as sequences of bytes, each ended by a NUL."""
 
+import bz2
+import codecs
 import dataclasses
+import gzip
+import lzma
 import os
 import stat
 import sysconfig
 import time
+import zlib
 from typing import Any, ClassVar
 
 import numpy as np
 
 from rgen.data import DataError, Dataset, cut, sizes
 from rgen.sequence import Sequence, until_end
+
+BLOCK = 8192  # lines
+PACKED = {b"\x1f\x8b": ("gzip", gzip.decompress), b"\xfd7zXZ\0": ("xz", lzma.decompress), b"BZh": ("bzip2", bz2.decompress)}
+"""How compressed files begin."""
+NO_TEXT = {
+    b"\x28\xb5\x2f\xfd": "compressed by Zstandard: unpack it first, with zstd -d",
+    b"PK\x03\x04": "a ZIP archive (.zip, .npz, .docx): unpack it first",
+    b"\x89PNG": "a PNG image",
+    b"\x93NUMPY": "an array of NumPy",
+    b"%PDF": "a PDF",
+}
+"""How files begin that nobody means as text."""
+MARKS = {  # those of UTF-32 before those of UTF-16, with which they begin
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+    codecs.BOM_UTF8: "utf-8-sig",
+}
+UNMARKED: dict[tuple[bool, ...], str] = {  # which bytes of four are NUL
+    (False, True, False, True): "utf-16-le",
+    (True, False, True, False): "utf-16-be",
+    (False, True, True, True): "utf-32-le",
+    (True, True, True, False): "utf-32-be",
+}
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -39,37 +69,65 @@ class Text(Dataset):
         return Sequence(x, y, weight.astype(np.float32))
 
 
-def from_lines(lines: list[bytes], max_length: int, held_out: float, split_seed: int, score_padding: bool, origin: str) -> Text:
-    """A data set of lines; says in its notes which of them were cut or dropped.
+def from_content(content: bytes, max_length: int, held_out: float, split_seed: int, score_padding: bool, origin: str, *notes: str) -> Text:
+    """A data set of the lines of some text; says in its notes which of them were cut or dropped.
+
+    Lines end with \\n, \\r\\n, or \\r if there is no \\n at all. What follows a NUL in a line is dropped, and so are empty lines.
 
     Args:
-      lines: one sequence each; what follows a NUL in a line is dropped, and so are empty lines.
       max_length: T; longer lines are cut to T - 1 bytes.
-      origin: where the lines come from, for messages.
+      origin: where the text comes from, for messages.
+      *notes: further ones.
     Raises:
       DataError: fewer than three lines are not empty, or the splits cannot be cut.
     """
-    whole = [line.split(b"\0", 1)[0] for line in lines]
-    used = [line for line in whole if line]
+    symbols = np.frombuffer(content, np.uint8)
+    starts, lengths, with_nul = find_lines(symbols)
+    used = np.flatnonzero(lengths)
     if len(used) < 3:
-        few = f"too few lines that are not empty ({len(used)})" if used else "no line that is not empty"
+        few = f"too few lines that are not empty ({len(used)})" if len(used) else "no line that is not empty"
         raise DataError(f"{origin} has {few}; at least 3 are needed, one each to train, validate and test on.")
-    short = [line[: max_length - 1].ljust(max_length, b"\0") for line in used]
-    array = np.frombuffer(b"".join(short), np.uint8).reshape(len(short), max_length)
-    splits = {name: array[rows] for name, rows in cut(len(used), held_out, split_seed).items()}
-    notes = [sizes(splits, f"lines of {origin}", f"split seed {split_seed}")]
-    longer, with_nul = sum(len(line) >= max_length for line in used), sum(b"\0" in line for line in lines)
-    if longer:
-        notes.append(f"Lines cut to {max_length - 1} bytes, since they were longer: {longer:,} of {len(used):,}.")
+    splits = {
+        name: table(symbols, starts[used[rows]], lengths[used[rows]], max_length)
+        for name, rows in cut(len(used), held_out, split_seed).items()
+    }
+    said = [*notes, sizes(splits, f"lines of {origin}", f"split seed {split_seed}")]
+    if longer := int((lengths >= max_length).sum()):
+        said.append(f"Lines cut to {max_length - 1} bytes, since they were longer: {longer:,} of {len(used):,}.")
     if with_nul:
-        notes.append(f"Lines cut before a NUL byte, which ends a line here: {with_nul:,}.")
-    if len(used) < len(lines):
-        notes.append(f"Empty lines dropped: {len(lines) - len(used):,}.")
-    return Text(splits, tuple(notes), split_seed, score_padding)
+        said.append(f"Lines cut before a NUL byte, which ends a line here: {with_nul:,}.")
+    if len(used) < len(lengths):
+        said.append(f"Empty lines dropped: {len(lengths) - len(used):,}.")
+    return Text(splits, tuple(said), split_seed, score_padding)
+
+
+def find_lines(symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Of text as bytes [S]: where each line starts, how many bytes it has before its end or first NUL, and how many lines have a NUL."""
+    newline, back, nul = (symbols == ord("\n")), (symbols == ord("\r")), np.flatnonzero(symbols == 0)
+    ends = np.flatnonzero(newline if newline.any() else back)
+    starts = np.concatenate([[0], ends + 1])
+    ends = np.append(ends, len(symbols))
+    if starts[-1] == ends[-1]:  # nothing behind the last end
+        starts, ends = starts[:-1], ends[:-1]
+    if newline.any():
+        ends = ends - ((ends > starts) & back[np.maximum(ends, 1) - 1])
+    first = np.append(nul, len(symbols))[np.searchsorted(nul, starts)]
+    return starts, np.minimum(ends, first) - starts, int((first < ends).sum())
+
+
+def table(symbols: np.ndarray, starts: np.ndarray, lengths: np.ndarray, max_length: int) -> np.ndarray:
+    """Lines as rows [N, max_length], cut, and padded with NULs; block by block, so that what is needed on the way is small."""
+    rows = np.zeros((len(starts), max_length), np.uint8)
+    place = np.arange(max_length - 1)
+    for at in range(0, len(starts), BLOCK):
+        block = slice(at, at + BLOCK)
+        index = np.minimum(starts[block, None] + place, len(symbols) - 1)
+        rows[block, :-1] = np.where(place < lengths[block, None], symbols[index], 0)
+    return rows
 
 
 def from_file(path: str | os.PathLike[str], max_length: int, held_out: float, split_seed: int, score_padding: bool) -> Text:
-    """A data set of the lines of a file, which end with \\n or \\r\\n.
+    """A data set of the lines of a file; see `from_content` and `unpacked`.
 
     Raises:
       DataError: the file cannot be read, or its lines cannot be used.
@@ -86,8 +144,53 @@ def from_file(path: str | os.PathLike[str], max_length: int, held_out: float, sp
         raise DataError(f"The text file {shown!r} cannot be read: {error.strerror}.") from error
     if not content:
         raise DataError(f"The text file {shown!r} is empty; one sequence a line is expected.")
-    lines = [line.removesuffix(b"\r") for line in content.removesuffix(b"\n").split(b"\n")]
-    return from_lines(lines, max_length, held_out, split_seed, score_padding, repr(shown))
+    content, notes = unpacked(content, shown)
+    return from_content(content, max_length, held_out, split_seed, score_padding, repr(shown), *notes)
+
+
+def unpacked(content: bytes, shown: str) -> tuple[bytes, list[str]]:
+    """The bytes of a file as they are if it is plain text; decompressed, or in UTF-8 if it is in UTF-16 or UTF-32: with a note of what was
+    done.
+
+    Raises:
+      DataError: it is damaged, or of a kind that is no text.
+    """
+    notes = []
+    for start, what in NO_TEXT.items():
+        if content.startswith(start):
+            raise DataError(f"{shown!r} is {what}; a text file with one sequence a line is expected.")
+    for start, (what, decompress) in PACKED.items():
+        if content.startswith(start):
+            try:
+                content = decompress(content)
+            except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+                raise DataError(f"{shown!r} is compressed by {what} and damaged: {error}. Unpack it by hand, or get it anew.") from error
+            notes.append(f"{shown!r} was decompressed ({what}).")
+    if (encoding := encoding_of(content)) is not None:
+        try:
+            content = content.decode(encoding).encode()
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{shown!r} looks like {encoding} and is not: {error.reason} at byte {error.start}. Save it as UTF-8."
+            ) from error
+        if encoding != "utf-8-sig":
+            notes.append(f"{shown!r} is in {encoding}; it is read as UTF-8.")
+    return content, notes
+
+
+def encoding_of(content: bytes) -> str | None:
+    """The name of the encoding if it is UTF-8 with a byte order mark, UTF-16 or UTF-32; None if the bytes are to be taken as they are.
+
+    Without a mark, UTF-16 and UTF-32 are known by their NULs: of letters of Latin script, all bytes but one.
+    """
+    for mark, name in MARKS.items():
+        if content.startswith(mark):
+            return name
+    head = np.frombuffer(content[: min(len(content), 4096) // 4 * 4], np.uint8).reshape(-1, 4) == 0
+    if len(head) < 2:
+        return None
+    nuls = tuple(bool(share > 0.8) for share in head.mean(0))
+    return UNMARKED.get(nuls)
 
 
 def listing(max_length: int, held_out: float, split_seed: int, score_padding: bool) -> Text:
@@ -101,7 +204,7 @@ def listing(max_length: int, held_out: float, split_seed: int, score_padding: bo
         lines = list_files(folder)
     except OSError as error:
         raise DataError(f"Python's own library {folder!r} cannot be listed: {error.strerror}. Give a text file instead.") from error
-    return from_lines(lines, max_length, held_out, split_seed, score_padding, "the listing of Python's library")
+    return from_content(b"\n".join(lines), max_length, held_out, split_seed, score_padding, "the listing of Python's library")
 
 
 def list_files(folder: str) -> list[bytes]:
