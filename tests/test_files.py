@@ -1,7 +1,11 @@
 """Nothing is lost by writing a result, by the settings of JAX, or by streams that cannot show it."""
 
+import dataclasses
 import os
+import shutil
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -9,11 +13,14 @@ import jax
 import numpy as np
 import pytest
 
+from rgen import data
+from rgen.config import TrainConfig
+from rgen.errors import InputError
 from rgen.host.files import replace
 from rgen.runs.checkpoint import Checkpoints
-from rgen.runs.folder import load_run
+from rgen.runs.folder import Run, load_run
 from rgen.sampling import make_sampler
-from runs import script
+from runs import ROOT, script
 
 
 def test_a_link_stays_and_its_target_is_written(tmp_path):
@@ -85,3 +92,37 @@ def test_settings_of_jax_and_streams_that_cannot_show_a_name(trained, tmp_path):
     assert (tmp_path / "odd.json").exists()
     with np.load(tmp_path / "odd.npz") as drawn, np.load(tmp_path / "usual.npz") as expected:
         np.testing.assert_array_equal(drawn["images"], expected["images"])
+
+
+@pytest.mark.parametrize("platform", ["cuda", "nonsense"])
+def test_a_device_that_is_not_there_is_a_sentence(platform, tmp_path):
+    command = [sys.executable, str(ROOT / "bin" / "evaluate.py"), "--run", "pretrained:digits"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": platform})
+    if platform == "cuda" and done.returncode == 0:
+        pytest.skip("there is a GPU")
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith(f"evaluate.py: JAX_PLATFORMS is '{platform}', and JAX finds no")
+    assert "Traceback" not in done.stderr
+
+
+def test_closed_streams_end_nothing(tmp_path):
+    command = f"exec {sys.executable} {ROOT / 'bin' / 'evaluate.py'} --run pretrained:digits --count 2 --json out.json >&- 2>&-"
+    assert subprocess.run(["sh", "-c", command], cwd=tmp_path).returncode == 0
+    assert (tmp_path / "out.json").exists()
+
+
+def test_the_same_lines_under_another_name_go_on(tmp_path):
+    first, other = tmp_path / "first", tmp_path / "other"
+    first.write_bytes(b"a\nbb\nccc\ndd\n")
+    config = TrainConfig(run=tmp_path / "run", data=str(first), network="text-mlp", max_length=6)
+    run = Run(config.run)
+    assert not run.reserve(config)
+    run.make(config, data.from_config(config))
+    run.end()
+    shutil.copy(first, other)
+    moved = dataclasses.replace(config, data=str(other), resume=True)
+    again = Run(config.run)
+    assert again.reserve(moved)
+    again.end()
+    other.write_bytes(b"a\nbb\nccc\nde\n")
+    with pytest.raises(InputError, match=r"holds another configuration: data was .*first and is .*other"):
+        Run(config.run).reserve(moved)

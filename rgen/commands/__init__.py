@@ -78,6 +78,10 @@ def start(parse: Callable[[], Any], name: str, program: str | None = None) -> No
         _fail(f"{error.filename or 'A file'}: {error.strerror or error}.", program)
     except KeyboardInterrupt:
         sys.exit(130)
+    except (RuntimeError, AssertionError):  # JAX raises either
+        if (sentence := _no_device()) is None:
+            raise
+        _fail(sentence, program)
 
 
 def cache_folder() -> str:
@@ -101,6 +105,20 @@ def cpu_devices(options: Any) -> int:
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _no_device() -> str | None:
+    """What is wrong if JAX_PLATFORMS names what is not here; else None."""
+    if not (platforms := os.environ.get("JAX_PLATFORMS")):
+        return None
+    try:
+        import_module("jax").devices()
+    except (RuntimeError, AssertionError):
+        return (
+            f"JAX_PLATFORMS is '{platforms}', and JAX finds no such device here. Install JAX for it (pip install 'rgen[cuda]' or "
+            "'rgen[tpu]'), set it to cpu, or leave it out."
+        )
+    return None
 
 
 def _open_streams() -> None:
