@@ -26,7 +26,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 
 GENERATOR = "threefry2x32"
-"""The generator of all random numbers, whatever JAX's default: a seed's numbers are the same in a batch of any size."""
+"""The generator of initializations and samples, whatever JAX's default: a seed's numbers are the same in a batch of any size."""
 
 PRETRAINED = ("digits", "mnist", "names")
 """Weights that come with the package; --run takes them as PREFIX and the name."""

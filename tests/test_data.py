@@ -71,6 +71,7 @@ ENCODED = {
     "gzip": gzip.compress(TEXT.encode()),
     "xz of UTF-16": lzma.compress(TEXT.encode("utf-16")),
     "bzip2": bz2.compress(TEXT.encode()),
+    "bzip2, level 1": bz2.compress(TEXT.encode(), 1),
 }
 
 
@@ -80,10 +81,16 @@ def test_text_is_read_right_however_it_is_stored(case, tmp_path):
     assert sorted(all_lines(loaded)) == sorted(word.encode() for word in WORDS)
 
 
+def test_text_that_begins_as_a_compressed_file_does_is_text(tmp_path):
+    loaded = data.load(write(tmp_path / "words", b"BZh\nBZh9\nPK\n"))
+    assert sorted(all_lines(loaded)) == [b"BZh", b"BZh9", b"PK"]
+
+
 NOT_READ = {
     "Zstandard": (b"\x28\xb5\x2f\xfd" + TEXT.encode(), "compressed by Zstandard: unpack it first"),
     "ZIP": (b"PK\x03\x04" + TEXT.encode(), "a ZIP archive"),
     "image": (b"\x89PNG\r\n\x1a\n" + TEXT.encode(), "a PNG image"),
+    "gzip of a PDF": (gzip.compress(b"%PDF-1.7\n" + TEXT.encode()), "is a PDF"),
     "cut gzip": (gzip.compress(TEXT.encode())[:-9], "compressed by gzip and damaged"),
     "cut xz": (lzma.compress(TEXT.encode())[:-9], "compressed by xz and damaged"),
     "odd UTF-16": (TEXT.encode("utf-16") + b"a", "looks like utf-16 and is not"),

@@ -20,7 +20,8 @@ class TrainConfig:
     """Go on from the last checkpoint in the run folder; a larger --steps than before is allowed."""
 
     data: str = "digits"
-    """listing, digits, mnist, binarized-mnist, or the path of a text file with one sequence a line."""
+    """listing, digits, mnist, binarized-mnist, or the path of a text file with one sequence per line, also in UTF-16 or UTF-32 or
+    compressed by gzip, xz or bzip2."""
     data_dir: Path | None = None
     """Folder with the four official MNIST .gz files."""
     download: bool = False

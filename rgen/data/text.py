@@ -18,7 +18,11 @@ from rgen.data import DataError, Dataset, cut, sizes
 from rgen.sequence import Sequence, until_end
 
 BLOCK = 8192  # lines
-PACKED = {b"\x1f\x8b": ("gzip", gzip.decompress), b"\xfd7zXZ\0": ("xz", lzma.decompress), b"BZh": ("bzip2", bz2.decompress)}
+PACKED = {
+    b"\x1f\x8b": ("gzip", gzip.decompress),
+    b"\xfd7zXZ\0": ("xz", lzma.decompress),
+    **{b"BZh%d1AY&SY" % level: ("bzip2", bz2.decompress) for level in range(1, 10)},
+}
 """How compressed files begin."""
 NO_TEXT = {
     b"\x28\xb5\x2f\xfd": "compressed by Zstandard: unpack it first, with zstd -d",
@@ -103,13 +107,13 @@ def from_content(content: bytes, max_length: int, held_out: float, split_seed: i
 
 def find_lines(symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     """Of text as bytes [S]: where each line starts, how many bytes it has before its end or first NUL, and how many lines have a NUL."""
-    newline, back, nul = (symbols == ord("\n")), (symbols == ord("\r")), np.flatnonzero(symbols == 0)
-    ends = np.flatnonzero(newline if newline.any() else back)
+    newlines, back, nul = np.flatnonzero(symbols == ord("\n")), symbols == ord("\r"), np.flatnonzero(symbols == 0)
+    ends = newlines if len(newlines) else np.flatnonzero(back)
     starts = np.concatenate([[0], ends + 1])
     ends = np.append(ends, len(symbols))
     if starts[-1] == ends[-1]:  # nothing behind the last end
         starts, ends = starts[:-1], ends[:-1]
-    if newline.any():
+    if len(newlines):
         ends = ends - ((ends > starts) & back[np.maximum(ends, 1) - 1])
     first = np.append(nul, len(symbols))[np.searchsorted(nul, starts)]
     return starts, np.minimum(ends, first) - starts, int((first < ends).sum())
@@ -156,9 +160,6 @@ def unpacked(content: bytes, shown: str) -> tuple[bytes, list[str]]:
       DataError: it is damaged, or of a kind that is no text.
     """
     notes = []
-    for start, what in NO_TEXT.items():
-        if content.startswith(start):
-            raise DataError(f"{shown!r} is {what}; a text file with one sequence a line is expected.")
     for start, (what, decompress) in PACKED.items():
         if content.startswith(start):
             try:
@@ -166,6 +167,10 @@ def unpacked(content: bytes, shown: str) -> tuple[bytes, list[str]]:
             except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
                 raise DataError(f"{shown!r} is compressed by {what} and damaged: {error}. Unpack it by hand, or get it anew.") from error
             notes.append(f"{shown!r} was decompressed ({what}).")
+            break
+    for start, what in NO_TEXT.items():
+        if content.startswith(start):
+            raise DataError(f"{shown!r} is {what}; a text file with one sequence a line is expected.")
     if (encoding := encoding_of(content)) is not None:
         try:
             content = content.decode(encoding).encode()

@@ -23,7 +23,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
     A link stays, and what it points to is replaced; a file keeps its mode. What is no regular file, as /dev/null or a pipe, is written to.
     """
-    path = path.resolve()
+    path = Path(os.path.realpath(path))  # Path.resolve raises a RuntimeError for a link to itself
     if is_special(path):
         with path.open("wb") as file:
             yield file

@@ -16,11 +16,9 @@ import sys
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-import numpy as np
-
 from rgen import data as data_sets
 from rgen import models, pretrained
-from rgen.choices import PREFIX, SPLITS
+from rgen.choices import PREFIX
 from rgen.config import TrainConfig, from_json, to_json
 from rgen.data import Dataset, stored
 from rgen.errors import InputError
@@ -119,20 +117,17 @@ class Run:
             raise InputError(f"{self.folder} already holds a run; add --resume to go on, or choose another --run folder.")
         before, now = dataclasses.asdict(self.config()), dataclasses.asdict(config)
         changed = [key for key in now if key not in FREE and before[key] != now[key]]
-        if changed == ["data"] and self._has_data_of(config):
-            changed = []
-        changes = [f"{key} was {before[key]} and is {now[key]}" for key in changed]
-        if changes:
-            raise InputError(f"{self.folder} holds another configuration: {'; '.join(changes)}. Use its options, or another --run folder.")
+        if changed and not (changed == ["data"] and self._is_moved(config)):
+            changes = "; ".join(f"{key} was {before[key]} and is {now[key]}" for key in changed)
+            raise InputError(f"{self.folder} holds another configuration: {changes}. Use its options, or another --run folder.")
         if config.steps < before["steps"]:
             raise InputError(f"{self.folder} is a run of {before['steps']} steps; --steps {config.steps} would shorten it.")
 
-    def _has_data_of(self, config: TrainConfig) -> bool:
-        """Whether its data is what a configuration names, as of a file that was moved. Raises DataError as `rgen.data.load`."""
-        if not self.data_file.exists():
+    def _is_moved(self, config: TrainConfig) -> bool:
+        """Whether the file that a configuration names gives the data of the run. Raises DataError as `rgen.data.load`."""
+        if config.data in data_sets.NAMES or not self.data_file.exists():
             return False
-        here, there = self.data(), data_sets.from_config(config)
-        return here.kind == there.kind and all(np.array_equal(here.splits[split], there.splits[split]) for split in SPLITS)
+        return pretrained.fingerprint(self.data()) == pretrained.fingerprint(data_sets.from_config(config))
 
     def config(self) -> TrainConfig:
         return from_json(self.config_file.read_text(errors="replace"), self.config_file)
