@@ -95,8 +95,9 @@ def main(config: SampleConfig) -> None:
     if task.given is not None and not sampler.random_order and not _is_prefix(task.given.known):
         print("This network was trained in raster order; what is known is fed first, out of that order.", file=sys.stderr)
     if config.export:
-        replace(config.export, export.export(sampler, trained.params))
-        print(f"The sampler of step {trained.step}: {config.export}, {config.export.stat().st_size / 1e6:.1f} MB")
+        exported = export.export(sampler, trained.params)
+        replace(config.export, exported)
+        print(f"The sampler of step {trained.step}: {config.export}, {len(exported) / 1e6:.1f} MB")
     elif config.belief:
         path = config.out or trained.place("belief.png")
         animation = film.show(sampler, trained.params, config.seed, config.belief, task.known if task.given else None, path)
