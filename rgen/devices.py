@@ -1,6 +1,5 @@
 """Where arrays live: the rows of a batch spread over the devices of all processes, parameters on each of them."""
 
-from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -54,10 +53,9 @@ def any_of_all(number: int) -> int:
     return number if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.int32(number)).max())
 
 
-@cache
 def shardings(batch: int) -> tuple[NamedSharding, NamedSharding]:
     """Where parameters lie, and where a batch, for `batch` rows: they are spread over as many devices as divide them."""
-    devices = jax.devices()[: shards_of(batch)]
+    devices = tuple(jax.devices()[: shards_of(batch)])
     if len({device.process_index for device in devices}) < jax.process_count():
         raise InputError(
             f"{batch} sequences do not spread over the {jax.device_count()} devices of {jax.process_count()} processes; "
@@ -66,7 +64,8 @@ def shardings(batch: int) -> tuple[NamedSharding, NamedSharding]:
     return shardings_over(devices)
 
 
-def shardings_over(devices: Sequence[Any]) -> tuple[NamedSharding, NamedSharding]:
+@cache
+def shardings_over(devices: tuple[Any, ...]) -> tuple[NamedSharding, NamedSharding]:
     """Everywhere on these devices, and rows spread over them."""
     # with JAX's default, explicit axes, the gathers of an embedding raise
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)

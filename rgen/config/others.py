@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rgen.choices import ALGORITHMS, FORMS, NETWORKS, FormName, Split, Timed
+from rgen.choices import ALGORITHMS, FORMS, NETWORKS, Split, Timed, TimedForm
 from rgen.config import checks
 from rgen.config.presets import PRESETS
 from rgen.errors import InputError, nearest
@@ -157,23 +157,31 @@ class InsideConfig(_Trained):
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """Time MAML, first-order MAML, Reptile and sampling side by side: every combination of the first five options."""
+    """Time MAML, first-order MAML, Reptile, scoring and sampling side by side: every combination of the first six options."""
 
     network: tuple[str, ...] = ("text-mlp", "lstm-block")
     """Networks, with their default sizes, all of which learns; or presets, with their networks, rates and what learns."""
     algorithm: tuple[Timed, ...] = ALGORITHMS
-    """Meta-gradients: maml, first-order-maml, reptile; and sample, which draws sequences."""
-    form: tuple[FormName, ...] = FORMS
-    """Forms of the inner loop: direct, dual."""
+    """Meta-gradients: maml, first-order-maml, reptile; score, as evaluation does; and sample, which draws sequences."""
+    form: tuple[TimedForm, ...] = FORMS
+    """Forms of the inner loop: direct, dual; and kept or folded, the dual form with its taps kept to the end or folded into weights, where
+    dual leaves that to the cost model."""
     meta_batch: tuple[int, ...] = (8,)
     """Sequences in an outer step."""
     length: tuple[int, ...] = (128,)
     """Inner steps in a sequence; for images, pixels of the smallest square that has as many."""
+    devices: tuple[int, ...] = ()
+    """Over how many devices the sequences are spread; on CPUs, the cores are made into the largest of these numbers. None: as training."""
     target: tuple[str, ...] = ()
-    """Instead of running, compile for accelerators that need not be there: tpu-v5e, tpu-v5p, tpu-v6e, h100; tpu-v5e:4 for four of them.
-    Says whether it fits, and how many kernels an inner step launches."""
+    """Instead of running, compile for accelerators that need not be there: tpu-v5e, tpu-v5p, tpu-v6e, h100; tpu-v5e:4 for four of them; or
+    for cpu, this machine. Says whether it fits, and how many kernels an inner step launches."""
     fit: bool = False
     """With --target: the largest meta-batch that fits, in place of --meta-batch."""
+    original: Path | None = None
+    """Time the original program too, in turn with ours: the folder of a checkout of github.com/unixpickle/reptile-gen. Prints how
+    many times as fast ours is, over --repeats rounds."""
+    original_python: Path = Path("python3")
+    """With --original: a Python in which torch can be imported."""
     repeats: int = 3
     """Timed runs of each, alternating with the others; the median counts."""
     profile: bool = False
@@ -193,14 +201,26 @@ class BenchmarkConfig:
         for option in ("network", "algorithm", "form", "meta_batch", "length"):
             if not getattr(self, option):
                 raise InputError(f"{checks.flag(option)} needs at least one value.")
-        for option in ("meta_batch", "length"):
-            if min(getattr(self, option)) < 1:
+        for option in ("meta_batch", "length", "devices"):
+            if min(getattr(self, option), default=1) < 1:
                 raise InputError(f"{checks.flag(option)} is {min(getattr(self, option))}; it must be at least 1.")
         checks.at_least(self, 1, "repeats")
         if self.fit and not self.target:
             raise InputError("--fit asks what fits an accelerator; name it with --target, as in --target tpu-v5e.")
-        if self.target and (self.profile or self.out):
-            raise InputError(f"With --target nothing is run; leave out {'--profile' if self.profile else '--out'}.")
+        idle = [option for option in ("profile", "out", "devices", "original") if getattr(self, option)]
+        if self.target and idle:
+            raise InputError(f"With --target nothing is run; leave out {checks.flag(idle[0])}.")
+        if self.original:
+            self._check_original([option for option in idle if option != "original"])
+
+    def _check_original(self, idle: list[str]) -> None:
+        if idle:
+            raise InputError(f"--original and {checks.flag(idle[0])} cannot be used together; choose one.")
+        for option, has in (("network", ("text-mlp", "lstm-block", "siren")), ("algorithm", ("maml", "reptile"))):
+            if others := set(getattr(self, option)) - set(has):
+                raise InputError(f"{checks.flag(option)} is {min(others)}, and with --original it must be of {', '.join(has)}.")
+        if max(self.length) > 784 and self.network != ("text-mlp",):
+            raise InputError(f"--length is {max(self.length)}; the original's images have 784 pixels.")
 
 
 @dataclass(frozen=True)
