@@ -42,6 +42,16 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def sentence() -> str:
+    """What a command computes on, for one line at its start."""
+    count, kind = jax.local_device_count(), jax.local_devices()[0].device_kind
+    each = f" in each of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    if jax.default_backend() != "cpu":
+        return f"Computing on {count} x {kind}{each}."
+    many = "1 CPU device, which uses all cores" if count == 1 else f"{count} CPU devices"
+    return f"Computing on {many}{each}; --devices sets into how many the cores are made."
+
+
 def wait_for_all(what: str) -> None:
     """Returns when every process is here."""
     if jax.process_count() > 1:

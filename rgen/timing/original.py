@@ -29,7 +29,7 @@ places = torch.arange(length)
 x = places[:, None] if network == "text-mlp" else torch.stack([places // 28, places % 28], -1)
 
 def outputs():
-    return torch.randint(256, (length,)) if network == "text-mlp" else torch.randint(2, (length, 1)).float()
+    return torch.randint(256, (length,)) if network == "text-mlp" else torch.rand(length, 1).round()
 
 data = [(x, outputs()) for _ in range(batch)]
 take = {"maml": maml.maml_grad, "reptile": reptile.reptile_grad}
