@@ -156,7 +156,7 @@ STAND_INS = {  # for torch and for the checkout of the original program
     "torch.py": "from numpy import arange, stack\nfrom numpy.random import randint, rand\n__version__ = '0'\ndef get_num_threads(): return 1",
     "reptile_gen/__init__.py": "",
     "reptile_gen/model.py": "class Net:\n    def zero_grad(self): pass\nmake_text_model = make_mnist_model = make_mnist_model_siren = Net",
-    "reptile_gen/maml.py": "def maml_grad(net, data, rate): raise MemoryError('too large') if len(data) > 1 else None",
+    "reptile_gen/maml.py": "def maml_grad(net, data, rate):\n    if len(data) > 1: raise MemoryError('too large')",
     "reptile_gen/reptile.py": "import time\ndef reptile_grad(net, data, rate): time.sleep(0.01 * len(data[0][0]))",
 }
 

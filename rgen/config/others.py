@@ -164,8 +164,8 @@ class BenchmarkConfig:
     algorithm: tuple[Timed, ...] = ALGORITHMS
     """Meta-gradients: maml, first-order-maml, reptile; score, as evaluation does; and sample, which draws sequences."""
     form: tuple[TimedForm, ...] = FORMS
-    """Forms of the inner loop: direct, dual; and kept or folded, the dual form with its taps kept to the end or folded into weights, where
-    dual leaves that to the cost model."""
+    """Forms of the inner loop: direct, dual; and kept or folded, the dual form with the taps of all layers kept to the end or folded into
+    weights, where dual leaves that to the cost model."""
     meta_batch: tuple[int, ...] = (8,)
     """Sequences in an outer step."""
     length: tuple[int, ...] = (128,)

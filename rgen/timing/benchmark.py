@@ -92,11 +92,15 @@ def device_counts(config: BenchmarkConfig, network: str) -> tuple[int, ...]:
 def model_and_data(name: str, form: str, meta_batch: int, length: int) -> tuple[SequenceModel, Sequence]:
     """The model of a network or preset, and made-up data for it."""
     config = configuration(name)
-    config = dataclasses.replace(config, form="direct" if form == "direct" else "dual", fold=FOLD.get(form, config.fold))
+    config = dataclasses.replace(config, form="direct" if form == "direct" else "dual")
     # the recurrent baseline takes both; by its own name, images
     text = networks.NETWORKS.get(config.network, ("image",))[0] == "text" or (name in PRESETS and config.data not in data.IMAGES)
     shape, symbols, seqs = made_up("text" if text else "image", meta_batch, length)
-    return models.configured(config, shape, symbols), seqs
+    model = models.configured(config, shape, symbols)
+    if form in FOLD and isinstance(model, InnerLoop):  # of every layer: where taps cost more, the cost model would carry weights
+        dual: Any = model.form
+        model = dataclasses.replace(model, form=dataclasses.replace(dual, fold=FOLD[form], every_layer=True))
+    return model, seqs
 
 
 def prepare(name: str, algorithm: str, form: str, meta_batch: int, length: int) -> tuple[Callable[[], Any], float, int, limits.Work]:
