@@ -25,7 +25,7 @@ INNER_LOSSES: tuple[InnerLoss, ...] = get_args(InnerLoss)
 ORDERS: tuple[Order, ...] = get_args(Order)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 ONE_CPU_DEVICE: tuple[Network, ...] = ("lstm",)
-"""Networks whose products XLA spreads over several cores, so that one CPU device is faster than one for each core (docs/scaling.md)."""
+"""Networks in whose training XLA spreads products over the cores, so that one CPU device is faster than one for each (docs/scaling.md)."""
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 
 PRETRAINED = ("digits", "mnist", "names")

@@ -15,7 +15,7 @@ from runs import script, words
 
 from rgen import commands
 from rgen.batching import group_rows, ungroup_rows
-from rgen.config import PRESETS, EvaluateConfig, SampleConfig, to_json
+from rgen.config import PRESETS, BenchmarkConfig, EvaluateConfig, SampleConfig
 from rgen.runs.folder import Run
 from rgen.sequence import Sequence
 
@@ -101,20 +101,18 @@ def test_whole_programs_on_one_two_four_and_eight_devices(tmp_path):
         close_metrics(tmp_path / name, tmp_path / "1")
 
 
-def test_the_recurrent_baseline_has_one_device_and_others_one_for_each_core(tmp_path):
+def test_the_recurrent_baseline_is_trained_on_one_device_and_all_else_has_one_for_each_core(tmp_path):
     assert commands.cpu_devices(PRESETS["digits-lstm"][1]) == 1
     assert commands.cpu_devices(PRESETS["digits-maml"][1]) == commands.cores()
-    assert commands.cpu_devices(EvaluateConfig(tmp_path / "nowhere")) == commands.cores()
-    (tmp_path / "config.json").write_text(to_json(PRESETS["digits-lstm"][1]))
-    assert commands.cpu_devices(EvaluateConfig(tmp_path)) == 1
-    assert commands.cpu_devices(SampleConfig(tmp_path)) == 1
-    (tmp_path / "config.json").write_text("[")
-    assert commands.cpu_devices(EvaluateConfig(tmp_path)) == commands.cores()
+    for options in (EvaluateConfig(tmp_path), SampleConfig(tmp_path), BenchmarkConfig()):
+        assert commands.cpu_devices(options) == commands.cores()
 
 
-def test_the_baseline_is_timed_on_one_device_too_unless_asked_otherwise(tmp_path):
-    sizes = words("--network digits-lstm digits-maml --algorithm score --form dual --meta-batch 2 --length 4 --repeats 1 --json rows.json")
-    for options, expected in (([], [1, 2]), (["--devices", "1", "2"], [1, 2, 1, 2])):
+def test_the_benchmark_has_the_devices_of_the_commands_unless_asked_otherwise(tmp_path):
+    sizes = words(
+        "--network digits-lstm digits-maml --algorithm maml sample --form dual --meta-batch 2 --length 4 --repeats 1 --json rows.json"
+    )
+    for options, expected in (([], [1, 2, 2, 2]), (["--devices", "1", "2"], [1, 2] * 4)):
         script("benchmark", *sizes, *options, cwd=tmp_path, JAX_NUM_CPU_DEVICES="2")
         assert [row["devices"] for row in json.loads((tmp_path / "rows.json").read_text())] == expected
 

@@ -1,13 +1,10 @@
 """The commands: one module each, with `main(config)`. Here is what they share: from a command line to a configuration, and from an error
 that a user can mend to a sentence and exit code 2."""
 
-import json
 import os
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import tyro
@@ -86,14 +83,10 @@ def cache_folder() -> str:
 def cpu_devices(options: Any) -> int:
     """Into how many devices the cores are made, for a command with these options.
 
-    XLA runs small products on one core, so that our networks have a device for each core: every core has sequences of its own. The products
-    of the recurrent baseline are large; one device that uses all cores is faster. docs/scaling.md has what was measured.
+    XLA runs small products on one core, so that there is a device for each core: every core has sequences of its own. Only in training, the
+    products of the recurrent baseline are large; one device that uses all cores is faster. docs/scaling.md has what was measured.
     """
-    network = getattr(options, "network", None)
-    if network is None and isinstance(folder := getattr(options, "run", None), Path):
-        with suppress(OSError, ValueError, AttributeError):  # the command will say what is wrong there
-            network = json.loads((folder / "config.json").read_text()).get("network")
-    return 1 if network in ONE_CPU_DEVICE else cores()
+    return 1 if isinstance(options, config.TrainConfig) and options.network in ONE_CPU_DEVICE else cores()
 
 
 def cores() -> int:

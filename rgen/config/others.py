@@ -45,8 +45,7 @@ class EvaluateConfig(_Trained):
     json: Path | None = None
     """Write the summary to this file."""
     devices: int | None = None
-    """On CPUs: how many devices the cores are made into. None: one for each core; one in all for the recurrent baseline, whose products are
-    large enough for several cores."""
+    """On CPUs: how many devices the cores are made into. None: one for each core."""
 
     def __post_init__(self) -> None:
         checks.choices(self)
@@ -99,8 +98,7 @@ class SampleConfig(_Trained):
     export: Path | None = None
     """Instead of samples, write the sampler with its weights to this file; bin/run_exported.py runs it without rgen."""
     devices: int | None = None
-    """On CPUs: how many devices the cores are made into. None: one for each core; one in all for the recurrent baseline, whose products are
-    large enough for several cores."""
+    """On CPUs: how many devices the cores are made into. None: one for each core."""
 
     def __post_init__(self) -> None:
         checks.choices(self)
@@ -147,8 +145,7 @@ class InsideConfig(_Trained):
     out: Path | None = None
     """The picture; None: RUN/inside.png."""
     devices: int | None = None
-    """On CPUs: how many devices the cores are made into. None: one for each core; one in all for the recurrent baseline, whose products are
-    large enough for several cores."""
+    """On CPUs: how many devices the cores are made into. None: one for each core."""
 
     def __post_init__(self) -> None:
         checks.choices(self)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rgen import data, meta, models, networks, scoring
@@ -64,7 +65,9 @@ def made_up(kind: str, meta_batch: int, length: int) -> tuple[tuple[int, ...], i
 
 def draw_samples(model: SequenceModel, params: Any, seqs: Sequence) -> Any:
     """Draws as many sequences instead of learning from these."""
-    return model.sample(params, seqs.x, jax.random.split(jax.random.key(0), len(seqs.y)))
+    # of keys that come from the outputs, and so lie on the devices over which these are spread
+    numbers = seqs.y @ jnp.arange(1, seqs.y.shape[1] + 1)
+    return model.sample(params, seqs.x, jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), numbers))
 
 
 TIMED = {**meta.ALGORITHMS, "score": scoring.score, "sample": draw_samples}
@@ -80,12 +83,12 @@ def cases(config: BenchmarkConfig, network: str) -> list[tuple[str, str]]:
     return [(algorithm, "direct") for algorithm in (["maml"] if gradient else []) + others]
 
 
-def device_counts(config: BenchmarkConfig, network: str) -> tuple[int, ...]:
-    """Over how many devices the sequences are spread: as asked, or as in training. Raises InputError if there are not so many."""
+def device_counts(config: BenchmarkConfig, network: str, algorithm: str) -> tuple[int, ...]:
+    """Over how many devices the sequences are spread: as asked, or as the commands do. Raises InputError if there are not so many."""
     there = hardware()
     if max(config.devices, default=1) > there.devices:
         raise InputError(f"--devices is {max(config.devices)}, and there are {there.devices}.")
-    alone = there.platform == "cpu" and configuration(network).network in ONE_CPU_DEVICE
+    alone = there.platform == "cpu" and configuration(network).network in ONE_CPU_DEVICE and algorithm in meta.ALGORITHMS
     return config.devices or (1 if alone else there.devices,)
 
 
@@ -134,7 +137,7 @@ def measure(config: BenchmarkConfig, limit: limits.Limits) -> tuple[list[Row], l
     rows, profiles = [], []
     with Progress(len(groups), 0, "benchmark") as progress:
         for done, (network, meta_batch, length) in enumerate(groups):
-            these = [(*case, devices) for case in cases(config, network) for devices in device_counts(config, network)]
+            these = [(*case, devices) for case in cases(config, network) for devices in device_counts(config, network, case[0])]
             ready = []
             for algorithm, form, devices in these:
                 with assumed(hardware()._replace(devices=devices)):
