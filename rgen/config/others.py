@@ -168,7 +168,8 @@ class BenchmarkConfig:
     length: tuple[int, ...] = (128,)
     """Inner steps in a sequence; for images, pixels of the smallest square that has as many."""
     devices: tuple[int, ...] = ()
-    """Over how many devices the sequences are spread; on CPUs, the cores are made into the largest of these numbers. None: as training."""
+    """Over how many devices the sequences are spread; on CPUs, the cores are made into the largest of these numbers. None: as for other
+    commands."""
     target: tuple[str, ...] = ()
     """Instead of running, compile for accelerators that need not be there: tpu-v5e, tpu-v5p, tpu-v6e, h100; tpu-v5e:4 for four of them; or
     for cpu, this machine. Says whether it fits, and how many kernels an inner step launches."""
