@@ -13,7 +13,8 @@ Precision = Literal["float32", "bfloat16"]
 InnerLoss = Literal["nats", "memory"]
 Order = Literal["raster", "random"]
 Network = Literal["text-mlp", "text-heads", "lstm-block", "siren", "gated", "image-heads", "lstm"]
-Timed = Literal[Algorithm, "sample"]
+Timed = Literal[Algorithm, "score", "sample"]
+TimedForm = Literal[FormName, "kept", "folded"]
 
 ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 RATE_KINDS: tuple[RateKind, ...] = get_args(RateKind)
@@ -23,6 +24,8 @@ NETWORKS: tuple[Network, ...] = get_args(Network)
 INNER_LOSSES: tuple[InnerLoss, ...] = get_args(InnerLoss)
 ORDERS: tuple[Order, ...] = get_args(Order)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+ONE_CPU_DEVICE: tuple[Network, ...] = ("lstm",)
+"""Networks in whose training XLA spreads products over the cores, so that one CPU device is faster than one for each (docs/scaling.md)."""
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 
 GENERATOR = "threefry2x32"

@@ -1,6 +1,5 @@
 """Where arrays live: the rows of a batch spread over the devices of all processes, parameters on each of them."""
 
-from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -43,6 +42,16 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def sentence() -> str:
+    """What a command computes on, for one line at its start."""
+    count, kind = jax.local_device_count(), jax.local_devices()[0].device_kind
+    each = f" in each of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    if jax.default_backend() != "cpu":
+        return f"Computing on {count} x {kind}{each}."
+    many = "1 CPU device, which uses all cores" if count == 1 else f"{count} CPU devices"
+    return f"Computing on {many}{each}; --devices sets into how many the cores are made."
+
+
 def wait_for_all(what: str) -> None:
     """Returns when every process is here."""
     if jax.process_count() > 1:
@@ -54,10 +63,9 @@ def any_of_all(number: int) -> int:
     return number if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.int32(number)).max())
 
 
-@cache
 def shardings(batch: int) -> tuple[NamedSharding, NamedSharding]:
     """Where parameters lie, and where a batch, for `batch` rows: they are spread over as many devices as divide them."""
-    devices = jax.devices()[: shards_of(batch)]
+    devices = tuple(jax.devices()[: shards_of(batch)])
     if len({device.process_index for device in devices}) < jax.process_count():
         raise InputError(
             f"{batch} sequences do not spread over the {jax.device_count()} devices of {jax.process_count()} processes; "
@@ -66,7 +74,8 @@ def shardings(batch: int) -> tuple[NamedSharding, NamedSharding]:
     return shardings_over(devices)
 
 
-def shardings_over(devices: Sequence[Any]) -> tuple[NamedSharding, NamedSharding]:
+@cache
+def shardings_over(devices: tuple[Any, ...]) -> tuple[NamedSharding, NamedSharding]:
     """Everywhere on these devices, and rows spread over them."""
     # with JAX's default, explicit axes, the gathers of an embedding raise
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)

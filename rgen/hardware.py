@@ -33,7 +33,7 @@ def hardware() -> Hardware:
         return _assumed
     platform = jax.default_backend()
     if platform == "cpu":
-        return Hardware(platform, jax.device_count(), cache=_second_level_cache())
+        return Hardware(platform, jax.device_count(), cache=second_level_cache())
     stats = jax.local_devices()[0].memory_stats() or {}
     return Hardware(platform, jax.device_count(), stats.get("bytes_limit", 2**34))
 
@@ -51,8 +51,18 @@ def assumed(other: Hardware) -> Iterator[None]:
         jax.clear_caches()
 
 
-def _second_level_cache() -> float:
+def main_memory() -> float:
+    """Bytes of this machine's memory; 0 if the system does not tell."""
+    return _told("SC_PHYS_PAGES") * _told("SC_PAGE_SIZE")
+
+
+def second_level_cache() -> float:
+    """Bytes of the cache that each core has of its own; 1 MiB if the system does not tell."""
+    return _told("SC_LEVEL2_CACHE_SIZE") or 2**20
+
+
+def _told(name: str) -> int:
     try:
-        return os.sysconf("SC_LEVEL2_CACHE_SIZE") or 2**20
-    except (AttributeError, OSError, ValueError):  # not every system tells
-        return 2**20
+        return max(0, os.sysconf(name))
+    except (AttributeError, OSError, ValueError):  # not every system has it
+        return 0

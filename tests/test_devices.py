@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from rgen import commands
 from rgen.batching import group_rows, ungroup_rows
-from rgen.config import PRESETS, EvaluateConfig, to_json
+from rgen.config import PRESETS, BenchmarkConfig, EvaluateConfig, SampleConfig
 from rgen.runs.folder import Run
 from rgen.sequence import Sequence
 from runs import script, words
@@ -101,11 +101,23 @@ def test_whole_programs_on_one_two_four_and_eight_devices(tmp_path):
         close_metrics(tmp_path / name, tmp_path / "1")
 
 
-def test_the_recurrent_baseline_has_one_device_and_others_one_for_each_core(tmp_path):
+def test_the_recurrent_baseline_is_trained_on_one_device_and_all_else_has_one_for_each_core(tmp_path):
     assert commands.cpu_devices(PRESETS["digits-lstm"][1]) == 1
     assert commands.cpu_devices(PRESETS["digits-maml"][1]) == commands.cores()
-    assert commands.cpu_devices(EvaluateConfig(tmp_path / "nowhere")) == commands.cores()
-    (tmp_path / "config.json").write_text(to_json(PRESETS["digits-lstm"][1]))
-    assert commands.cpu_devices(EvaluateConfig(tmp_path)) == 1
-    (tmp_path / "config.json").write_text("[")
-    assert commands.cpu_devices(EvaluateConfig(tmp_path)) == commands.cores()
+    for options in (EvaluateConfig(tmp_path), SampleConfig(tmp_path), BenchmarkConfig()):
+        assert commands.cpu_devices(options) == commands.cores()
+
+
+def test_the_benchmark_has_the_devices_of_the_commands_unless_asked_otherwise(tmp_path):
+    sizes = words(
+        "--network digits-lstm digits-maml --algorithm maml sample --form dual --meta-batch 2 --length 4 --repeats 1 --json rows.json"
+    )
+    for options, expected in (([], [1, 2, 2, 2]), (["--devices", "1", "2"], [1, 2] * 4)):
+        script("benchmark", *sizes, *options, cwd=tmp_path, JAX_NUM_CPU_DEVICES="2")
+        assert [row["devices"] for row in json.loads((tmp_path / "rows.json").read_text())] == expected
+
+
+def test_evaluation_and_sampling_say_their_devices_and_devices_are_as_asked(trained, tmp_path):
+    for name, options in (("evaluate", []), ("sample", ["--out", tmp_path / "drawn.png"])):
+        said = script(name, "--run", trained, "--count", 2, *options, "--devices", 3, cwd=tmp_path)
+        assert "Computing on 3 CPU devices; --devices sets" in said.stderr

@@ -28,11 +28,12 @@ from rgen.fast import InnerLoop
 from rgen.recurrent import Recurrent
 from rgen.runs.checkpoint import Checkpoints
 from rgen.runs.folder import Run, load_run
+from rgen.timing import original
 from runs import ROOT, TINY, contents, cut, last_state, rows, script, spoil_arrays, words
 
 SUMMARY = {"nats_per_sequence", "standard_error", "nats_per_symbol", "bits_per_symbol", "sequences"}
 ROW = {
-    *("network", "algorithm", "form", "meta_batch", "length", "seconds", "inner_steps_per_second", "sequences_per_second"),
+    *("network", "algorithm", "form", "meta_batch", "length", "devices", "seconds", "inner_steps_per_second", "sequences_per_second"),
     *("temp_bytes", "compile_seconds", "least_flops", "least_bytes", "share_of_limit"),
 }
 # ---------------------------------------------------------------- names that other programs call
@@ -107,6 +108,7 @@ def test_a_text_run_as_users_make_it(tmp_path):
     lines.write_bytes(b"".join(b"%d plus %d\n" % (i, i % 7) for i in range(40)))
     sizes = words("--features 6 --widths 6 --max-length 8 --meta-batch 2 --steps 3 --eval-count 2")
     said = script("train", "text-maml", "--run", "run", "--data", lines, *sizes, cwd=tmp_path)
+    assert re.search(r"Computing on \d+ CPU device", said.stderr)
     assert "run/curves.png" in said.stdout and "step 3: " in said.stderr and "40" not in said.stdout
     assert "Lines cut to 7 bytes, since they were longer: 40 of 40." in said.stderr
     lines.unlink()
@@ -148,6 +150,30 @@ def test_the_benchmark_as_users_run_it(tmp_path):
     assert "GFLOP/s" in said.stdout
     assert "siren reptile direct, B 2, T 3" in said.stdout
     assert Image.open(tmp_path / "bars.png").size[0] > 100
+
+
+STAND_INS = {  # for torch and for the checkout of the original program
+    "torch.py": "from numpy import arange, stack\nfrom numpy.random import randint, rand\n__version__ = '0'\ndef get_num_threads(): return 1",
+    "reptile_gen/__init__.py": "",
+    "reptile_gen/model.py": "class Net:\n    def zero_grad(self): pass\nmake_text_model = make_mnist_model = make_mnist_model_siren = Net",
+    "reptile_gen/maml.py": "def maml_grad(net, data, rate):\n    if len(data) > 1: raise MemoryError('too large')",
+    "reptile_gen/reptile.py": "import time\ndef reptile_grad(net, data, rate): time.sleep(0.01 * len(data[0][0]))",
+}
+
+
+def test_the_original_program_is_timed_in_turn_with_ours(tmp_path):
+    for name, text in STAND_INS.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    arguments = words("--network siren --algorithm reptile --form direct --meta-batch 1 --length 3 --repeats 3 --json rows.json")
+    said = script("benchmark", "--original", tmp_path, "--original-python", sys.executable, *arguments, cwd=tmp_path)
+    (row,) = json.loads((tmp_path / "rows.json").read_text())
+    ratios = np.array(row["original_seconds"]) / row["seconds"]
+    assert len(ratios) == 3 and min(row["original_seconds"]) >= 0.03
+    assert (row["least"], row["median"], row["most"]) == pytest.approx((ratios.min(), np.median(ratios), ratios.max()))
+    assert "times as fast" in said.stdout and "GB/s" in said.stdout
+    with pytest.raises(InputError, match="could not be run .MemoryError: too large."):
+        original.measure(BenchmarkConfig(("siren",), ("reptile",), ("direct",), (2,), (3,), original=tmp_path, repeats=1))
 
 
 # ---------------------------------------------------------------- training
@@ -302,6 +328,15 @@ BAD_USE = {
     "no device": ("evaluate", ["--devices", "0"], "--devices is 0; it must be at least 1"),
     "benchmark target": ("benchmark", ["--target", "tpu-v5"], "There is no target 'tpu-v5'. Perhaps you meant tpu-v5p"),
     "benchmark picture of a target": ("benchmark", ["--target", "h100", "--out", "a.png"], "With --target nothing is run"),
+    "benchmark devices": ("benchmark", ["--devices", "0"], "--devices is 0; it must be at least 1"),
+    "benchmark original": ("benchmark", ["--original", ".", "--algorithm", "maml"], "in which there is no reptile_gen/maml.py"),
+    "benchmark what the original has not": ("benchmark", ["--original", "."], "--algorithm is first-order-maml, and with --original"),
+    "benchmark original and target": ("benchmark", ["--original", ".", "--target", "h100"], "With --target nothing is run"),
+    "benchmark original and devices": (
+        "benchmark",
+        ["--original", ".", "--algorithm", "maml", "--devices", "1"],
+        "--original and --devices cannot be used together",
+    ),
     "benchmark meta-batch": ("benchmark", ["--meta-batch", "-1"], "--meta-batch is -1; it must be at least 1"),
 }
 

@@ -6,14 +6,13 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import tyro
 
 from rgen import config
+from rgen.choices import ONE_CPU_DEVICE
 from rgen.config import checks
 from rgen.errors import InputError, nearest
 
@@ -65,8 +64,8 @@ def start(parse: Callable[[], Any], name: str, program: str | None = None) -> No
         options = parse()
         os.environ["JAX_THREEFRY_PARTITIONABLE"] = "1"  # what a seed stands for does not depend on settings of JAX
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache_folder())
-        if (given := getattr(options, "devices", None)) is not None:
-            os.environ["JAX_NUM_CPU_DEVICES"] = str(given)
+        if given := getattr(options, "devices", None):
+            os.environ["JAX_NUM_CPU_DEVICES"] = str(max(given) if isinstance(given, tuple) else given)
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cpu_devices(options)))
         sys.unraisablehook = _unraisable
         import_module(f"rgen.commands.{name}").main(options)
@@ -92,14 +91,10 @@ def cache_folder() -> str:
 def cpu_devices(options: Any) -> int:
     """Into how many devices the cores are made, for a command with these options.
 
-    XLA runs small products on one core, so that our networks have a device for each core: every core has sequences of its own. The products
-    of the recurrent baseline are large; one device that uses all cores is faster.
+    XLA runs small products on one core, so that there is a device for each core: every core has sequences of its own. Only in training, the
+    products of the recurrent baseline are large; one device that uses all cores is faster. docs/scaling.md has what was measured.
     """
-    network = getattr(options, "network", None)
-    if network is None and isinstance(folder := getattr(options, "run", None), Path):
-        with suppress(OSError, ValueError, AttributeError):  # the command will say what is wrong there
-            network = json.loads((folder / "config.json").read_text()).get("network")
-    return 1 if network == "lstm" else cores()
+    return 1 if isinstance(options, config.TrainConfig) and options.network in ONE_CPU_DEVICE else cores()
 
 
 def cores() -> int:

@@ -8,21 +8,35 @@ from pathlib import Path
 import jax
 
 from rgen.config import BenchmarkConfig
-from rgen.timing import limits, targets
-from rgen.timing.benchmark import draw, machine, measure, table
+from rgen.timing import limits, original, targets
+from rgen.timing.benchmark import draw, measure, table
+from rgen.timing.machine import machine
 
 
 def main(config: BenchmarkConfig) -> None:
     """bin/benchmark.py."""
     if config.target:
         return compile_for_targets(config)
+    if config.original:
+        return compare(config, config.original)
     limit = limits.measure()
     rows, profiles = measure(config, limit)
     print(machine())
-    print(f"Limits measured: {limit.flops / 1e9:.0f} GFLOP/s in matrix products, {limit.bytes / 1e9:.1f} GB/s read from memory")
+    print(limit)
     print("\n\n".join([table(rows), *profiles]))
     write_json(config.json, rows)
     print(f"Picture: {draw(rows, config.out or Path('benchmark.png'))}")
+
+
+def compare(config: BenchmarkConfig, checkout: Path) -> None:
+    """With --original."""
+    original.check(checkout)
+    limit = limits.measure()
+    rows = original.measure(config)
+    print(machine())
+    print(limit)
+    print(original.table(rows))
+    write_json(config.json, rows)
 
 
 def compile_for_targets(config: BenchmarkConfig) -> None:

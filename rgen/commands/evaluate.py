@@ -2,10 +2,12 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 
+from rgen import devices
 from rgen.choices import PREFIX
 from rgen.config import EvaluateConfig
 from rgen.data import counts
@@ -20,6 +22,7 @@ def main(config: EvaluateConfig) -> None:
     name, _, data, model, params, step = load_run(config.run, **config.source(), needs_data=True)
     index = choose_exactly(data, config.split, config.count, config.seed)
     batch = config.batch or fitting_batch(model, data)
+    print(devices.sentence(), file=sys.stderr)
     with Progress(len(index), 0, config.split) as progress:
         nats = score_all(model, params, data, config.split, index, batch, progress).sum(1)
     symbols = data.sequences(config.split, index).weight.sum(1)

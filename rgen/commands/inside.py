@@ -1,6 +1,7 @@
 """A picture of what a trained network does: where the nats are lost, which layers learn and when, and what each head remembers."""
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from flax import traverse_util
 from matplotlib import pyplot as plt
 
-from rgen import scoring
+from rgen import devices, scoring
 from rgen.config import InsideConfig
 from rgen.errors import InputError
 from rgen.fast import InnerLoop
@@ -29,6 +30,7 @@ def main(config: InsideConfig) -> None:
     if not isinstance(run.model, InnerLoop):
         raise InputError(f"The run in {config.run} is the recurrent baseline; it has no inner loop to look into.")
     index = scoring.choose_exactly(run.data, config.split, config.count, seed=0)
+    print(devices.sentence(), file=sys.stderr)
     nats = scoring.score_all(run.model, run.params, run.data, config.split, index, fitting_batch(run.model, run.data))
     seqs = run.data.sequences(config.split, index)
     path = config.out or run.place("inside.png")

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rgen import devices
 from rgen.config import SampleConfig
 from rgen.data import Dataset, known
 from rgen.errors import InputError
@@ -94,6 +95,8 @@ def main(config: SampleConfig) -> None:
     task = make_task(config, data)
     if task.given is not None and not sampler.random_order and not _is_prefix(task.given.known):
         print("This network was trained in raster order; what is known is fed first, out of that order.", file=sys.stderr)
+    if not config.export:
+        print(devices.sentence(), file=sys.stderr)
     if config.export:
         exported = export.export(sampler, trained.params)
         replace(config.export, exported)

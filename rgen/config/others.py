@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rgen.choices import ALGORITHMS, FORMS, NETWORKS, FormName, Split, Timed
+from rgen.choices import ALGORITHMS, FORMS, NETWORKS, Split, Timed, TimedForm
 from rgen.config import checks
 from rgen.config.presets import PRESETS
 from rgen.errors import InputError, nearest
@@ -45,8 +45,7 @@ class EvaluateConfig(_Trained):
     json: Path | None = None
     """Write the summary to this file."""
     devices: int | None = None
-    """On CPUs: how many devices the cores are made into. None: one for each core; one in all for the recurrent baseline, whose products are
-    large enough for several cores."""
+    """On CPUs: how many devices the cores are made into. None: one for each core."""
 
     def __post_init__(self) -> None:
         checks.choices(self)
@@ -99,8 +98,7 @@ class SampleConfig(_Trained):
     export: Path | None = None
     """Instead of samples, write the sampler with its weights to this file; bin/run_exported.py runs it without rgen."""
     devices: int | None = None
-    """On CPUs: how many devices the cores are made into. None: one for each core; one in all for the recurrent baseline, whose products are
-    large enough for several cores."""
+    """On CPUs: how many devices the cores are made into. None: one for each core."""
 
     def __post_init__(self) -> None:
         checks.choices(self)
@@ -147,8 +145,7 @@ class InsideConfig(_Trained):
     out: Path | None = None
     """The picture; None: RUN/inside.png."""
     devices: int | None = None
-    """On CPUs: how many devices the cores are made into. None: one for each core; one in all for the recurrent baseline, whose products are
-    large enough for several cores."""
+    """On CPUs: how many devices the cores are made into. None: one for each core."""
 
     def __post_init__(self) -> None:
         checks.choices(self)
@@ -157,23 +154,32 @@ class InsideConfig(_Trained):
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """Time MAML, first-order MAML, Reptile and sampling side by side: every combination of the first five options."""
+    """Time MAML, first-order MAML, Reptile, scoring and sampling side by side: every combination of the first six options."""
 
     network: tuple[str, ...] = ("text-mlp", "lstm-block")
     """Networks, with their default sizes, all of which learns; or presets, with their networks, rates and what learns."""
     algorithm: tuple[Timed, ...] = ALGORITHMS
-    """Meta-gradients: maml, first-order-maml, reptile; and sample, which draws sequences."""
-    form: tuple[FormName, ...] = FORMS
-    """Forms of the inner loop: direct, dual."""
+    """Meta-gradients: maml, first-order-maml, reptile; score, as evaluation does; and sample, which draws sequences."""
+    form: tuple[TimedForm, ...] = FORMS
+    """Forms of the inner loop: direct, dual; and kept or folded, the dual form with the taps of all layers kept to the end or folded into
+    weights, where dual leaves that to the cost model."""
     meta_batch: tuple[int, ...] = (8,)
     """Sequences in an outer step."""
     length: tuple[int, ...] = (128,)
     """Inner steps in a sequence; for images, pixels of the smallest square that has as many."""
+    devices: tuple[int, ...] = ()
+    """Over how many devices the sequences are spread; on CPUs, the cores are made into the largest of these numbers. None: as for other
+    commands."""
     target: tuple[str, ...] = ()
-    """Instead of running, compile for accelerators that need not be there: tpu-v5e, tpu-v5p, tpu-v6e, h100; tpu-v5e:4 for four of them.
-    Says whether it fits, and how many kernels an inner step launches."""
+    """Instead of running, compile for accelerators that need not be there: tpu-v5e, tpu-v5p, tpu-v6e, h100; tpu-v5e:4 for four of them; or
+    for cpu, this machine. Says whether it fits, and how many kernels an inner step launches."""
     fit: bool = False
     """With --target: the largest meta-batch that fits, in place of --meta-batch."""
+    original: Path | None = None
+    """Time the original program too, in turn with ours: the folder of a checkout of github.com/unixpickle/reptile-gen. Prints how
+    many times as fast ours is, over --repeats rounds."""
+    original_python: Path = Path("python3")
+    """With --original: a Python in which torch can be imported."""
     repeats: int = 3
     """Timed runs of each, alternating with the others; the median counts."""
     profile: bool = False
@@ -193,14 +199,26 @@ class BenchmarkConfig:
         for option in ("network", "algorithm", "form", "meta_batch", "length"):
             if not getattr(self, option):
                 raise InputError(f"{checks.flag(option)} needs at least one value.")
-        for option in ("meta_batch", "length"):
-            if min(getattr(self, option)) < 1:
+        for option in ("meta_batch", "length", "devices"):
+            if min(getattr(self, option), default=1) < 1:
                 raise InputError(f"{checks.flag(option)} is {min(getattr(self, option))}; it must be at least 1.")
         checks.at_least(self, 1, "repeats")
         if self.fit and not self.target:
             raise InputError("--fit asks what fits an accelerator; name it with --target, as in --target tpu-v5e.")
-        if self.target and (self.profile or self.out):
-            raise InputError(f"With --target nothing is run; leave out {'--profile' if self.profile else '--out'}.")
+        idle = [option for option in ("profile", "out", "devices", "original") if getattr(self, option)]
+        if self.target and idle:
+            raise InputError(f"With --target nothing is run; leave out {checks.flag(idle[0])}.")
+        if self.original:
+            self._check_original([option for option in idle if option != "original"])
+
+    def _check_original(self, idle: list[str]) -> None:
+        if idle:
+            raise InputError(f"--original and {checks.flag(idle[0])} cannot be used together; choose one.")
+        for option, has in (("network", ("text-mlp", "lstm-block", "siren")), ("algorithm", ("maml", "reptile"))):
+            if others := set(getattr(self, option)) - set(has):
+                raise InputError(f"{checks.flag(option)} is {min(others)}, and with --original it must be of {', '.join(has)}.")
+        if max(self.length) > 784 and self.network != ("text-mlp",):
+            raise InputError(f"--length is {max(self.length)}; the original's images have 784 pixels.")
 
 
 @dataclass(frozen=True)

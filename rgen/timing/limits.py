@@ -32,6 +32,9 @@ class Limits(NamedTuple):
         """The time that some work takes at least, if all its bytes come from memory."""
         return max(work.flops / self.flops, work.bytes / self.bytes)
 
+    def __str__(self) -> str:
+        return f"Limits measured: {self.flops / 1e9:.0f} GFLOP/s in matrix products, {self.bytes / 1e9:.1f} GB/s read from memory"
+
 
 def measure(side: int = 2048, megabytes: int = 256) -> Limits:
     """Measures both, on every device at once: the best of a few runs of a few products each."""

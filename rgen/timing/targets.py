@@ -16,7 +16,7 @@ from rgen.batching import shards_of
 from rgen.config import BenchmarkConfig
 from rgen.devices import shardings_over
 from rgen.errors import InputError, nearest
-from rgen.hardware import Hardware, assumed
+from rgen.hardware import Hardware, assumed, main_memory, second_level_cache
 from rgen.host.progress import Progress
 from rgen.sequence import Sequence
 from rgen.timing import benchmark
@@ -50,6 +50,7 @@ TARGETS = {
     "tpu-v5p": Target("tpu", 95 * 2**30, "v5p:{0}x{0}x1"),
     "tpu-v6e": Target("tpu", 32 * 2**30, "v6e:{0}x{0}"),
     "h100": Target("gpu", 84929347584, gpu=H100),
+    "cpu": Target("cpu", main_memory()),  # this machine, to compare with
 }
 PACKAGES = {
     "tpu": 'pip install "libtpu==0.0.42.*" (the version that jax[tpu] names)',
@@ -103,7 +104,12 @@ def parse(name: str) -> tuple[Target, int]:
 def described(name: str) -> tuple[Any, ...]:
     """A target's devices. Raises InputError if what compiles for them is not installed, or there are not so many in one host."""
     target, count = parse(name)
+    if target.platform == "cpu":
+        if count > jax.device_count():
+            raise InputError(f"--target is '{name}', and this machine's cores make {jax.device_count()} devices.")
+        return tuple(jax.devices()[:count])
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # or libtpu asks for minutes where it is
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no chip is opened, so that other processes may compile too
     side = 2
     while side * side < count:
         side *= 2
@@ -121,7 +127,7 @@ def described(name: str) -> tuple[Any, ...]:
 def compile_row(name: str, network: str, algorithm: str, form: str, meta_batch: int, length: int) -> Row:
     """Compiles one meta-gradient, or the sampler, for a target; sequences are spread as `rgen.devices.shardings` does."""
     target, count = parse(name)
-    with assumed(Hardware(target.platform, count, target.memory)):
+    with assumed(Hardware(target.platform, count, target.memory, second_level_cache())):
         devices = described(name)[: shards_of(meta_batch)]
         everywhere, spread = shardings_over(devices)
         about = (network, algorithm, form, meta_batch, length, name, len(devices))

@@ -55,7 +55,7 @@ def go_on(setting: Setting, state: State, checkpoints: Checkpoints, best: Checkp
     """The outer loop from a state on. Returns the signal that stopped it, or 0."""
     config, run, data = setting.config, setting.run, setting.data
     start = done = int(state.step)
-    for note in data.notes:
+    for note in (devices.sentence(), *data.notes):
         run.say(note)
     if start >= config.steps:
         run.say(f"The run has had its {start} steps already; a larger --steps goes on.")
