@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +32,14 @@ def page(sampler: Sampler, params: Any, title: str) -> str:
     Raises:
       InputError: there is no such page of this model.
     """
-    image = len(sampler.shape) > 1
-    content = json.dumps(_content(sampler, params), separators=(",", ":"))
+    kind = "image" if len(sampler.shape) > 1 else "text"
+    content = json.dumps(_content(sampler, params), separators=(",", ":")).replace("<", "\\u003c")
     if len(content) > MOST:
         raise InputError(f"The page would have {len(content) / 1e6:.0f} MB; at most {MOST / 1e6:.0f} can be used. Train a smaller network.")
-    scripts = [(HERE / name).read_text() for name in ("engine.js", "learner.js", "image.js" if image else "text.js")]
-    parts = {
-        "TITLE": html.escape(title),
-        "STYLE": (HERE / "page.css").read_text(),
-        "BODY": (HERE / ("image.html" if image else "text.html")).read_text(),
-        "CONTENT": content,
-        "SCRIPT": "\n".join(scripts),
-    }
-    written = (HERE / "page.html").read_text()
-    for name, part in parts.items():
-        written = written.replace(f"<!-- {name} -->", part)
-    return written
+    scripts = "\n".join((HERE / name).read_text() for name in ("engine.js", "learner.js", f"{kind}.js"))
+    style, body = (HERE / "page.css").read_text(), (HERE / f"{kind}.html").read_text()
+    parts = {"TITLE": html.escape(title), "STYLE": style, "BODY": body, "CONTENT": content, "SCRIPT": scripts}
+    return re.sub("<!-- ([A-Z]+) -->", lambda found: parts[found[1]], (HERE / "page.html").read_text())
 
 
 def _content(sampler: Sampler, params: Any) -> dict[str, Any]:

@@ -77,18 +77,8 @@ const INSTRUCTIONS = {
   },
 
   dot(slots, result, left, right, B, M, K, N) {
-    const out = slots[result], a = slots[left], b = slots[right], row = new Float64Array(N);
-    return () => {
-      for (let i = 0; i < B * M; i++) {
-        const from = Math.floor(i / M) * K * N;
-        row.fill(0);
-        for (let k = 0; k < K; k++) {
-          const scale = a[i * K + k], at = from + k * N;
-          for (let n = 0; n < N; n++) row[n] += scale * b[at + n];
-        }
-        out.set(row, i * N);
-      }
-    };
+    const out = slots[result], a = slots[left], b = slots[right], product = N < 4 ? dotNarrow : dotWide;
+    return () => { for (let i = 0; i < B; i++) product(out, a, b, i * M, i * K * N, M, K, N); };
   },
 
   gather(slots, result, table, index, ...lookup) {
@@ -112,6 +102,32 @@ const INSTRUCTIONS = {
     };
   },
 };
+
+/** M rows of `a`, from the given one on, times the matrix [K, N] that begins at an element of `b`: sum by sum. */
+function dotNarrow(out, a, b, row, from, M, K, N) {
+  for (let i = row * K, to = row * N, end = (row + M) * K; i < end; i += K) {
+    for (let n = 0; n < N; n++) {
+      let sum = 0;
+      for (let k = i, at = from + n; k < i + K; k++, at += N) sum += a[k] * b[at];
+      out[to++] = sum;
+    }
+  }
+}
+
+/** The same, along the rows of the matrix, as they lie in memory; four at once save most of the reading and writing of sums. */
+function dotWide(out, a, b, row, from, M, K, N) {
+  for (let i = row; i < row + M; i++) {
+    const to = i * N, first = K % 4;
+    let k = i * K, at = from;
+    out.fill(0, to, to + N);
+    for (; k < i * K + first; k++, at += N) for (let n = 0; n < N; n++) out[to + n] += a[k] * b[at + n];
+    for (; k < (i + 1) * K; k += 4, at += 4 * N) {
+      const p = a[k], q = a[k + 1], r = a[k + 2], s = a[k + 3];
+      const second = at + N, third = second + N, fourth = third + N;
+      for (let n = 0; n < N; n++) out[to + n] += p * b[at + n] + q * b[second + n] + r * b[third + n] + s * b[fourth + n];
+    }
+  }
+}
 
 const REDUCTIONS = { sum: [0, (a, b) => a + b], max: [-Infinity, Math.max], min: [Infinity, Math.min] };
 
