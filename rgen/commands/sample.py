@@ -1,4 +1,4 @@
-"""bin/sample.py: draws, completes, shows what the network believes on the way, or exports the sampler."""
+"""bin/sample.py: draws, completes, shows what the network believes on the way, exports the sampler, or writes a page to play on."""
 
 import json
 import math
@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rgen import play
 from rgen.config import SampleConfig
 from rgen.data import Dataset, known
 from rgen.errors import InputError
@@ -78,7 +79,7 @@ def make_task(config: SampleConfig, data: Dataset) -> Task:
 
 def main(config: SampleConfig) -> None:
     """bin/sample.py."""
-    for option in ("out", "json", "export"):
+    for option in ("out", "json", "export", "page"):
         path = getattr(config, option)
         if path and (path.is_dir() or not path.parent.is_dir()):
             raise InputError(f"--{option} is '{path}', {'a folder' if path.is_dir() else 'in a folder that does not exist'}; give a file.")
@@ -97,6 +98,9 @@ def main(config: SampleConfig) -> None:
     if config.export:
         replace(config.export, export.export(sampler, trained.params))
         print(f"The sampler of step {trained.step}: {config.export}, {config.export.stat().st_size / 1e6:.1f} MB")
+    elif config.page:
+        replace(config.page, play.page(sampler, trained.params, trained.name).encode())
+        print(f"A page to play on, of step {trained.step}: {config.page}, {config.page.stat().st_size / 1e3:.0f} kB; open it in a browser.")
     elif config.belief:
         path = config.out or trained.place("belief.png")
         animation = film.show(sampler, trained.params, config.seed, config.belief, task.known if task.given else None, path)

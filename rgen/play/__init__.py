@@ -86,11 +86,11 @@ def programs(loop: InnerLoop, params: Params, x: Any) -> dict[str, Any]:
         "learn": learn,
         "ask": ask,
         "fast": [used.index(number) for number in start],
-        "arrays": [_encoded(held.held[number]) for number in used],
+        "arrays": [encoded(held.held[number]) for number in used],
     }
 
 
-def _encoded(array: np.ndarray) -> dict[str, str]:
+def encoded(array: np.ndarray) -> dict[str, str]:
     """An array in base64; of floats that half precision holds exactly, in half precision."""
     if array.dtype == np.float32:
         with np.errstate(over="ignore"):

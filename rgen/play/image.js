@@ -2,7 +2,7 @@
 
 const [rows, columns] = content.shape, count = rows * columns;
 const CELL = Math.max(1, Math.floor(672 / Math.max(rows, columns)));
-const picture = find("picture"), slider = find("slider");
+const picture = find("picture");
 const marks = new Int8Array(count).fill(-1); // -1: unknown
 const belief = new Float32Array(count); // probability of ink, after as many steps as the slider says
 let cursor = null; // the pixel that is pointed at
@@ -29,8 +29,7 @@ function changed() {
 
 /** Shows the picture after the first `steps` steps, once all have been learned. */
 async function refresh(steps) {
-  slider.max = learner.steps.length;
-  slider.value = steps;
+  seek(steps);
   const learned = await inSlices(learner.steps.length, (i) => learner.after(i + 1), (i) => say(`Learning: ${i + 1} steps`));
   return learned && believe(steps);
 }
@@ -52,7 +51,8 @@ function show() {
   const paid = `Paid: ${learner.nats(false, now).toFixed(2)} nats for ${Math.min(now, fixed)} known pixels`;
   const drawn = now > fixed ? `, ${learner.nats(true, now).toFixed(2)} for ${now - fixed} drawn ones` : "";
   find("nats").textContent = `${paid}${drawn}.`;
-  find("one").disabled = find("all").disabled = total === count;
+  find("one").disabled = total === count;
+  find("all").disabled = fixed === count;
   find("drop").disabled = fixed === total;
   paint();
   paintBars();
@@ -97,9 +97,9 @@ function paintBars() {
   const bars = find("bars"), pen = bars.getContext("2d"), all = learner.steps;
   bars.width = bars.clientWidth * devicePixelRatio;
   bars.height = bars.clientHeight * devicePixelRatio;
-  const width = bars.width / Math.max(all.length, 1), most = Math.max(1, ...all.map((step) => step.nats));
+  const width = bars.width / Math.max(all.length, 1), nats = all.map((step) => step.nats ?? 0), most = Math.max(1, ...nats);
   all.forEach((step, i) => {
-    const height = Math.max(1, (step.nats / most) * bars.height);
+    const height = Math.max(1, (nats[i] / most) * bars.height);
     pen.fillStyle = colour(step.drawn ? "drawn" : "ink");
     pen.globalAlpha = i < Number(slider.value) ? 1 : 0.3;
     pen.fillRect(i * width, bars.height - height, Math.max(width - 0.5, 0.5), height);
@@ -166,7 +166,7 @@ function drag(event) {
   stroke(stroking, to);
   stroking = to;
   learner.set(known());
-  slider.max = slider.value = learner.steps.length;
+  seek(learner.steps.length);
   paint();
 }
 
@@ -206,7 +206,7 @@ find("clear").addEventListener("click", () => {
 function drawNext() {
   const there = new Set(learner.steps.map((step) => step.place));
   learner.draw(content.order.find((place) => !there.has(place)), random);
-  slider.max = slider.value = learner.steps.length;
+  seek(learner.steps.length);
 }
 
 find("one").addEventListener("click", async () => {
@@ -218,6 +218,7 @@ find("one").addEventListener("click", async () => {
 
 find("all").addEventListener("click", async () => {
   job++;
+  if (learner.steps.length === count) learner.set(known()); // another one
   if (!(await refresh(learner.steps.length))) return;
   while (learner.steps.length < count) {
     const row = Math.min(columns, count - learner.steps.length);
@@ -235,6 +236,9 @@ function keep() {
   find("completions").prepend(item);
 }
 
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  paint();
+  paintBars();
+});
 addEventListener("resize", paintBars);
 changed();

@@ -96,6 +96,13 @@ async function inSlices(count, work, shown = () => {}) {
   return true;
 }
 
+/** Puts the slider to a number of steps. */
+function seek(steps) {
+  slider.max = Math.max(steps, learner.steps.length);
+  slider.value = steps;
+}
+
 const find = (id) => document.getElementById(id);
+const slider = find("slider");
 const learner = new Learner(content);
 const random = randomOf(1);

@@ -1,6 +1,6 @@
 // Text: the beginning of a line is learned; then the network says what it expects next, and may go on.
 
-const prompt = find("prompt"), slider = find("slider"), length = content.order.length;
+const prompt = find("prompt"), length = content.order.length;
 const SHOWN = 12; // symbols whose probabilities are shown
 const bytesOf = (text) => Array.from(new TextEncoder().encode(text)).filter((byte) => byte !== 0);
 const textOf = (bytes) => new TextDecoder().decode(Uint8Array.from(bytes));
@@ -13,12 +13,12 @@ function typed() {
 
 function changed() {
   job++;
-  learner.set(typed());
-  slider.max = slider.value = learner.steps.length;
+  seek(typed().length);
   return refresh();
 }
 
 async function refresh() {
+  learner.set(typed());
   if (!(await inSlices(learner.steps.length, (i) => learner.after(i + 1)))) return false;
   const now = Number(slider.value), bytes = bytesOf(prompt.value).length;
   find("position").textContent = `After ${now} of ${learner.steps.length} steps`;
@@ -82,19 +82,18 @@ find("all").addEventListener("click", async () => {
     finish();
     keep();
   });
-  learner.set(typed());
 });
 
 find("one").addEventListener("click", () => {
+  job++;
   learner.set(typed());
   if (learner.steps.length === length - 1) return;
   const drawn = [];
   do drawn.push(learner.draw(learner.steps.length, random)); // a character may have several bytes
   while (drawn[0] > 127 && drawn.length < 4 && learner.steps.length < length - 1 && textOf(drawn).includes("\ufffd"));
-  if (drawn[0] === 0) find("others").textContent = "It drew the end of the line.";
-  else prompt.value += textOf(drawn);
-  if (drawn[0] !== 0) changed();
-  else learner.set(typed());
+  if (drawn[0] !== 0) prompt.value += textOf(drawn);
+  changed();
+  find("drew").textContent = drawn[0] === 0 ? "It drew the end of the line." : `It drew ${textOf(drawn)}`;
 });
 
 prompt.addEventListener("input", changed);
