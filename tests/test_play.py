@@ -165,7 +165,10 @@ def test_a_digit_is_drawn_on_and_completed(browser, pages):
     run = load_run("pretrained:digits")
     tab = opened(browser, pages / "digits.html")
     box = tab.locator("#picture").bounding_box()
-    at = lambda row, column: (box["x"] + (column + 0.5) * box["width"] / 8, box["y"] + (row + 0.5) * box["height"] / 8)
+
+    def at(row: int, column: int) -> tuple[float, float]:
+        return box["x"] + (column + 0.5) * box["width"] / 8, box["y"] + (row + 0.5) * box["height"] / 8
+
     tab.mouse.move(*at(0, 2))
     tab.mouse.down()
     tab.mouse.move(*at(0, 5))
@@ -289,14 +292,14 @@ def test_random_orders_are_that_of_the_first_sample():
 
 
 def test_weights_that_half_precision_holds_take_half_the_place():
-    assert [play.encoded(np.float32([a]))["type"] for a in (0.5, 0.1, 1e6)] == ["float16", "float32", "float32"]
+    assert [play.encoded(np.array([a], np.float32))["type"] for a in (0.5, 0.1, 1e6)] == ["float16", "float32", "float32"]
 
 
 def sorting(params: Any, x: jax.Array) -> jax.Array:
     return jnp.sort(params) * x
 
 
-def refused(case: str) -> Any:
+def refused(case: str) -> tuple[Sampler, Any]:
     if case == "recurrent":
         return Sampler(Recurrent(LSTM((2, 3), symbols=2, outputs=1), rgen.Bernoulli()), (2, 3)), ()
     if case == "context":
@@ -312,7 +315,7 @@ REFUSED = {"recurrent": "has no inner loop", "context": "reads the last outputs 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_has_no_page_is_a_sentence(case):
     with pytest.raises(InputError, match=REFUSED[case]):
-        play.page(*refused(case), "title")
+        play.page(*refused(case), title="title")
 
 
 def test_options_that_do_not_go_with_a_page():

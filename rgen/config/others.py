@@ -124,7 +124,8 @@ class SampleConfig(_Trained):
             raise InputError(
                 f"{checks.flag(idle[0])} is about samples, and with --belief, --export or --page none are written; leave it out."
             )
-        changed = [option for option in ("temperature", "top_k", "top_p", "min_p") if getattr(self, option) not in (None, 1.0)]
+        changed = ["temperature"] if self.temperature != 1 else []
+        changed += [option for option in ("top_k", "top_p", "min_p") if getattr(self, option) is not None]
         if changed and self.page:
             raise InputError(f"The page draws from the network's own probabilities; leave out {checks.flag(changed[0])}.")
 
