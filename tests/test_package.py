@@ -69,6 +69,11 @@ def test_a_wheel_brings_weights(elsewhere):
     assert (elsewhere / "site" / "rgen" / "pretrained" / "mnist" / "card.md").exists()
 
 
+def test_a_wheel_writes_a_page(elsewhere):
+    written = run(elsewhere, "sample", "--run", "pretrained:digits", "--page", "play.html")
+    assert written.returncode == 0 and "</html>" in (elsewhere / "play.html").read_text(), written.stderr
+
+
 def test_the_program_names_its_commands_and_what_is_none(elsewhere):
     shown = run(elsewhere, "--help")
     assert shown.returncode == 0

@@ -153,7 +153,8 @@ def test_the_benchmark_as_users_run_it(tmp_path):
 
 
 STAND_INS = {  # for torch and for the checkout of the original program
-    "torch.py": "from numpy import arange, stack\nfrom numpy.random import randint, rand\n__version__ = '0'\ndef get_num_threads(): return 1",
+    "torch.py": "from numpy import arange, stack\nfrom numpy.random import randint, rand\n"
+    "__version__ = '0'\ndef get_num_threads(): return 1",
     "reptile_gen/__init__.py": "",
     "reptile_gen/model.py": "class Net:\n    def zero_grad(self): pass\nmake_text_model = make_mnist_model = make_mnist_model_siren = Net",
     "reptile_gen/maml.py": "def maml_grad(net, data, rate):\n    if len(data) > 1: raise MemoryError('too large')",
@@ -172,7 +173,7 @@ def test_the_original_program_is_timed_in_turn_with_ours(tmp_path):
     assert len(ratios) == 3 and min(row["original_seconds"]) >= 0.03
     assert (row["least"], row["median"], row["most"]) == pytest.approx((ratios.min(), np.median(ratios), ratios.max()))
     assert "times as fast" in said.stdout and "GB/s" in said.stdout
-    with pytest.raises(InputError, match="could not be run .MemoryError: too large."):
+    with pytest.raises(InputError, match=r"could not be run .MemoryError: too large."):
         original.measure(BenchmarkConfig(("siren",), ("reptile",), ("direct",), (2,), (3,), original=tmp_path, repeats=1))
 
 

@@ -75,7 +75,7 @@ def test_what_is_no_target_is_said(name, sentence):
 def test_options_that_do_not_go_together_are_said():
     with pytest.raises(InputError, match="name it with --target"):
         BenchmarkConfig(fit=True)
-    with pytest.raises(InputError, match="makes? 1 device"):
+    with pytest.raises(InputError, match=r"makes? 1 device"):
         targets.described("cpu:2")
     with pytest.raises(InputError, match="leave out --profile"):
         BenchmarkConfig(target=("h100",), profile=True)

@@ -1,4 +1,4 @@
-"""bin/sample.py: draws, completes, shows what the network believes on the way, or exports the sampler."""
+"""bin/sample.py: draws, completes, shows what the network believes on the way, exports the sampler, or writes a page to play on."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rgen import devices
+from rgen import devices, play
 from rgen.config import SampleConfig
 from rgen.data import Dataset, known
 from rgen.errors import InputError
@@ -79,7 +79,7 @@ def make_task(config: SampleConfig, data: Dataset) -> Task:
 
 def main(config: SampleConfig) -> None:
     """bin/sample.py."""
-    for option in ("out", "json", "export"):
+    for option in ("out", "json", "export", "page"):
         path = getattr(config, option)
         if path and (path.is_dir() or not path.parent.is_dir()):
             raise InputError(f"--{option} is '{path}', {'a folder' if path.is_dir() else 'in a folder that does not exist'}; give a file.")
@@ -95,12 +95,16 @@ def main(config: SampleConfig) -> None:
     task = make_task(config, data)
     if task.given is not None and not sampler.random_order and not _is_prefix(task.given.known):
         print("This network was trained in raster order; what is known is fed first, out of that order.", file=sys.stderr)
-    if not config.export:
+    if not config.export and not config.page:
         print(devices.sentence(), file=sys.stderr)
     if config.export:
         exported = export.export(sampler, trained.params)
         replace(config.export, exported)
         print(f"The sampler of step {trained.step}: {config.export}, {len(exported) / 1e6:.1f} MB")
+    elif config.page:
+        page = play.page(sampler, trained.params, trained.name).encode()
+        replace(config.page, page)
+        print(f"A page to play on, of step {trained.step}: {config.page}, {len(page) / 1e3:.0f} kB; open it in a browser.")
     elif config.belief:
         path = config.out or trained.place("belief.png")
         animation = film.show(sampler, trained.params, config.seed, config.belief, task.known if task.given else None, path)

@@ -97,6 +97,9 @@ class SampleConfig(_Trained):
     RUN/belief.png and .gif, or --out."""
     export: Path | None = None
     """Instead of samples, write the sampler with its weights to this file; bin/run_exported.py runs it without rgen."""
+    page: Path | None = None
+    """Instead of samples, write a page to play on: one HTML file with the weights inside, in which one draws or types, and the network
+    learns that and goes on."""
     devices: int | None = None
     """On CPUs: how many devices the cores are made into. None: one for each core."""
 
@@ -107,16 +110,22 @@ class SampleConfig(_Trained):
         if self.belief > 16:
             raise InputError(f"--belief is {self.belief}; at most 16 sequences fit into a picture.")
         checks.seeds(self, "seed")
-        together = [option for option in ("prompt", "complete", "export") if getattr(self, option) is not None]
+        together = [option for option in ("prompt", "complete", "export", "page") if getattr(self, option) is not None]
         if len(together) > 1:
             raise InputError(f"{' and '.join(map(checks.flag, together))} cannot be used together; choose one.")
         if self.each is not None and (self.complete is None or self.complete.lower().endswith(".png")):
             raise InputError("--each is about the images of a split; use it with --complete and a part of them, or leave it out.")
-        if self.belief and self.export:
-            raise InputError("--belief and --export cannot be used together; choose one.")
+        if self.belief and (self.export or self.page):
+            raise InputError(f"--belief and {'--export' if self.export else '--page'} cannot be used together; choose one.")
         idle = [option for option in ("json", "sort", "nats") if getattr(self, option)]
-        if idle and (self.belief or self.export):
-            raise InputError(f"{checks.flag(idle[0])} is about samples, and with --belief or --export none are written; leave it out.")
+        if idle and (self.belief or self.export or self.page):
+            raise InputError(
+                f"{checks.flag(idle[0])} is about samples, and with --belief, --export or --page none are written; leave it out."
+            )
+        changed = ["temperature"] if self.temperature != 1 else []
+        changed += [option for option in ("top_k", "top_p", "min_p") if getattr(self, option) is not None]
+        if changed and self.page:
+            raise InputError(f"The page draws from the network's own probabilities; leave out {checks.flag(changed[0])}.")
 
 
 @dataclass(frozen=True)

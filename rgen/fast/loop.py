@@ -152,6 +152,19 @@ class InnerLoop:
         observer = Drawing(self.likelihood, self.end, decoding, self.context)
         return self.form.unroll(self, params, observer, drawn_steps(x, keys, given, widest(params.init)), False)[1]
 
+    def start(self, params: Params) -> Any:
+        """The fast weights before the first step."""
+        return learning(params.init, self.fast)
+
+    def predict(self, params: Params, fast: Any, x: Any) -> jax.Array:
+        """Log-probabilities [K] of all outputs at ONE input, by fast weights without a leading B."""
+        return self.likelihood.log_probs(paid(self.apply(overlaid(params.init, fast), x)))
+
+    def step(self, params: Params, fast: Any, x: Any, y: Any) -> tuple[Any, jax.Array]:
+        """One inner step of ONE sequence, as it is defined: (fast weights after it, the nats [] that were paid before)."""
+        fast, trace = _advance(self, params)(fast, x, lambda logits: (y, jnp.ones((), logits.dtype)))
+        return fast, trace.nll
+
     def belief(self, params: Params, seqs: Sequence, x: Array, every: int = 1) -> jax.Array:
         """Asks the network about any places while it learns sequences; what is asked teaches it nothing.
 
@@ -171,8 +184,7 @@ class InnerLoop:
         moments = math.ceil(seqs.y.shape[1] / every)
 
         def ask(fast):
-            weights = overlaid(params.init, fast)
-            return jax.vmap(self.likelihood.log_probs)(jax.vmap(lambda x: paid(self.apply(weights, x)))(x))
+            return jax.vmap(lambda x: self.predict(params, fast, x))(x)
 
         def learn(fast, steps):
             fast, _ = unroll(_advance(self, params), fast, Scoring(), steps)

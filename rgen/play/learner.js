@@ -1,0 +1,108 @@
+// The inner loop over a list of steps, { place, y, drawn }, and what both kinds of page share.
+
+const content = JSON.parse(document.getElementById("content").textContent);
+const SAVED = 64e6; // bytes of fast weights that are kept
+
+class Learner {
+  /** The content of the page: programs, arrays, inputs of all places. */
+  constructor(content) {
+    const arrays = content.arrays.map(decode), start = content.fast.map((number) => arrays[number]);
+    const bytes = 4 * start.reduce((sum, a) => sum + a.length, 0);
+    this.content = content;
+    this.learn = load(content.learn, arrays);
+    this.ask = load(content.ask, arrays);
+    this.every = Math.max(1, Math.ceil((bytes * content.order.length) / SAVED));
+    this.steps = [];
+    this.saved = [start]; // fast weights after 0, every, 2 * every, ... steps
+    this.last = [0, start]; // a number of steps, and the fast weights after them
+  }
+
+  /** Replaces the steps; what has been learned of those at the beginning that stay the same is kept. */
+  set(steps) {
+    let same = 0;
+    while (same < steps.length && steps[same].place === this.steps[same]?.place && steps[same].y === this.steps[same].y) same++;
+    this.steps = steps.map((step, i) => (i < same ? { ...step, nats: this.steps[i].nats } : step));
+    this.saved.length = Math.min(this.saved.length, Math.floor(same / this.every) + 1);
+    if (this.last[0] > same) this.last = [0, this.saved[0]];
+  }
+
+  /** What the network reads at a place, after `count` steps. */
+  input(place, count) {
+    const recent = Array.from({ length: this.content.context }, (_, i) => this.steps[count - 1 - i]?.y ?? -1);
+    return [...this.content.inputs[place], ...recent];
+  }
+
+  /** The fast weights after the first `count` steps; the nats of these are known then. */
+  after(count) {
+    const near = Math.min(Math.floor(count / this.every), this.saved.length - 1);
+    let [at, fast] = this.last;
+    if (at > count || at < near * this.every) [at, fast] = [near * this.every, this.saved[near]];
+    for (; at < count; at++) {
+      const step = this.steps[at], out = this.learn(...fast, this.input(step.place, at), step.y);
+      fast = fast.map((_, i) => out[i].slice());
+      step.nats = out[fast.length][0];
+      if ((at + 1) % this.every === 0 && this.saved.length === (at + 1) / this.every) this.saved.push(fast);
+    }
+    this.last = [at, fast];
+    return fast;
+  }
+
+  /** Probabilities of all outputs at a place, after the first `count` steps. */
+  probabilities(place, count) {
+    return Array.from(this.ask(...this.after(count), this.input(place, count))[0], Math.exp);
+  }
+
+  /** Draws the output of a place after all steps, and adds it to them. */
+  draw(place, random) {
+    const probabilities = this.probabilities(place, this.steps.length);
+    let y = 0;
+    for (let left = random() - probabilities[0]; left >= 0 && y + 1 < probabilities.length; left -= probabilities[y]) y++;
+    this.steps.push({ place, y, drawn: true });
+    this.after(this.steps.length);
+    return y;
+  }
+
+  /** The sum of the nats of the first `count` steps that were drawn, or of those that were not. */
+  nats(drawn, count = this.steps.length) {
+    return this.steps.slice(0, count).reduce((sum, step) => sum + (step.drawn === drawn ? step.nats : 0), 0);
+  }
+}
+
+/** Random numbers from 0 to 1 of a seed (mulberry32): not those of JAX, so samples are others than bin/sample.py draws. */
+function randomOf(seed) {
+  return () => {
+    seed = (seed + 0x6d2b79f5) | 0;
+    let t = Math.imul(seed ^ (seed >>> 15), 1 | seed);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+  };
+}
+
+/** One thing at a time that takes long: starting the next one calls off the one before. */
+let job = 0;
+
+/** Calls work(0), ..., work(count - 1), and `shown` whenever the page may be seen; returns whether it was not called off. */
+async function inSlices(count, work, shown = () => {}) {
+  const mine = job;
+  let began = performance.now();
+  for (let i = 0; i < count; i++) {
+    work(i);
+    if (performance.now() - began < 20) continue;
+    shown(i);
+    await new Promise((resolve) => setTimeout(resolve));
+    if (job !== mine) return false;
+    began = performance.now();
+  }
+  return true;
+}
+
+/** Puts the slider to a number of steps. */
+function seek(steps) {
+  slider.max = Math.max(steps, learner.steps.length);
+  slider.value = steps;
+}
+
+const find = (id) => document.getElementById(id);
+const slider = find("slider");
+const learner = new Learner(content);
+const random = randomOf(1);

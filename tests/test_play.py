@@ -1,0 +1,340 @@
+"""The page to play on: it computes what Python does, in a browser, and can be used on a phone and on a desk."""
+
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from problems import NAMES, adapt, jit, make
+
+import rgen
+from rgen import play, sampling
+from rgen.choices import PRETRAINED
+from rgen.commands import sample
+from rgen.config import SampleConfig
+from rgen.errors import InputError
+from rgen.fast import InnerLoop
+from rgen.likelihood import Categorical
+from rgen.recurrent import LSTM, Recurrent
+from rgen.runs.folder import load_run
+from rgen.sampling import Sampler
+from rgen.sequence import Sequence
+from runs import ROOT, script
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+AGREE = 1e-4  # of probabilities, and of the nats of a whole sequence
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A browser without a window: the one of playwright, or one that is installed."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'")
+    with api.sync_playwright() as engine:
+        found = [path for path in (engine.chromium.executable_path, *map(shutil.which, BROWSERS)) if path and Path(path).exists()]
+        if not found:
+            pytest.skip("there is no browser: playwright install chromium")
+        started = engine.chromium.launch(executable_path=found[0], args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+def opened(browser, path: Path, **options: Any) -> Any:
+    """A tab with a page in it, which must not complain."""
+    tab = browser.new_page(**options)
+    errors: list[str] = []
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.goto(path.as_uri())
+    tab.wait_for_function("find('nats').textContent !== ''")
+    tab.complaints = errors
+    return tab
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory) -> Path:
+    """A folder of pages of pretrained weights, as the command writes them."""
+    folder = tmp_path_factory.mktemp("pages")
+    for name in ("digits", "names"):
+        sample.main(SampleConfig(Path(f"pretrained:{name}"), page=folder / f"{name}.html"))
+    return folder
+
+
+# ---------------------------------------------------------------- the engine
+
+LEARN = """({content, x, y}) => {
+  const arrays = content.arrays.map(decode), learn = load(content.learn, arrays), ask = load(content.ask, arrays);
+  let fast = content.fast.map((number) => arrays[number]);
+  const nats = x.map((input, t) => {
+    const out = learn(...fast, input, y[t]);
+    fast = fast.map((_, i) => out[i].slice());
+    return out[fast.length][0];
+  });
+  return [nats, fast.map((array) => [...array]), [...ask(...fast, x[0])[0]]];
+}"""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_network_learns_as_in_python(name, browser):
+    loop, params, seqs = make(name)
+    seqs = seqs._replace(weight=np.ones_like(seqs.weight))
+    fast, nats = adapt(loop, params, seqs)
+    x = loop.read(params, seqs).x
+    first = jax.tree.map(lambda a: a[0], fast)
+    asked = jit(InnerLoop.predict, static_argnums=0)(loop, params, first, x[0, 0])
+    content = play.programs(loop, params, np.asarray(seqs.x)[0, 0])
+    tab = browser.new_page()
+    tab.add_script_tag(path=play.HERE / "engine.js")
+    inputs = np.asarray(x)[0].reshape(x.shape[1], -1).tolist()
+    found = tab.evaluate(LEARN, {"content": content, "x": inputs, "y": np.asarray(seqs.y)[0].tolist()})
+    tab.close()
+    np.testing.assert_allclose(found[0], nats[0], atol=1e-5)
+    for ours, theirs in zip(jax.tree.leaves(first), found[1], strict=True):
+        np.testing.assert_allclose(theirs, np.ravel(ours), atol=1e-5)
+    np.testing.assert_allclose(found[2], asked, atol=1e-5)
+
+
+OPERATIONS = {
+    "concatenate": lambda a: jnp.concatenate([a, 2 * a[:, :1], jnp.zeros((3, 2))], 1),
+    "stack": lambda a: jnp.stack([a, a + 1], 1),
+    "pad": lambda a: jax.lax.pad(a, 1.0, ((1, 0, 0), (0, 2, 1))),
+    "slice": lambda a: a[::2, 1:],
+    "sums": lambda a: (a.sum(0), a.max(1), a.min(), (a @ a.T)[1:], jnp.einsum("ij,kj->k", a, a)),
+    "embedding": lambda a: a[jnp.array([2, 0, 2])],
+    "clipped": lambda a: jnp.take(a, jnp.array([[5, -9], [1, 1]]), axis=0, mode="clip"),
+    "columns": lambda a: a[:, jnp.array([3, 1])],
+    "added": lambda a: jnp.zeros((3, 4)).at[jnp.array([2, 0, 2])].add(a),
+    "integers": lambda a: ((a * 9).astype(int) // 4, (a > 0).sum(), jnp.where(a > 0, a, 0.5), ~(a > 0) & (a < 1)),
+    "functions": lambda a: (jax.nn.softplus(a), jax.nn.log_softmax(a), jnp.tanh(a) ** 3, 1 / a, jax.nn.relu(a), jnp.clip(a, -0.1, 0.1)),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations_are_those_of_jax(name, browser):
+    function = OPERATIONS[name]
+    a = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    arrays = play.Arrays()
+    with jax.enable_x64(False):
+        program = play.compile_program(lambda given, a: function(a), arrays, (), a)
+        expected = jax.tree.leaves(function(jnp.asarray(a)))
+    tab = browser.new_page()
+    tab.add_script_tag(path=play.HERE / "engine.js")
+    run = "([program, arrays, a]) => load(program, arrays.map(decode))(a).map((array) => [...array])"
+    found = tab.evaluate(run, [program, [play.encoded(array) for array in arrays.held], a.ravel().tolist()])
+    tab.close()
+    for ours, theirs in zip(expected, found, strict=True):
+        np.testing.assert_allclose(theirs, np.ravel(ours).astype(float), atol=1e-5)
+
+
+# ---------------------------------------------------------------- pages
+
+STEPS = "learner.steps.map((step) => [step.place, step.y, step.nats])"
+
+
+@pytest.mark.parametrize("fill", [True, False], ids=["from the top", "some pixels"])
+def test_beliefs_and_nats_of_digits(fill, browser, pages):
+    run = load_run("pretrained:digits")
+    digit = run.data.splits["test"][3].ravel().astype(int)
+    known = np.arange(64) < 40 if fill else np.random.default_rng(0).random(64) < 0.4
+    tab = opened(browser, pages / "digits.html")
+    marked = np.where(known & ((digit > 0) | (np.arange(64) == 39) | (not fill)), digit, -1).tolist()
+    tab.evaluate(f"find('fill').checked = {json.dumps(fill)}; marks.set({marked}); changed()")
+    place, y, paid = np.array(tab.evaluate(STEPS)).T
+    places = np.flatnonzero(known)
+    np.testing.assert_array_equal(place, places)
+    np.testing.assert_array_equal(y, digit[places])
+    xs = np.stack(np.divmod(np.arange(64), 8), -1)
+    seqs = Sequence(xs[None, places], digit[None, places], np.ones((1, len(places)), np.float32))
+    with jax.enable_x64(False):
+        nats = rgen.score(run.model, run.params, seqs)[0]
+        believed = np.exp(rgen.belief(run.model, run.params, seqs, xs, every=len(places) // 2)[0, :, :, 1])
+    np.testing.assert_allclose(paid, nats, atol=AGREE)
+    assert paid.sum() == pytest.approx(float(nats.sum()), abs=AGREE)
+    for moment, expected in zip((0, len(places) // 2, len(places)), (*believed[:2], believed[-1])):
+        tab.evaluate(f"refresh({moment})")
+        np.testing.assert_allclose(tab.evaluate("[...belief]"), expected, atol=AGREE)
+    assert not tab.complaints
+    tab.close()
+
+
+def test_a_digit_is_drawn_on_and_completed(browser, pages):
+    run = load_run("pretrained:digits")
+    tab = opened(browser, pages / "digits.html")
+    box = tab.locator("#picture").bounding_box()
+
+    def at(row: int, column: int) -> tuple[float, float]:
+        return box["x"] + (column + 0.5) * box["width"] / 8, box["y"] + (row + 0.5) * box["height"] / 8
+
+    tab.mouse.move(*at(0, 2))
+    tab.mouse.down()
+    tab.mouse.move(*at(0, 5))
+    tab.mouse.move(*at(2, 5))
+    tab.mouse.up()
+    tab.wait_for_function("find('position').textContent === 'After 22 of 22 steps'")
+    assert tab.evaluate("[...marks]") == [1 if p in (2, 3, 4, 5, 13, 21) else -1 for p in range(64)]
+    tab.click("#one")
+    tab.wait_for_function("learner.steps.length === 23")
+    tab.click("#all")
+    tab.wait_for_selector("#completions li")
+    place, y, paid = np.array(tab.evaluate(STEPS)).T
+    np.testing.assert_array_equal(place, np.arange(64))
+    xs = np.stack(np.divmod(np.arange(64), 8), -1)
+    seqs = Sequence(xs[None], y[None].astype(int), np.ones((1, 64), np.float32))
+    with jax.enable_x64(False):
+        expected = float(sampling.conditional_nats(run.model, run.params, seqs, (np.arange(64) < 22)[None]).sum())
+    assert paid[22:].sum() == pytest.approx(expected, abs=AGREE)
+    assert tab.inner_text("#completions li").strip() == f"{expected:.1f} nats"
+    tab.click("#drop")
+    tab.wait_for_function("learner.steps.length === 22")
+    tab.focus("#picture")
+    for key in ("ArrowDown", "ArrowLeft", "1"):  # from the end of the stroke
+        tab.keyboard.press(key)
+    tab.wait_for_function("learner.steps.length === 29")
+    assert tab.evaluate("marks[28]") == 1
+    assert not tab.complaints
+    tab.close()
+
+
+def test_a_name_is_begun_and_completed(browser, pages):
+    run = load_run("pretrained:names")
+    tab = opened(browser, pages / "names.html")
+    tab.fill("#prompt", "mar")
+    name = np.array([[*b"mar"]])
+    seqs = Sequence(np.arange(3)[None], name, np.ones((1, 3), np.float32))
+    with jax.enable_x64(False):
+        believed = np.exp(rgen.belief(run.model, run.params, seqs, np.array([3]), every=3)[0, -1, 0])
+        nats = float(rgen.score(run.model, run.params, seqs).sum())
+    np.testing.assert_allclose(tab.evaluate("learner.probabilities(3, 3)"), believed, atol=AGREE)
+    assert tab.inner_text("#nats") == f"Paid: {nats:.3f} nats for 3 symbols."
+    assert tab.inner_text("#next tr:first-child td:last-child") == f"{believed.max():.4f}"
+    assert tab.inner_text("#next tr:first-child td:first-child") == chr(believed.argmax())
+    tab.click("#all")
+    tab.wait_for_function("find('lines').children.length === 10")
+    lines = tab.locator("#lines li").all_inner_texts()
+    assert all(line.startswith("mar") and line.endswith("nats") for line in lines) and len(set(lines)) > 3
+    drawn, y = [], tab.evaluate("learner.steps.map((step) => step.y)")
+    with jax.enable_x64(False):
+        padded = np.array([(y + [0] * 16)[:16]])
+        seqs = Sequence(np.arange(16)[None], padded, (np.arange(16) < len(y)).astype(np.float32)[None])
+        drawn = rgen.score(run.model, run.params, seqs)[0, 3:].sum()
+    assert lines[-1].split()[-2] == f"{float(drawn):.2f}" and bytes(y).rstrip(b"\0").decode() == lines[-1].split()[0]
+    tab.fill("#prompt", "a" * 20)
+    assert "20 of at most 15 bytes; what is beyond is not read" in tab.inner_text("#length")
+    assert tab.evaluate("learner.steps.length") == 15
+    tab.fill("#prompt", "zoë")
+    assert tab.evaluate("learner.steps.map((step) => step.y)") == [*"zoë".encode()]
+    tab.click("#one")
+    tab.wait_for_function("find('drew').textContent !== ''")
+    assert not tab.complaints
+    tab.close()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("name", ["digits", "names"])
+def test_all_controls_fit(name, width, browser, pages):
+    tab = opened(browser, pages / f"{name}.html", viewport={"width": width, "height": 844})
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    controls = tab.locator("button, input, select, #picture").all()
+    assert len(controls) > 3
+    for control in controls:
+        box = control.bounding_box()
+        assert control.is_visible() and box["x"] >= 0 and box["x"] + box["width"] <= width
+        assert tab.evaluate("(e) => (e.labels?.length || e.textContent || e.ariaLabel) ? true : false", control.element_handle())
+    tab.close()
+
+
+@pytest.mark.slow
+def test_all_of_mnist(browser, tmp_path):
+    """784 steps, in raster order."""
+    run = load_run("pretrained:mnist")
+    row, column = np.indices((28, 28)) - 13.5
+    ring = (abs(np.hypot(row, column) - 7) < 1.5).ravel().astype(int)
+    (tmp_path / "mnist.html").write_text(play.page(sampling.make_sampler(run.model, run.data), run.params, "mnist"))
+    tab = opened(browser, tmp_path / "mnist.html")
+    tab.evaluate(f"marks.set({ring.tolist()}); changed()")
+    xs = np.stack(np.divmod(np.arange(784), 28), -1)
+    seqs = Sequence(xs[None], ring[None], np.ones((1, 784), np.float32))
+    with jax.enable_x64(False):
+        nats = np.asarray(rgen.score(run.model, run.params, seqs))[0]
+        believed = np.exp(rgen.belief(run.model, run.params, seqs, xs, every=392)[0, :, :, 1])
+    paid = np.array(tab.evaluate(STEPS))[:, 2]
+    np.testing.assert_allclose(paid, nats, atol=AGREE)
+    assert paid.sum() == pytest.approx(nats.sum(), abs=AGREE)
+    for moment in (0, 1, 2):
+        tab.evaluate(f"refresh({392 * moment})")
+        np.testing.assert_allclose(tab.evaluate("[...belief]"), believed[moment], atol=AGREE)
+    tab.close()
+
+
+# ---------------------------------------------------------------- without a browser
+
+
+def test_the_command_writes_one_file(trained, tmp_path):
+    said = script("sample", "--run", str(trained), "--page", "play.html", cwd=tmp_path)
+    assert re.search(r"A page to play on, of step \d: play.html, \d+ kB", said.stdout)
+    written = (tmp_path / "play.html").read_text()
+    assert not re.search(r"https?:|<link|src=|@import|<!-- [A-Z]", written)  # all of it is inside
+    content = json.loads(written.split('id="content">')[1].split("</script>")[0])
+    assert content["shape"] == [4, 4] and content["order"] == list(range(16))
+
+
+def test_random_orders_are_that_of_the_first_sample():
+    loop, params, _ = make("image-heads")
+    sampler = Sampler(loop, (2, 3), random_order=True)
+    written = play.page(sampler, params, "a <b>")
+    order = np.asarray(sampler.places(sampler.keys(np.uint32(0), np.arange(1))))[0].tolist()
+    assert f'"order":{json.dumps(order, separators=(",", ":"))},"raster":false' in written
+    assert "<title>a &lt;b&gt;:" in written
+
+
+def test_weights_that_half_precision_holds_take_half_the_place():
+    assert [play.encoded(np.array([a], np.float32))["type"] for a in (0.5, 0.1, 1e6)] == ["float16", "float32", "float32"]
+
+
+def sorting(params: Any, x: jax.Array) -> jax.Array:
+    return jnp.sort(params) * x
+
+
+def refused(case: str) -> tuple[Sampler, Any]:
+    if case == "recurrent":
+        return Sampler(Recurrent(LSTM((2, 3), symbols=2, outputs=1), rgen.Bernoulli()), (2, 3)), ()
+    if case == "context":
+        loop = make("text-heads partly").loop
+        return Sampler(loop, (2, 3)), make("text-heads partly").params
+    loop = InnerLoop(rgen.Function(lambda key, x: jnp.ones(3), sorting), Categorical())
+    return Sampler(loop, (7,)), loop.init(jax.random.key(0), jnp.int32(0))
+
+
+REFUSED = {"recurrent": "has no inner loop", "context": "reads the last outputs too", "sort": "The page cannot compute 'sort'"}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_has_no_page_is_a_sentence(case):
+    with pytest.raises(InputError, match=REFUSED[case]):
+        play.page(*refused(case), title="title")
+
+
+def test_options_that_do_not_go_with_a_page():
+    page = Path("play.html")
+    for options, sentence in (
+        ({"export": page}, "--export and --page cannot be used together"),
+        ({"belief": 2}, "--belief and --page cannot be used together"),
+        ({"sort": True}, "--sort is about samples"),
+        ({"top_k": 3}, "The page draws from the network's own probabilities; leave out --top-k"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            dataclasses.replace(SampleConfig(Path("run"), page=page), **options)
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_the_pages_of_the_docs_are_of_this_version(name):
+    """Made anew by: rgen sample --run pretrained:NAME --page docs/play-NAME.html"""
+    written = (ROOT / "docs" / f"play-{name}.html").read_text()
+    for part in ("engine.js", "learner.js", "page.css"):
+        assert (play.HERE / part).read_text() in written
+    shared = "text" if name == "names" else "image"
+    assert (play.HERE / f"{shared}.js").read_text() in written and (play.HERE / f"{shared}.html").read_text() in written
