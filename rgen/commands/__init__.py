@@ -2,7 +2,6 @@
 that a user can mend to a sentence and exit code 2."""
 
 import io
-import json
 import os
 import sys
 from collections.abc import Callable
