@@ -12,6 +12,7 @@ FormName = Literal["direct", "dual"]
 Precision = Literal["float32", "bfloat16"]
 InnerLoss = Literal["nats", "memory"]
 Order = Literal["raster", "random"]
+Binarize = Literal["threshold", "static", "dynamic"]
 Network = Literal["text-mlp", "text-heads", "lstm-block", "siren", "gated", "image-heads", "lstm"]
 Timed = Literal[Algorithm, "score", "sample"]
 TimedForm = Literal[FormName, "kept", "folded"]
@@ -23,6 +24,7 @@ FORMS: tuple[FormName, ...] = get_args(FormName)
 NETWORKS: tuple[Network, ...] = get_args(Network)
 INNER_LOSSES: tuple[InnerLoss, ...] = get_args(InnerLoss)
 ORDERS: tuple[Order, ...] = get_args(Order)
+BINARIZE: tuple[Binarize, ...] = get_args(Binarize)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 ONE_CPU_DEVICE: tuple[Network, ...] = ("lstm",)
 """Networks in whose training XLA spreads products over the cores, so that one CPU device is faster than one for each (docs/scaling.md)."""

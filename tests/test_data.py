@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
 
 from rgen import data
 from rgen.choices import SPLITS
-from rgen.data import DataError, images, text
+from rgen.data import DataError, images, stored, text
 
 LINES = [b"alpha", b"beta", b"a line longer than the others", b"gamma", b"delta", b"epsilon", b"zeta", b"eta", b"theta", b"iota"]
 BINARIZED = {"train": 6, "validation": 2, "test": 3}
@@ -234,11 +235,49 @@ def test_batches_come_from_train_only():
     assert {image.tobytes() for image in loaded.decode(batch.x, batch.y)} <= train
 
 
+def black_and_white(grey, white: int, reduce: int) -> np.ndarray:
+    likely = images.chances(np.array(grey, np.uint8), white, reduce)
+    return images.binarize({"train": likely}, images.Options())["train"]
+
+
 def test_threshold_is_half_of_white_inclusive_and_comes_after_the_block_means():
-    np.testing.assert_array_equal(images.binarize(np.array([[[127, 128], [0, 255]]], np.uint8), 255, 1), [[[0, 1], [0, 1]]])
-    np.testing.assert_array_equal(images.binarize(np.array([[[7, 8], [0, 16]]], np.uint8), 16, 1), [[[0, 1], [0, 1]]])
-    quarters = np.array([[[255, 255, 127, 0], [0, 0, 255, 127], [255, 127, 100, 100], [0, 128, 100, 100]]], np.uint8)
-    np.testing.assert_array_equal(images.binarize(quarters, 255, 2), [[[1, 0], [1, 0]]])  # sums 510, 509, 510, 400 of 1020
+    np.testing.assert_array_equal(black_and_white([[[127, 128], [0, 255]]], 255, 1), [[[0, 1], [0, 1]]])
+    np.testing.assert_array_equal(black_and_white([[[7, 8], [0, 16]]], 16, 1), [[[0, 1], [0, 1]]])
+    quarters = [[[255, 255, 127, 0], [0, 0, 255, 127], [255, 127, 100, 100], [0, 128, 100, 100]]]
+    np.testing.assert_array_equal(black_and_white(quarters, 255, 2), [[[1, 0], [1, 0]]])  # sums 510, 509, 510, 400 of 1020
+
+
+def test_by_chance_a_pixel_is_white_as_often_as_it_is_grey():
+    grey = np.tile(np.array([0, 1, 64, 128, 254, 255], np.uint8)[:, None, None], (1, 150, 150))
+    likely = images.chances(grey, 255, 1)
+    np.testing.assert_array_equal(likely, grey.astype(int) * 257)
+    drawn = images.draw(likely, np.random.default_rng(0)).mean((1, 2))
+    assert drawn[0] == 0 and drawn[-1] == 1
+    np.testing.assert_allclose(drawn, grey[:, 0, 0] / 255, atol=0.013)  # four standard errors
+    assert images.draw(np.full((10, 10_000), images.SURE, np.uint16), np.random.default_rng(0)).all()
+
+
+def test_static_pixels_are_drawn_once_and_dynamic_ones_anew_for_training_only(tmp_path):
+    threshold, static, dynamic = (data.load("digits", binarize=how) for how in ("threshold", "static", "dynamic"))
+    for split, pixels in static.splits.items():
+        np.testing.assert_array_equal(pixels, data.load("digits", binarize="static").splits[split])
+        np.testing.assert_array_equal(pixels, dynamic.splits[split])
+        assert 0.05 < (pixels != threshold.splits[split]).mean() < 0.25
+    other = data.load("digits", binarize="static", split_seed=1)
+    assert other.splits["test"].mean() == pytest.approx(static.splits["test"].mean(), abs=0.02)
+    batches = [dynamic.batch(0, step, 64).y for step in (0, 0, 1)]
+    np.testing.assert_array_equal(batches[0], batches[1])  # a function of seed and step
+    index = np.zeros(64, int)
+    anew = [dynamic.sequences("train", index, np.random.default_rng(seed)).y for seed in (0, 1)]
+    assert (anew[0] != anew[1]).any() and len({row.tobytes() for row in anew[0]}) == 64
+    expected = load_digits().images[data.cut(1797, 0.1, 0)["train"][0]].reshape(-1) / 16
+    np.testing.assert_allclose(np.concatenate(anew).mean(0), expected, atol=0.2)
+    np.testing.assert_array_equal(dynamic.sequences("train", [0]).y[0], static.splits["train"][0].reshape(-1))
+    stored.save(dynamic, tmp_path / "data.npz")
+    again = stored.restore(tmp_path / "data.npz")
+    np.testing.assert_array_equal(again.batch(3, 4, 8).y, dynamic.batch(3, 4, 8).y)
+    stored.save(static, tmp_path / "data.npz")
+    np.testing.assert_array_equal(stored.restore(tmp_path / "data.npz").batch(3, 4, 8).y, static.batch(3, 4, 8).y)
 
 
 # MNIST, from files of a few images each
@@ -440,6 +479,8 @@ def test_damaged_gz_unpacks_to_the_shape_or_is_refused(draw):
         ({"name": ""}, "neither"),
         ({"name": "a\0b"}, "neither"),
         ({"name": "digits", "order": "spiral"}, "'spiral'.*raster, random"),
+        ({"name": "digits", "binarize": "dither"}, "'dither'.*threshold, static, dynamic"),
+        ({"name": "binarized-mnist", "binarize": "static"}, "has no grey.*static"),
         ({"name": "digits", "reduce": 3}, "8 by 8.*reduced by 3.*1, 2, 4"),
         ({"name": "digits", "reduce": 8}, "reduced by 8"),
         ({"name": "digits", "reduce": 0}, "positive"),

@@ -24,6 +24,7 @@ OPTIONS = {
     "data": st.sampled_from(["digits", "digits", "lines", "no such thing", ""]),
     "order": st.sampled_from(["raster", "random", "spiral"]),
     "reduce": st.sampled_from([2, 2, 4, 1, 3, 8, 0]),
+    "binarize": st.sampled_from(["threshold", "static", "dynamic", "other"]),
     "max_length": st.sampled_from([6, 9, 2, 1]),
     "held_out": st.sampled_from([0.1, 0.3, 0.9, 0.0]),
     "score_padding": st.booleans(),

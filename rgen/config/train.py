@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from rgen.choices import Algorithm, FormName, InnerLoss, Network, Order, Precision, RateKind, Schedule
+from rgen.choices import Algorithm, Binarize, FormName, InnerLoss, Network, Order, Precision, RateKind, Schedule
 from rgen.config import checks
 from rgen.errors import InputError
 
@@ -31,11 +31,14 @@ class TrainConfig:
     held_out: float = 0.1
     """Fraction of the sequences held out for test where there is no official split; half as many for validation."""
     split_seed: int = 0
-    """Seed of the split, and of the fixed random pixel orders."""
+    """Seed of the split, of the fixed random pixel orders, and of pixels that are drawn once."""
     order: Order = "raster"
     """Images: pixel order, raster or random (another one for each image)."""
     reduce: int = 1
     """Images: side of the blocks whose means become the pixels of a smaller image."""
+    binarize: Binarize = "threshold"
+    """Images: how grey becomes black or white. threshold: white from a half on. static: drawn once by chance, white with the probability
+    that is the grey value. dynamic: the same for validation and test, but training images are drawn anew each time."""
     score_padding: bool = False
     """Text: also score and learn the NULs behind a line's end, as the original program does."""
 

@@ -125,6 +125,7 @@ def load(
     split_seed: int = 0,
     order: str = "raster",
     reduce: int = 1,
+    binarize: str = "threshold",
     score_padding: bool = False,
     download: bool = False,
 ) -> Dataset:
@@ -137,7 +138,9 @@ def load(
       held_out: fraction of the data cut off for test, and half as much for valid; data with official splits ignores it.
       split_seed: shuffles before cutting, and fixes the random pixel orders.
       order: for images: `raster`, or `random`, an order of its own for every image.
-      reduce: for images: side of the blocks that are averaged into one pixel, before thresholding.
+      reduce: for images: side of the blocks that are averaged into one pixel, before it becomes 0 or 1.
+      binarize: for images: how grey becomes 0 or 1. `threshold`: 1 from a half on. `static`: drawn once, 1 with a probability that is the
+        grey value, by `split_seed`. `dynamic`: the same, but training images are drawn anew each time.
       score_padding: for text: weight 1 also after the NUL that ends a line.
       download: may use the network to get a data set that is not there.
     Raises:
@@ -150,7 +153,7 @@ def load(
     if name == "listing":
         return text.listing(max_length, held_out, split_seed, score_padding)
     if name in NAMES:
-        options = images.Options(order, reduce, held_out, split_seed)
+        options = images.Options(order, reduce, binarize, held_out, split_seed)
         return images.load(str(name), options, data_dir=data_dir, download=download)
     if not os.path.lexists(name):
         raise DataError(_unknown(os.fspath(name)))
@@ -159,7 +162,7 @@ def load(
 
 def from_config(config: TrainConfig) -> Dataset:
     """The data set that a configuration names. Raises DataError as `load`."""
-    names = ("data_dir", "max_length", "held_out", "split_seed", "order", "reduce", "score_padding", "download")
+    names = ("data_dir", "max_length", "held_out", "split_seed", "order", "reduce", "binarize", "score_padding", "download")
     return load(config.data, **{name: getattr(config, name) for name in names})
 
 

@@ -6,11 +6,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rgen.choices import ORDERS, SPLITS
+from rgen.choices import BINARIZE, ORDERS, SPLITS
 from rgen.data import DataError, Dataset, cut, sizes
 from rgen.sequence import Sequence
 
 VALID = 5_000  # images cut from the end of MNIST's official training images
+SURE = 65_535  # the chance of a pixel that is always 1; a multiple of 255
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -19,12 +20,14 @@ class Images(Dataset):
 
     Attributes:
       order: `raster`, or `random`: every image has a pixel order of its own.
+      chances: uint16 [N, H, W], if training images are drawn anew each time: how likely each of their pixels is 1, in parts of SURE.
     """
 
     kind: ClassVar[str] = "image"
     symbols: ClassVar[int] = 2
 
     order: str = "raster"
+    chances: np.ndarray | None = None
 
     def decode(self, x: Any, y: Any) -> np.ndarray:
         """Images uint8 [B, H, W] with the outputs y [B, T] at the coordinates x [B, T, 2] or [1, T, 2]."""
@@ -34,7 +37,10 @@ class Images(Dataset):
         return images
 
     def _sequences(self, split: str, rows: np.ndarray, rng: np.random.Generator | None) -> Sequence:
-        pixels = self.splits[split][rows].reshape(len(rows), self.length)
+        images = self.splits[split][rows]
+        if split == "train" and self.chances is not None and rng is not None:
+            images = draw(self.chances[rows], rng)
+        pixels = images.reshape(len(rows), self.length)
         order = self._orders(split, rows, rng)
         x = np.stack(np.unravel_index(order, self.shape), axis=-1).astype(np.int32)
         y = np.take_along_axis(pixels, order, axis=1).astype(np.int32)
@@ -57,25 +63,28 @@ class Options:
     """How images become a data set; see `rgen.data.load`.
 
     Raises:
-      DataError: there is no such order, or the reduction or the seed is out of range.
+      DataError: there is no such order or way to binarize, or the reduction or the seed is out of range.
     """
 
     order: str = "raster"
     reduce: int = 1
+    binarize: str = "threshold"
     held_out: float = 0.1
     split_seed: int = 0
 
     def __post_init__(self):
         if self.order not in ORDERS:
             raise DataError(f"There is no pixel order {self.order!r}; it is one of {', '.join(ORDERS)}.")
+        if self.binarize not in BINARIZE:
+            raise DataError(f"There is no way to binarize called {self.binarize!r}; it is one of {', '.join(BINARIZE)}.")
         if self.reduce < 1:
             raise DataError(f"The reduction must be a positive whole number, 1 for none; it is {self.reduce}.")
         if self.split_seed < 0:
             raise DataError(f"The split seed cannot be negative; it is {self.split_seed}.")
 
 
-def binarize(grey: np.ndarray, white: int, reduce: int) -> np.ndarray:
-    """Averages blocks of the grey values [N, H, W], then thresholds at half of `white`: uint8 [N, H / reduce, W / reduce] of 0 and 1.
+def chances(grey: np.ndarray, white: int, reduce: int) -> np.ndarray:
+    """Averages blocks of the grey values [N, H, W]: uint16 [N, H / reduce, W / reduce], from 0 for black to SURE for `white`.
 
     Raises:
       DataError: the side of a block does not divide the side of the images.
@@ -88,7 +97,21 @@ def binarize(grey: np.ndarray, white: int, reduce: int) -> np.ndarray:
     for i in range(reduce):
         for j in range(reduce):
             total += grey[:, i::reduce, j::reduce]
-    return np.greater_equal(total, (white * reduce**2 + 1) // 2).astype(np.uint8)  # whole numbers, so half is exactly half
+    most = white * reduce**2
+    return ((np.arange(most + 1) * SURE * 2 + most) // (2 * most)).astype(np.uint16)[total]  # rounded, and half is never rounded down
+
+
+def draw(chances: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draws each pixel from its chance: uint8 of 0 and 1."""
+    return np.less(rng.integers(SURE, size=chances.shape, dtype=np.uint16), chances).astype(np.uint8)
+
+
+def binarize(splits: dict[str, np.ndarray], options: Options) -> dict[str, np.ndarray]:
+    """Pixels uint8 of 0 and 1 from their chances in each split: 1 from a half on, or drawn once by the split seed."""
+    if options.binarize == "threshold":
+        return {split: (values > SURE // 2).astype(np.uint8) for split, values in splits.items()}
+    seeds = {split: [options.split_seed, SPLITS.index(split)] for split in splits}
+    return {split: draw(values, np.random.default_rng(seeds[split])) for split, values in splits.items()}
 
 
 def load(name: str, options: Options, *, data_dir: str | os.PathLike[str] | None = None, download: bool = False) -> Images:
@@ -99,6 +122,8 @@ def load(name: str, options: Options, *, data_dir: str | os.PathLike[str] | None
     """
     if name == "digits":
         splits, white, notes = _digits(options)
+    elif name == "binarized-mnist" and options.binarize != "threshold":
+        raise DataError(f"binarized-mnist has no grey; --binarize {options.binarize} is for mnist and digits. Leave it out.")
     else:
         from rgen.data import mnist  # tensorflow-datasets takes seconds to import
 
@@ -106,8 +131,9 @@ def load(name: str, options: Options, *, data_dir: str | os.PathLike[str] | None
         splits, notes = read(data_dir, download=download)
         splits = _official(splits)
         notes = (sizes(splits, f"images of {name}", "the official splits"), *notes)
-    binary = {split: binarize(grey, white, options.reduce) for split, grey in splits.items()}
-    return Images(binary, notes, options.split_seed, options.order)
+    likely = {split: chances(grey, white, options.reduce) for split, grey in splits.items()}
+    anew = likely["train"] if options.binarize == "dynamic" else None
+    return Images(binarize(likely, options), notes, options.split_seed, options.order, anew)
 
 
 def _digits(options: Options) -> tuple[dict[str, np.ndarray], int, tuple[str, ...]]:

@@ -17,17 +17,19 @@ from rgen.errors import InputError
 from rgen.host.files import replace
 
 KINDS = {"text": Text, "image": Images}
+OTHERS = ("chances",)  # fields that are arrays, beside the splits
 
 
 def save(data: Dataset, path: Path) -> None:
-    """Writes the splits, compressed (images with a bit a pixel), and the other fields as JSON."""
+    """Writes the splits, compressed (images with a bit a pixel), other arrays as they are, and the other fields as JSON."""
     about = {field.name: getattr(data, field.name) for field in dataclasses.fields(data) if field.name != "splits"}
+    others = {name: array for name in OTHERS if (array := about.pop(name, None)) is not None}
     about = json.dumps({"kind": data.kind, "shape": data.shape, "fields": about})
     pack = np.packbits if data.kind == "image" else np.asarray
     arrays: dict[str, Any] = {name: pack(rows) for name, rows in data.splits.items()}
     arrays |= {f"{name}_count": np.array(len(rows)) for name, rows in data.splits.items()}
     whole = io.BytesIO()
-    np.savez_compressed(whole, about=np.array(about), **arrays)
+    np.savez_compressed(whole, about=np.array(about), **arrays, **others)
     replace(path, whole.getvalue())
 
 
@@ -40,13 +42,15 @@ def restore(path: Path) -> Dataset:
     try:
         with np.load(path) as file:
             about = json.loads(str(file["about"]))
-            splits = {}
+            splits, others = {}, {}
             for name in file.files:
-                if f"{name}_count" in file.files:
+                if name in OTHERS:
+                    others[name] = file[name]
+                elif f"{name}_count" in file.files:
                     shape = (int(file[f"{name}_count"]), *about["shape"])
                     rows = file[name]
                     splits[name] = (np.unpackbits(rows, count=np.prod(shape)) if about["kind"] == "image" else rows).reshape(shape)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}, the run's own copy of its data, is damaged ({error}). Train anew in another folder.") from error
-    fields = about["fields"] | {"notes": tuple(about["fields"]["notes"])}
+    fields = about["fields"] | {"notes": tuple(about["fields"]["notes"])} | others
     return KINDS[about["kind"]](splits, **fields)
