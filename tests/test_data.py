@@ -270,7 +270,7 @@ def test_static_pixels_are_drawn_once_and_dynamic_ones_anew_for_training_only(tm
     index = np.zeros(64, int)
     anew = [dynamic.sequences("train", index, np.random.default_rng(seed)).y for seed in (0, 1)]
     assert (anew[0] != anew[1]).any() and len({row.tobytes() for row in anew[0]}) == 64
-    expected = load_digits().images[data.cut(1797, 0.1, 0)["train"][0]].reshape(-1) / 16
+    expected = load_digits(return_X_y=True)[0][data.cut(1797, 0.1, 0)["train"][0]] / 16
     np.testing.assert_allclose(np.concatenate(anew).mean(0), expected, atol=0.2)
     np.testing.assert_array_equal(dynamic.sequences("train", [0]).y[0], static.splits["train"][0].reshape(-1))
     stored.save(dynamic, tmp_path / "data.npz")
