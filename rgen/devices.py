@@ -58,9 +58,9 @@ def wait_for_all(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
-def any_of_all(number: int) -> int:
-    """The largest of the processes' numbers."""
-    return number if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.int32(number)).max())
+def largest(number: float) -> float:
+    """The largest of the processes' numbers, to float32."""
+    return number if jax.process_count() == 1 else float(multihost_utils.process_allgather(np.float32(number)).max())
 
 
 def shardings(batch: int) -> tuple[NamedSharding, NamedSharding]:

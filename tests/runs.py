@@ -8,7 +8,7 @@ from typing import Any
 
 from rgen import models, training
 from rgen.config import TrainConfig
-from rgen.runs.folder import Run, load_run
+from rgen.runs.folder import Run
 
 ROOT = Path(__file__).parents[1]
 TINY = TrainConfig(  # digits of 4 by 4 pixels
@@ -51,8 +51,11 @@ def rows(folder: Path) -> list[dict]:
 
 def last_state(folder: Path) -> training.State:
     run = Run(folder)
-    data = load_run(folder).data
-    begun = training.init_state(models.from_config(run.config(), data), data, training.make_optimizer(run.config()), seed=0)
+    data = run.data()
+    config = run.config()
+    begun = training.init_state(
+        models.from_config(config, data), data, training.make_optimizer(config), seed=0, timed=config.minutes is not None
+    )
     return run.training().load(run.training().steps()[0], begun)
 
 

@@ -250,6 +250,8 @@ BAD_TRAINING = {
     "outer rate": ([*DIGITS, "--outer-rate", "0"], "--outer-rate is 0.0; it must be a positive number"),
     "outer rate nan": ([*DIGITS, "--outer-rate", "nan"], "--outer-rate is nan; it must be a positive number"),
     "steps": ([*DIGITS, "--steps", "0"], "--steps is 0; it must be at least 1"),
+    "minutes": ([*DIGITS, "--minutes", "0"], "--minutes is 0.0; it must be a positive number"),
+    "endless": ([*DIGITS, "--minutes", "inf"], "--minutes is inf; it must be a positive number"),
     "meta-batch": ([*DIGITS, "--meta-batch", "-2"], "--meta-batch is -2; it must be at least 1"),
     "seed": ([*DIGITS, "--seed", "-1"], "--seed is -1; seeds lie between 0 and"),
     "reduce": ([*DIGITS, "--reduce", "3"], "cannot be reduced by 3"),
@@ -291,6 +293,7 @@ BAD_RESUMING = {
     "another seed": (["--resume", "--seed", "1"], "holds another configuration: seed was 0 and is 1"),
     "other sizes": (["--resume", "--widths", "5"], "holds another configuration: widths was (6, 4) and is (5,)"),
     "fewer steps": (["--resume", "--steps", "3"], "is a run of 4 steps; --steps 3 would shorten it"),
+    "minutes": (["--resume", "--minutes", "3"], "is a run of 4 steps; it goes on by --steps, not by --minutes"),
 }
 
 

@@ -17,7 +17,7 @@ class TrainConfig:
     run: Path = Path("runs/run")
     """Folder of the run; made if it is not there."""
     resume: bool = False
-    """Go on from the last checkpoint in the run folder; a larger --steps than before is allowed."""
+    """Go on from the last checkpoint in the run folder; a larger --steps than before is allowed, and more --minutes."""
 
     data: str = "digits"
     """listing, digits, mnist, binarized-mnist, or the path of a text file with one sequence per line, also in UTF-16 or UTF-32 or
@@ -87,6 +87,9 @@ class TrainConfig:
     """Meta-gradient: maml, first-order-maml or reptile. The recurrent baseline takes maml, which is backpropagation there."""
     steps: int = 10_000
     """Outer steps."""
+    minutes: float | None = None
+    """Train for so many minutes instead of --steps: the end and the cosine of the outer rate follow the clock. Compiling, validation,
+    samples and checkpoints do not count. Stopped, the run goes on with the seconds it has left."""
     meta_batch: int = 50
     """Sequences in each outer step."""
     outer_rate: float = 1e-3
@@ -94,7 +97,7 @@ class TrainConfig:
     warmup: int = 0
     """Outer steps over which the rate rises from zero."""
     schedule: Schedule = "constant"
-    """Outer rate after the warm-up: constant, or cosine (falls to zero at the last step)."""
+    """Outer rate after the warm-up: constant, or cosine (falls to zero at the end)."""
     beta2: float = 0.999
     """Adam's second moment decay."""
     clip: float | None = None
@@ -130,7 +133,7 @@ class TrainConfig:
         checks.at_least(self, 0, "warmup", "eval_count", "weight_decay", "context")
         checks.seeds(self, "seed", "split_seed")
         checks.at_least(self, 2, "max_length")
-        checks.positive(self, "inner_rate", "outer_rate", "clip", "held_out")
+        checks.positive(self, "inner_rate", "outer_rate", "clip", "held_out", "minutes")
         checks.at_least(self, 1, "chunk", "micro_batch")
         if self.precision == "bfloat16" and (self.form == "direct" or self.network == "lstm"):
             raise InputError("--precision bfloat16 is for the dual form of the inner loop; leave it out.")

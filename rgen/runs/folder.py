@@ -27,9 +27,10 @@ from rgen.pretrained import Source
 from rgen.runs.checkpoint import Checkpoints
 from rgen.sequence import SequenceModel
 
-# What may differ when a run goes on: where things are, how often to look, how the same numbers are computed, and a larger number of steps.
+# What may differ when a run goes on: where things are, how often to look, how the same numbers are computed, and a larger budget.
 FREE = {
-    *("run", "resume", "data_dir", "download", "log_every", "eval_every", "keep", "keep_every", "steps", "distributed", "tensorboard"),
+    *("run", "resume", "data_dir", "download", "log_every", "eval_every", "keep", "keep_every", "distributed", "tensorboard"),
+    *("steps", "minutes"),
     *("form", "chunk", "fold", "micro_batch", "devices"),
 }
 
@@ -120,8 +121,11 @@ class Run:
         if changed and not (changed == ["data"] and self._is_moved(config)):
             changes = "; ".join(f"{key} was {before[key]} and is {now[key]}" for key in changed)
             raise InputError(f"{self.folder} holds another configuration: {changes}. Use its options, or another --run folder.")
-        if config.steps < before["steps"]:
-            raise InputError(f"{self.folder} is a run of {before['steps']} steps; --steps {config.steps} would shorten it.")
+        (unit, had), (asked, given) = _budget(before), _budget(now)
+        if asked != unit:
+            raise InputError(f"{self.folder} is a run of {had} {unit}; it goes on by --{unit}, not by --{asked}.")
+        if given < had:
+            raise InputError(f"{self.folder} is a run of {had} {unit}; --{unit} {given} would shorten it.")
 
     def _is_moved(self, config: TrainConfig) -> bool:
         """Whether the file that a configuration names gives the data of the run. Raises DataError as `rgen.data.load`."""
@@ -160,6 +164,12 @@ class Run:
             replace(self.metrics_file, "".join(rows).encode())
             if self._make_board is not None:
                 self._board = self._make_board(str(self.folder / "tensorboard"), purge_step=step + 1)
+
+
+def _budget(config: dict[str, Any]) -> tuple[str, float]:
+    """How long a configuration trains, (unit, how many)."""
+    unit = "steps" if config["minutes"] is None else "minutes"
+    return unit, config[unit]
 
 
 class Trained(NamedTuple):

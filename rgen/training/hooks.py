@@ -1,6 +1,5 @@
 """What the outer loop does now and then. A hook is called with the step and the state, and returns the state."""
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ from rgen.host.progress import Progress
 from rgen.models import fitting_batch
 from rgen.runs.checkpoint import Checkpoints
 from rgen.runs.folder import Run
+from rgen.training.budget import Budget
 from rgen.training.outer_step import State, Window, inner_norms
 from rgen.training.setting import Setting
 
@@ -23,22 +23,20 @@ Hook = Callable[[int, State], State]
 class Log:
     """Writes means since the last line, and how fast it goes; begins a new window of the state."""
 
-    def __init__(self, run: Run, progress: Progress, start: int):
-        self.run, self.progress, self.counted, self.clock = run, progress, start, time.perf_counter()
+    def __init__(self, run: Run, progress: Progress, budget: Budget, start: int):
+        self.run, self.progress, self.budget, self.then = run, progress, budget, budget.clock.seconds()
+        self.counted = start + 1  # the first step compiles, and its time is left out
 
     def __call__(self, step: int, state: State) -> State:
         steps, nats, norm, skipped = (float(value) for value in state.window)
-        now = time.perf_counter()
-        rate, self.clock, self.counted = (step - self.counted) / (now - self.clock), now, step
+        now = self.budget.clock.seconds()
+        rate, self.then, self.counted = (step - self.counted) / max(now - self.then, 1e-9), now, step
         note = f", {skipped:.0f} steps skipped that were not finite" if skipped else ""
         row = {"step": step, "steps_per_second": rate} | ({"skipped": int(skipped)} if skipped else {})
+        row |= {"seconds": now} if self.budget.timed else {}
         self.run.log(**row, **({"nats": nats / steps, "gradient_norm": norm / steps} if steps else {}))
         self.progress.say(f"step {step}: {nats / max(1, steps):.3f} nats a sequence, {rate:.2f} steps/s{note}")
         return state._replace(window=devices.put(Window.empty(), state.step.sharding))
-
-    def leave_out(self, seconds: float) -> None:
-        """Of the time that counts for the rate."""
-        self.clock += seconds
 
 
 class Validate:
@@ -94,9 +92,12 @@ class Sketch:
 class Save:
     """A checkpoint, the last of the hooks: what its step has led to is there when it is."""
 
-    def __init__(self, checkpoints: Checkpoints):
-        self.checkpoints = checkpoints
+    def __init__(self, checkpoints: Checkpoints, budget: Budget):
+        self.checkpoints, self.budget = checkpoints, budget
 
     def __call__(self, step: int, state: State) -> State:
+        if state.seconds is not None:
+            seconds = np.asarray(devices.largest(self.budget.clock.seconds()), state.seconds.dtype)
+            state = state._replace(seconds=devices.put(seconds, state.seconds.sharding))
         self.checkpoints.save(step, state)
         return state

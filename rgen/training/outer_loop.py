@@ -1,6 +1,5 @@
 """The outer loop: draw a meta-batch, take an outer step, and now and then log, validate, draw samples and save."""
 
-import time
 from pathlib import Path
 
 import jax
@@ -13,6 +12,7 @@ from rgen.host.progress import Progress
 from rgen.host.signals import Signals
 from rgen.runs.checkpoint import Checkpoints
 from rgen.runs.folder import Run
+from rgen.training.budget import Budget, Clock
 from rgen.training.hooks import Hook, Log, Save, Sketch, Validate
 from rgen.training.outer_step import Measured, State, make_step
 from rgen.training.setting import Setting, prepare, restore
@@ -21,7 +21,7 @@ BAD = 10  # steps in a row that are not finite, and training ends
 
 
 def train(config: TrainConfig) -> Run:
-    """Trains until `config.steps`, and leaves curves and samples in the run folder.
+    """Trains for `config.steps` or `config.minutes`, and leaves curves and samples in the run folder.
 
     Raises:
       InputError: the configuration, the data or the folder cannot be used, or the loss is no longer finite.
@@ -57,38 +57,39 @@ def go_on(setting: Setting, state: State, checkpoints: Checkpoints, best: Checkp
     start = done = int(state.step)
     for note in (devices.sentence(), *data.notes):
         run.say(note)
-    if start >= config.steps:
-        run.say(f"The run has had its {start} steps already; a larger --steps goes on.")
+    budget = Budget(config, Clock(0.0 if state.seconds is None else float(state.seconds)))
+    over, annealed = budget.after(start)
+    if over:
+        run.say(f"The run has had its {start} steps already; {'more --minutes go' if budget.timed else 'a larger --steps goes'} on.")
     state, stop = devices.put(state, _everywhere(setting)), 0
-    outer_step, measured = make_step(setting.model, config.algorithm, setting.optimizer), None
-    with Progress(config.steps, start, "train", not run.writes) as progress, Signals() as signals:
-        log, save = Log(run, progress, start), Save(checkpoints)
+    outer_step, measured = make_step(setting.model, config.algorithm, setting.optimizer, config.schedule), None
+    what = "train, seconds" if budget.timed else "train"
+    with Progress(round(budget.total), round(budget.used(start)), what, not run.writes) as progress, Signals() as signals:
+        log, save = Log(run, progress, budget, start), Save(checkpoints, budget)
         looks = (Validate(setting, checkpoints, best, progress), Sketch(setting), save)
         hooks: list[tuple[int, Hook]] = [(config.log_every, log), *((config.eval_every, hook) for hook in looks)]
-        for step in range(start, config.steps):
-            batch = devices.place_rows(data.batch(config.seed, step, config.meta_batch))
-            before, done = measured, step + 1
-            state, measured = outer_step(state, batch)
+        while not over and not stop:
+            batch = devices.place_rows(data.batch(config.seed, done, config.meta_batch))
+            before, done = measured, done + 1
+            compiles = before is None  # the first one does: that is no training
+            state, measured = budget.clock.leave_out(outer_step, state, batch, annealed) if compiles else outer_step(state, batch, annealed)
             if before is not None:  # a step late, so that the device never waits for us
-                check_finite(step, before, run.folder, checkpoints)
-                progress.update(step, f"{float(before.nats):.3f} nats")
-            due = [hook for every, hook in hooks if done % every == 0 or done == config.steps]
+                check_finite(done - 1, before, run.folder, checkpoints)
+                progress.update(round(budget.used(done - 1)), f"{float(before.nats):.3f} nats")
+            over, annealed = budget.after(done)
+            due = [hook for every, hook in hooks if done % every == 0 or over]
             # read once, as a signal may come at any time; several processes agree on it when they log
-            stop = devices.any_of_all(signals.number) if log in due or jax.process_count() == 1 else 0
+            stop = int(devices.largest(signals.number)) if log in due or jax.process_count() == 1 else 0
             due += [save] if stop and save not in due else []
             if due:
                 check_finite(done, measured, run.folder, checkpoints)
             for hook in due:
-                began = time.perf_counter()
-                state = hook(done, state)
-                log.leave_out(time.perf_counter() - began)
-            if stop:
-                break
+                state = budget.clock.leave_out(hook, done, state)
         checkpoints.wait()
         best.wait()
     if run.writes:
         plots.curves(run.metrics(), run.folder / "curves.png")
-    if stop and done < config.steps:
+    if stop and not over:
         run.say(f"Stopped after step {done}, which is saved. The same command with --resume goes on.")
         return stop
     return 0

@@ -41,13 +41,19 @@ class Window(NamedTuple):
 
 
 class State(NamedTuple):
-    """All that training carries from one outer step to the next; `bad` counts the steps in a row that were not finite."""
+    """All that training carries from one outer step to the next.
+
+    Attributes:
+      bad: how many steps in a row were not finite.
+      seconds: of training, when this was saved; None unless the budget is one of minutes.
+    """
 
     step: jax.Array
     params: Any
     optimizer: optax.OptState
     bad: jax.Array
     window: Window
+    seconds: jax.Array | None = None
 
 
 class Measured(NamedTuple):
@@ -59,11 +65,8 @@ class Measured(NamedTuple):
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """AdamW with warm-up, cosine and clipping as configured; inner rates and their logarithms do not decay."""
-    after = {
-        "constant": optax.constant_schedule(config.outer_rate),
-        "cosine": optax.cosine_decay_schedule(config.outer_rate, max(1, config.steps - config.warmup)),
-    }[config.schedule]
+    """AdamW with warm-up and clipping as configured; inner rates and their logarithms do not decay."""
+    after = optax.constant_schedule(config.outer_rate)
     rate = optax.join_schedules([optax.linear_schedule(0.0, config.outer_rate, config.warmup), after], [config.warmup])
     clip = optax.identity() if config.clip is None else optax.clip_by_global_norm(config.clip)
 
@@ -74,19 +77,23 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     return optax.chain(clip, adam)
 
 
-def make_step(model: SequenceModel, algorithm: str, optimizer: optax.GradientTransformation) -> Callable:
-    """One jitted outer step: (state, seqs) -> (state, Measured).
+# What the outer rate behind the warm-up is multiplied by, a function of how far training is, 0 to 1
+SCHEDULES: dict[str, Callable] = {"constant": jnp.ones_like, "cosine": lambda done: (1 + jnp.cos(jnp.pi * done)) / 2}
+
+
+def make_step(model: SequenceModel, algorithm: str, optimizer: optax.GradientTransformation, schedule: str = "constant") -> Callable:
+    """One jitted outer step: (state, seqs, how far the schedule is) -> (state, Measured).
 
     A step whose nats or meta-gradient are not finite changes neither the parameters nor the optimizer; it is counted.
     """
 
     @partial(jax.jit, donate_argnums=0)
-    def step(state: State, seqs: Sequence) -> tuple[State, Measured]:
+    def step(state: State, seqs: Sequence, done: jax.Array) -> tuple[State, Measured]:
         nats, gradient = meta.ALGORITHMS[algorithm](model, state.params, seqs)
         norm = optax.tree.norm(gradient)
         good = jnp.isfinite(nats) & jnp.isfinite(norm)
         update, after = optimizer.update(gradient, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, update)
+        params = optax.apply_updates(state.params, optax.tree.scale(SCHEDULES[schedule](done), update))
         params, after = jax.tree.map(partial(jnp.where, good), (params, after), (state.params, state.optimizer))
         bad = jnp.where(good, 0, state.bad + 1)
         window = Window(
@@ -95,13 +102,14 @@ def make_step(model: SequenceModel, algorithm: str, optimizer: optax.GradientTra
             state.window.norm + jnp.where(good, norm, 0),
             state.window.skipped + ~good,
         )
-        return State(state.step + 1, params, after, bad, window), Measured(nats, norm, bad)
+        return State(state.step + 1, params, after, bad, window, state.seconds), Measured(nats, norm, bad)
 
     return step
 
 
-def init_state(model: SequenceModel, data: Dataset, optimizer: optax.GradientTransformation, seed: int) -> State:
+def init_state(model: SequenceModel, data: Dataset, optimizer: optax.GradientTransformation, seed: int, timed: bool = False) -> State:
     """The state before the first step, a function of the seed."""
     params = model.init(jax.random.key(seed, impl=GENERATOR), data.sequences("train", [0]).x[0, 0])
-    state = State(jnp.zeros((), jnp.int32), params, optimizer.init(params), jnp.zeros((), jnp.int32), Window.empty())
+    seconds = jnp.zeros(()) if timed else None
+    state = State(jnp.zeros((), jnp.int32), params, optimizer.init(params), jnp.zeros((), jnp.int32), Window.empty(), seconds)
     return jax.tree.map(jnp.copy, state)  # a buffer that stands twice in a tree cannot be donated

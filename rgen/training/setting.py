@@ -38,13 +38,13 @@ def prepare(config: TrainConfig, run: Run) -> tuple[Setting, bool]:
         data = run.data() if run.data_file.exists() else data_sets.from_config(config)
         model = models.from_config(config, data)
         run.make(config, data)
-    goes_on = bool(devices.any_of_all(goes_on))  # the other processes wait here until the folder is made
+    goes_on = bool(devices.largest(goes_on))  # the other processes wait here until the folder is made
     data = data or run.data()
     return Setting(config, run, data, model or models.from_config(config, data), make_optimizer(config)), goes_on
 
 
 def restore(setting: Setting, checkpoints: Checkpoints | None) -> State:
     """The state of the newest whole checkpoint; the first one if there is none."""
-    state = init_state(setting.model, setting.data, setting.optimizer, setting.config.seed)
+    state = init_state(setting.model, setting.data, setting.optimizer, setting.config.seed, timed=setting.config.minutes is not None)
     found = checkpoints and checkpoints.newest(state, setting.run.say)
     return found[1] if found else state

@@ -1,0 +1,54 @@
+"""How long training goes on: so many outer steps, or so many minutes of its own time."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rgen import devices
+from rgen.config import TrainConfig
+
+
+class Clock:
+    """Seconds of training, those of earlier parts of the run included. What is left out, as compiling and validation, does not count."""
+
+    def __init__(self, seconds: float = 0.0, now: Callable[[], float] = time.perf_counter):
+        self._now = now
+        self._began = now() - seconds
+
+    def seconds(self) -> float:
+        return self._now() - self._began
+
+    def leave_out(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Calls a function, whose time does not count."""
+        before = self._now()
+        try:
+            return call(*arguments)
+        finally:
+            self._began += self._now() - before
+
+
+class Budget:
+    """What a configuration allows: `steps`, or `minutes` of a clock.
+
+    Attributes:
+      clock: counts in both cases.
+      timed: whether the clock decides.
+      total: outer steps; or seconds, if timed.
+    """
+
+    def __init__(self, config: TrainConfig, clock: Clock):
+        self.clock, self.timed = clock, config.minutes is not None
+        self.total = config.steps if config.minutes is None else 60 * config.minutes
+        self._warmup = 0 if self.timed else config.warmup  # by the clock, the schedule begins at once
+
+    def used(self, step: int) -> float:
+        """How much of `total` is used after so many outer steps."""
+        return self.clock.seconds() if self.timed else step
+
+    def after(self, step: int) -> tuple[bool, float]:
+        """After so many outer steps: whether training ends, and how far the schedule behind the warm-up is, 0 to 1.
+
+        The same in all processes: the slowest clock counts.
+        """
+        used = devices.largest(self.used(step)) if self.timed else step
+        return used >= self.total, min(1.0, max(0, used - self._warmup) / max(1e-9, self.total - self._warmup))
