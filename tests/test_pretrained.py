@@ -16,6 +16,7 @@ from rgen.choices import PRETRAINED
 from rgen.commands import check, evaluate, inside, sample
 from rgen.config import CheckConfig, EvaluateConfig, InsideConfig, ReportConfig, SampleConfig, TrainConfig, others
 from rgen.errors import InputError
+from rgen.host.files import RECORD
 from rgen.pretrained import Source
 from rgen.runs.folder import Trained, load_run
 from rgen.scoring import score_all
@@ -136,7 +137,7 @@ def test_what_goes_into_a_run_goes_into_the_current_folder(tmp_path, monkeypatch
     sample.main(SampleConfig(Path("pretrained:digits"), belief=1))
     sample.main(SampleConfig(Path("pretrained:digits"), count=2))
     files = {"inside.png", "belief.png", "belief.gif", "samples.png", "samples.npz"}
-    assert {path.name for path in tmp_path.iterdir()} == {f"pretrained-digits-{file}" for file in files}
+    assert {path.name for path in tmp_path.iterdir()} == {RECORD, *(f"pretrained-digits-{file}" for file in files)}
     said = capsys.readouterr().out
     assert all(f"pretrained-digits-{file}" in said for file in files)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 
 from rgen.config import BenchmarkConfig
+from rgen.host.files import check_results, write
 from rgen.timing import limits, original, targets
 from rgen.timing.benchmark import draw, measure, table
 from rgen.timing.machine import machine
@@ -15,17 +16,21 @@ from rgen.timing.machine import machine
 
 def main(config: BenchmarkConfig) -> None:
     """bin/benchmark.py."""
+    picture = None if config.target or config.original else config.out or Path("benchmark.png")
+    check_results([("--json", config.json), ("--out", picture)], config.overwrite)
     if config.target:
         return compile_for_targets(config)
     if config.original:
         return compare(config, config.original)
+    assert picture
     limit = limits.measure()
     rows, profiles = measure(config, limit)
     print(machine())
     print(limit)
     print("\n\n".join([table(rows), *profiles]))
-    write_json(config.json, rows)
-    print(f"Picture: {draw(rows, config.out or Path('benchmark.png'))}")
+    write_json(config, rows)
+    write(picture, draw(rows), config.overwrite)
+    print(f"Picture: {picture}")
 
 
 def compare(config: BenchmarkConfig, checkout: Path) -> None:
@@ -36,7 +41,7 @@ def compare(config: BenchmarkConfig, checkout: Path) -> None:
     print(machine())
     print(limit)
     print(original.table(rows))
-    write_json(config.json, rows)
+    write_json(config, rows)
 
 
 def compile_for_targets(config: BenchmarkConfig) -> None:
@@ -47,11 +52,11 @@ def compile_for_targets(config: BenchmarkConfig) -> None:
     rows = targets.measure(config)
     print(machine())
     print(targets.table(rows))
-    write_json(config.json, rows)
+    write_json(config, rows)
 
 
-def write_json(path: Path | None, rows: list) -> None:
-    """The rows as objects; what is not known is null."""
-    if path:
+def write_json(config: BenchmarkConfig, rows: list) -> None:
+    """The rows as objects, with --json; what is not known is null."""
+    if config.json:
         values = [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in dataclasses.asdict(row).items()} for row in rows]
-        path.write_text(json.dumps(values, indent=2) + "\n")
+        write(config.json, (json.dumps(values, indent=2) + "\n").encode(), config.overwrite)

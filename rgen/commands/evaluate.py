@@ -1,9 +1,9 @@
 """bin/evaluate.py: exact held-out nats of a run, beside what counting reaches."""
 
 import csv
+import io
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from rgen import devices
 from rgen.choices import PREFIX
 from rgen.config import EvaluateConfig
 from rgen.data import counts
+from rgen.host.files import check_results, write
 from rgen.host.progress import Progress
 from rgen.models import fitting_batch
 from rgen.runs.folder import load_run
@@ -19,6 +20,7 @@ from rgen.scoring import choose_exactly, score_all, summarize
 
 def main(config: EvaluateConfig) -> None:
     """bin/evaluate.py."""
+    check_results([("--json", config.json), ("--out", config.out)], config.overwrite)
     name, _, data, model, params, step = load_run(config.run, **config.source(), needs_data=True)
     index = choose_exactly(data, config.split, config.count, config.seed)
     batch = config.batch or fitting_batch(model, data)
@@ -31,9 +33,9 @@ def main(config: EvaluateConfig) -> None:
     who = name if name.startswith(PREFIX) else "this run"
     print(table({f"{who}, step {step}": summary, **references}, f"{len(index)} sequences of {config.split}"))
     if config.json:
-        config.json.write_text(json.dumps(summary, indent=2) + "\n")
+        write(config.json, (json.dumps(summary, indent=2) + "\n").encode(), config.overwrite)
     if config.out:
-        _write_csv(config.out, index, nats, symbols)
+        write(config.out, _csv(index, nats, symbols), config.overwrite)
 
 
 def table(rows: dict[str, dict], title: str) -> str:
@@ -46,8 +48,9 @@ def table(rows: dict[str, dict], title: str) -> str:
     return "\n".join([head, *lines])
 
 
-def _write_csv(path: Path, index: np.ndarray, nats: np.ndarray, symbols: np.ndarray) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["sequence", "nats", "symbols"])
-        writer.writerows(zip(index.tolist(), nats.tolist(), symbols.astype(int).tolist(), strict=True))
+def _csv(index: np.ndarray, nats: np.ndarray, symbols: np.ndarray) -> bytes:
+    lines = io.StringIO(newline="")
+    writer = csv.writer(lines)
+    writer.writerow(["sequence", "nats", "symbols"])
+    writer.writerows(zip(index.tolist(), nats.tolist(), symbols.astype(int).tolist(), strict=True))
+    return lines.getvalue().encode()

@@ -2,7 +2,6 @@
 
 import math
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ from rgen.config import InsideConfig
 from rgen.errors import InputError
 from rgen.fast import InnerLoop
 from rgen.host import plots
+from rgen.host.files import check_results, write
 from rgen.models import fitting_batch
 from rgen.networks import keys_of
 from rgen.runs.folder import Trained, load_run
@@ -29,12 +29,13 @@ def main(config: InsideConfig) -> None:
     run = load_run(config.run, **config.source(), needs_data=True)
     if not isinstance(run.model, InnerLoop):
         raise InputError(f"The run in {config.run} is the recurrent baseline; it has no inner loop to look into.")
+    path = config.out or run.place("inside.png")
+    check_results([("--out", path)], config.overwrite)
     index = scoring.choose_exactly(run.data, config.split, config.count, seed=0)
     print(devices.sentence(), file=sys.stderr)
     nats = scoring.score_all(run.model, run.params, run.data, config.split, index, fitting_batch(run.model, run.data))
     seqs = run.data.sequences(config.split, index)
-    path = config.out or run.place("inside.png")
-    picture(run, seqs, by_place(seqs, nats, run.data.shape), path)
+    write(path, picture(run, seqs, by_place(seqs, nats, run.data.shape)), config.overwrite)
     print(f"{len(index)} sequences of {config.split}, the gradients of {min(FEW, len(index))}: {path}")
 
 
@@ -71,8 +72,8 @@ def similarities(model: InnerLoop, params: Any) -> np.ndarray | None:
     return found / np.einsum("hii->hi", found).mean(-1)[:, None, None]
 
 
-def picture(run: Trained, seqs: Sequence, nats: np.ndarray, path: Path) -> None:
-    """Draws all of it, one panel above the other."""
+def picture(run: Trained, seqs: Sequence, nats: np.ndarray) -> bytes:
+    """All of it as a PNG, one panel above the other."""
     shape, model = run.data.shape, run.model
     assert isinstance(model, InnerLoop)
     heads = similarities(model, run.params)
@@ -86,8 +87,7 @@ def picture(run: Trained, seqs: Sequence, nats: np.ndarray, path: Path) -> None:
     _draw_learned(parts[1], learned(model, run.params, Sequence(*(np.asarray(a)[:FEW] for a in seqs))))
     if heads is not None:
         _draw_heads(parts[2], heads, shape)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    return plots.png(figure, pad=None)
 
 
 def _draw_nats(part: Any, nats: np.ndarray) -> None:

@@ -3,7 +3,6 @@
 import base64
 import dataclasses
 import html
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from matplotlib import pyplot as plt
 from rgen.config import ReportConfig
 from rgen.errors import InputError
 from rgen.host import plots
-from rgen.host.files import replace
+from rgen.host.files import check_results, write
 from rgen.runs.folder import FREE, Run
 
 STYLE = """
@@ -31,13 +30,14 @@ COLOURS = (plots.ACCENT, plots.INK, "#e9a15b", "#4f9d69", "#7d5ba6", "#5aa9c9")
 
 def main(config: ReportConfig) -> None:
     """bin/report.py."""
+    check_results([("--out", config.out)], config.overwrite)
     runs = [Run(folder) for folder in config.run]
     for run in runs:
         if not run.exists():
             raise InputError(f"There is no run in {run.folder}; make one with bin/train.py PRESET --run {run.folder}.")
         if not run.metrics():
             raise InputError(f"The run in {run.folder} has logged nothing yet; wait for its first --log-every steps.")
-    replace(config.out, page(runs).encode())
+    write(config.out, page(runs).encode(), config.overwrite)
     print(f"{len(runs)} runs: {config.out}")
 
 
@@ -131,9 +131,7 @@ def _curves(runs: list[Run], names: list[str]) -> bytes:
         axis.set_xlabel(unit)
     axes[0].set_ylabel("nats a sequence")
     axes[1].legend(frameon=False)
-    picture = io.BytesIO()
-    plots.finish(figure, picture)
-    return picture.getvalue()
+    return plots.finish(figure)
 
 
 def _differences(runs: list[Run], names: list[str]) -> str:

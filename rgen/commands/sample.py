@@ -18,7 +18,7 @@ from rgen.config import SampleConfig
 from rgen.data import Dataset, known
 from rgen.errors import InputError
 from rgen.host import plots
-from rgen.host.files import is_special, replace, replacing
+from rgen.host.files import check_results, is_special, write, writing
 from rgen.host.progress import Progress
 from rgen.likelihood import Decoding
 from rgen.models import fitting_batch
@@ -79,10 +79,6 @@ def make_task(config: SampleConfig, data: Dataset) -> Task:
 
 def main(config: SampleConfig) -> None:
     """bin/sample.py."""
-    for option in ("out", "json", "export", "page"):
-        path = getattr(config, option)
-        if path and (path.is_dir() or not path.parent.is_dir()):
-            raise InputError(f"--{option} is '{path}', {'a folder' if path.is_dir() else 'in a folder that does not exist'}; give a file.")
     decoding = Decoding(config.temperature, config.top_k, config.top_p, config.min_p)
     of_split = config.complete is not None and not config.complete.lower().endswith(".png")
     trained = load_run(config.run, **config.source(), needs_data=of_split)
@@ -91,6 +87,8 @@ def main(config: SampleConfig) -> None:
         raise InputError(f"--out is '{config.out}'; a picture must end with .png, and what else there is comes beside it.")
     if config.nats and data.kind == "image":
         raise InputError("--nats writes nats in front of lines, and this run was trained on images; those of images are in the NPZ.")
+    out = _out(config, trained)
+    check_results(_results(config, data, out), config.overwrite)
     sampler = make_sampler(model, data, decoding)
     task = make_task(config, data)
     if task.given is not None and not sampler.random_order and not _is_prefix(task.given.known):
@@ -99,18 +97,42 @@ def main(config: SampleConfig) -> None:
         print(devices.sentence(), file=sys.stderr)
     if config.export:
         exported = export.export(sampler, trained.params)
-        replace(config.export, exported)
+        write(config.export, exported, config.overwrite)
         print(f"The sampler of step {trained.step}: {config.export}, {len(exported) / 1e6:.1f} MB")
     elif config.page:
         page = play.page(sampler, trained.params, trained.name).encode()
-        replace(config.page, page)
+        write(config.page, page, config.overwrite)
         print(f"A page to play on, of step {trained.step}: {config.page}, {len(page) / 1e3:.0f} kB; open it in a browser.")
     elif config.belief:
-        path = config.out or trained.place("belief.png")
-        animation = film.show(sampler, trained.params, config.seed, config.belief, task.known if task.given else None, path)
-        print(f"What the network of step {trained.step} believes: {path} and {animation}")
+        assert out
+        strip, animation = film.show(sampler, trained.params, config.seed, config.belief, task.known if task.given else None)
+        write(out, strip, config.overwrite)
+        write(out.with_suffix(".gif"), animation, config.overwrite)
+        print(f"What the network of step {trained.step} believes: {out} and {out.with_suffix('.gif')}")
     else:
-        _sample(config, trained, sampler, task)
+        _sample(config, trained, sampler, task, out)
+
+
+def _out(config: SampleConfig, trained: Trained) -> Path | None:
+    """Where the picture or the lines go; None: lines to stdout."""
+    if config.belief:
+        return config.out or trained.place("belief.png")
+    return config.out or (trained.place("samples.png") if trained.data.kind == "image" else None)
+
+
+def _results(config: SampleConfig, data: Dataset, out: Path | None) -> list[tuple[str, Path | None]]:
+    """All files that are written, with the option that names them."""
+    if config.export or config.page:
+        return [("--export", config.export), ("--page", config.page)]
+    if out is None:
+        return [("--json", config.json)]
+    beside = out.with_suffix(".gif") if config.belief else out.with_suffix(".npz") if data.kind == "image" else _nats_beside(out)
+    return [("--out", out), ("--out", beside), ("--json", config.json)]
+
+
+def _nats_beside(out: Path) -> Path | None:
+    """Where the nats of lines go; None: nothing stands beside a device."""
+    return None if is_special(out) else Path(f"{out}.nats")  # a folder has no name to change
 
 
 def _is_prefix(known: np.ndarray) -> bool:
@@ -121,15 +143,16 @@ def _is_prefix(known: np.ndarray) -> bool:
 # ---------------------------------------------------------------- samples
 
 
-def _sample(config: SampleConfig, trained: Trained, sampler: Sampler, task: Task) -> None:
-    with tempfile.TemporaryDirectory() as folder:  # lines on stdout leave nothing behind
-        beside = trained.place("samples.png") if trained.data.kind == "image" else Path(folder) / "lines"
-        _sample_beside(config.out or beside, config, trained, sampler, task)
+def _sample(config: SampleConfig, trained: Trained, sampler: Sampler, task: Task, out: Path | None) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # what is printed leaves nothing behind
+        kept = out is not None and not is_special(out)
+        records = _draw(config, trained, sampler, task, out if out and kept else Path(folder) / "lines", kept)
+        _write(records, config, trained, task, out)
+        records.close(delete=len(records) <= config.count)  # an earlier call may have drawn more
 
 
-def _sample_beside(out: Path, config: SampleConfig, trained: Trained, sampler: Sampler, task: Task) -> None:
+def _write(records: Records, config: SampleConfig, trained: Trained, task: Task, out: Path | None) -> None:
     data = trained.data
-    records = _draw(config, trained, sampler, task, out)
     nats = records.nats(config.count)
     numbers = np.arange(config.count)
     order = np.lexsort((nats, task.rows(numbers))) if config.sort else numbers
@@ -139,18 +162,18 @@ def _sample_beside(out: Path, config: SampleConfig, trained: Trained, sampler: S
         truth = score_all(trained.model, trained.params, data, config.split, task.index, batch, known=task.given.known).sum(1)
         summary |= {"truth_nats_per_sequence": float(truth.mean()), "completed": len(truth)}
     if data.kind == "image":
+        assert out
         written = _write_images(records, order, out, task, data, config)
         print(f"{_sentence(summary, config)}: {' '.join(map(str, written))}")
     else:
-        summary |= _write_lines(records, order, config.out, data, config.nats)
+        summary |= _write_lines(records, order, out, data, config)
         print(f"{_sentence(summary, config)}{_compared(summary, data, config)}.", file=sys.stderr)
     if config.json:
-        replace(config.json, (json.dumps(summary, indent=2) + "\n").encode())
-    records.close(delete=len(records) <= config.count)  # an earlier call may have drawn more
+        write(config.json, (json.dumps(summary, indent=2) + "\n").encode(), config.overwrite)
 
 
-def _draw(config: SampleConfig, trained: Trained, sampler: Sampler, task: Task, out: Path) -> Records:
-    """Draws until there are `--count` records, going on where an earlier call with the same options was stopped."""
+def _draw(config: SampleConfig, trained: Trained, sampler: Sampler, task: Task, beside: Path, kept: bool) -> Records:
+    """Draws until there are `--count` records, going on where an earlier call with the same options was stopped if they were `kept`."""
     given = None if task.given is None else fingerprint(task.given)
     about = {
         "parameters": fingerprint(jax.tree.leaves(trained.params)),
@@ -159,7 +182,7 @@ def _draw(config: SampleConfig, trained: Trained, sampler: Sampler, task: Task, 
         "given": given,
         "each": given and task.each,
     }
-    records = Records(out, about, sampler.shape)
+    records = Records(beside, about, sampler.shape)
     if len(records):
         print(f"Going on: {min(len(records), config.count):,} samples are there already.", file=sys.stderr)
     batch = config.batch or fitting_batch(trained.model, trained.data)
@@ -175,7 +198,7 @@ def _draw(config: SampleConfig, trained: Trained, sampler: Sampler, task: Task, 
                     said = now
                     progress.say(f"{len(records):,} of {config.count:,} samples, {rate}")
     except KeyboardInterrupt:
-        if config.out or trained.data.kind == "image":
+        if kept:
             print(f"Stopped; {len(records):,} samples are kept in {records.path}. The same command goes on from there.", file=sys.stderr)
         raise
     return records
@@ -204,19 +227,19 @@ def _compared(summary: dict[str, Any], data: Dataset, config: SampleConfig) -> s
 # ---------------------------------------------------------------- files
 
 
-def _write_lines(records: Records, order: np.ndarray, out: Path | None, data: Dataset, in_front: bool) -> dict[str, int]:
+def _write_lines(records: Records, order: np.ndarray, out: Path | None, data: Dataset, config: SampleConfig) -> dict[str, int]:
     """Writes lines, to stdout or to a file with the nats of each in a file beside it; counts where they stand, if the data is there."""
     places = {line: split for split in ("valid", "test", "train") for line in data.decode(None, data.splits[split])}
     counts: dict[str, int] = dict.fromkeys(("in_train", "in_valid", "in_test", "new"), 0)
     with ExitStack() as files:
-        lines = files.enter_context(replacing(out)) if out else sys.stdout.buffer
-        beside = None if out is None or is_special(out) else out.with_name(out.name + ".nats")
-        nats = files.enter_context(replacing(beside)) if beside else None
+        lines = files.enter_context(writing(out, config.overwrite)) if out else sys.stdout.buffer
+        beside = _nats_beside(out) if out else None
+        nats = files.enter_context(writing(beside, config.overwrite)) if beside else None
         for rows in records.read(order):
             drawn = data.decode(None, rows["values"])
             for line in drawn:
                 counts[f"in_{places[line]}" if line in places else "new"] += 1
-            lines.write(plots.text(drawn, rows["nats"] if in_front else None))
+            lines.write(plots.text(drawn, rows["nats"] if config.nats else None))
             if nats:
                 nats.write(b"".join(b"%.4f\n" % value for value in rows["nats"]))
         lines.flush()
@@ -226,12 +249,13 @@ def _write_lines(records: Records, order: np.ndarray, out: Path | None, data: Da
 def _write_images(records: Records, order: np.ndarray, out: Path, task: Task, data: Dataset, config: SampleConfig) -> list[Path]:
     """Writes a sheet of the first images, and all of them with their nats as a compressed NPZ beside it."""
     everything = out.with_suffix(".npz")
-    records.save_npz(everything, order, "images")
+    with writing(everything, config.overwrite) as file:
+        records.save_npz(file, order, "images")
     if task.given is None:
         shown = next(records.read(order, SHOWN))["values"]
         real = data.splits[config.split][choose(data, config.split, len(shown), config.seed)]
         beside = {f"{len(real)} images of {config.split}": real} if len(real) else {}
-        plots.sheet({f"{len(shown)} samples": shown} | beside, out)
+        write(out, plots.sheet({f"{len(shown)} samples": shown} | beside), config.overwrite)
         return [out, everything]
     columns = min(task.each, COLUMNS, len(order))
     rows = []
@@ -240,7 +264,7 @@ def _write_images(records: Records, order: np.ndarray, out: Path, task: Task, da
         drawn = next(records.read(numbers))["values"]
         truth = None if task.index is None else plots.paint(y, np.ones_like(known))
         rows.append((plots.paint(np.where(known, y, np.nan), known), plots.paint(drawn, np.broadcast_to(known, drawn.shape)), truth))
-    plots.completions(rows, columns, out)
+    write(out, plots.completions(rows, columns), config.overwrite)
     return [out, everything]
 
 

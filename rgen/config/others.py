@@ -11,6 +11,14 @@ from rgen.errors import InputError, nearest
 
 
 @dataclass(frozen=True)
+class _Writes:
+    """What is written."""
+
+    overwrite: bool = field(default=False, kw_only=True)
+    """Replace files that are there even if they are not as rgen wrote them."""
+
+
+@dataclass(frozen=True)
 class _Trained:
     """What is read: a run with its data, or weights that come with rgen, whose data is given."""
 
@@ -29,7 +37,7 @@ class _Trained:
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(_Trained):
+class EvaluateConfig(_Writes, _Trained):
     """Exact held-out nats of a trained run, beside what simple counting reaches on the same sequences."""
 
     split: Split = "test"
@@ -54,7 +62,7 @@ class EvaluateConfig(_Trained):
 
 
 @dataclass(frozen=True)
-class SampleConfig(_Trained):
+class SampleConfig(_Writes, _Trained):
     """Draw sequences from a trained run, or complete known ones. Interrupted, the same command goes on where it stopped."""
 
     count: int = 64
@@ -129,7 +137,7 @@ class SampleConfig(_Trained):
 
 
 @dataclass(frozen=True)
-class ReportConfig:
+class ReportConfig(_Writes):
     """Compare runs on one HTML page that holds all its pictures: curves, samples, nats, rates, and what differs in the configurations."""
 
     run: tuple[Path, ...]
@@ -144,7 +152,7 @@ class ReportConfig:
 
 
 @dataclass(frozen=True)
-class InsideConfig(_Trained):
+class InsideConfig(_Writes, _Trained):
     """Look inside a trained run, in one picture: where the nats are lost, which layers learn and when, what each head reads."""
 
     split: Split = "test"
@@ -162,7 +170,7 @@ class InsideConfig(_Trained):
 
 
 @dataclass(frozen=True)
-class BenchmarkConfig:
+class BenchmarkConfig(_Writes):
     """Time MAML, first-order MAML, Reptile, scoring and sampling side by side: every combination of the first six options."""
 
     network: tuple[str, ...] = ("text-mlp", "lstm-block")

@@ -1,9 +1,17 @@
-"""Files and folders that survive a kill at any moment, and two processes at once."""
+"""Files and folders that survive a kill at any moment, and two processes at once; and results, which replace nothing of the user's.
 
+A result is a file that the user names, or that stands beside one. The rule for all of them: an existing file that this program did not
+write is not overwritten without --overwrite. What it wrote is known by a record in the same folder, which needs no home and moves along.
+"""
+
+import hashlib
+import json
 import os
+import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,38 +23,178 @@ except ImportError:  # not on Windows, where nobody is kept out
     fcntl = None
 
 NEW = ".new"  # behind the name of a file that is being written
+RECORD = ".rgen-written"  # in each folder with results: a line for each, the SHA-256 of its content and its name
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path, ready: Callable[[Path, Path], None] = lambda new, path: None) -> Iterator[IO[bytes]]:
     """A file to write to, which takes the place of `path` when all is written: it is as it was or whole, never in between.
 
-    A link stays, and what it points to is replaced; a file keeps its mode. What is no regular file, as /dev/null or a pipe, is written to.
+    A link stays, and what it points to is replaced; a file keeps its mode. What `is_special` is written to.
+
+    Args:
+      ready: is called with the whole new file and the one whose place it takes. If it raises, both stay.
     """
-    path = Path(os.path.realpath(path))  # Path.resolve raises a RuntimeError for a link to itself
     if is_special(path):
-        with path.open("wb") as file:
+        with _through(path) as file:
             yield file
         return
-    new = path.with_name(path.name + NEW)
-    with new.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
+    path = _real(path)
+    new, file = _begin(path)
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        new.unlink()
+        raise
     if path.exists():
         shutil.copymode(path, new)
+    ready(new, path)
     new.replace(path)
-
-
-def is_special(path: Path) -> bool:
-    """Whether there is something that is not a regular file: a device, a pipe."""
-    return path.exists() and not path.is_file()
 
 
 def replace(path: Path, content: bytes) -> None:
     """Writes a file as `replacing` does."""
     with replacing(path) as file:
         file.write(content)
+
+
+def is_special(path: Path) -> bool:
+    """Whether there is something that is written through: a device, a pipe, or the file that stdout or stderr goes to."""
+    return path.exists() and (not path.is_file() or _stream(path) is not None)
+
+
+# ---------------------------------------------------------------- results
+
+
+def check_results(results: Iterable[tuple[str, Path | None]], overwrite: bool) -> None:
+    """What is asked before the work: can these files be written, and would nothing of the user's be lost?
+
+    Args:
+      results: (the option that names it, or what it stands beside; the file, or None if there is none).
+      overwrite: whether the user's files may be replaced too.
+    Raises:
+      InputError: not so.
+    """
+    options: dict[Path, str] = {}
+    for option, path in results:
+        if path is None or (is_special(path) and not path.is_dir()):
+            continue
+        real = _real(path)
+        if path.is_dir() or not real.parent.is_dir():
+            raise InputError(f"{option} is '{path}', {'a folder' if path.is_dir() else 'in a folder that does not exist'}; give a file.")
+        if real in options:
+            both = f"{option} and {options[real]}" if option != options[real] else option
+            raise InputError(f"{both} would write '{path}' twice; give two files.")
+        options[real] = option
+        _try(option, path, real)
+        if not overwrite and is_foreign(path):
+            raise InputError(
+                f"{option} would replace '{path}', which is there already and is not as rgen wrote it. "
+                f"Give another file with {option}, or --overwrite to replace this one."
+            )
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether there is a file that is not as this program wrote it."""
+    path = _real(path)
+    if not path.exists():
+        return False
+    try:
+        return _entry(path.name, path) not in _entries(path.with_name(RECORD))
+    except OSError:  # it cannot be read
+        return True
+
+
+@contextmanager
+def writing(path: Path, overwrite: bool) -> Iterator[IO[bytes]]:
+    """A result to write to, as with `replacing`; it is recorded as written by this program.
+
+    Raises:
+      InputError: since `check_results` the user has put a file there. It stays, and so does the result, under another name.
+    """
+
+    def ready(new: Path, path: Path) -> None:
+        if not overwrite and is_foreign(path):
+            raise InputError(f"'{path}' was written by another program in the meantime and is left as it is. The result is in '{new}'.")
+        _record(path, new)  # before it is there: a kill between the two must not make it the user's
+
+    with replacing(path, ready) as file:
+        yield file
+
+
+def write(path: Path, content: bytes, overwrite: bool) -> None:
+    """Writes a result as `writing` does."""
+    with writing(path, overwrite) as file:
+        file.write(content)
+
+
+def _try(option: str, path: Path, real: Path) -> None:
+    """Raises InputError if a file cannot be written there, or is protected."""
+    if real.exists() and not (os.access(real, os.W_OK) and real.stat().st_mode & 0o222):  # the superuser may write anything
+        raise InputError(f"{option} is '{path}', which is write-protected. Give another file, or make it writable.")
+    try:
+        new, file = _begin(real)
+    except OSError as error:
+        raise InputError(f"{option} is '{path}', which cannot be written: {error.strerror}. Give another file.") from None
+    file.close()
+    new.unlink()
+
+
+def _record(path: Path, content: Path) -> None:
+    """Where it cannot be kept, --overwrite is asked for the next time."""
+    record, entry = path.with_name(RECORD), _entry(path.name, content)
+    with suppress(OSError):
+        if entry not in _entries(record):
+            with open(record, "a", encoding="ascii", opener=_no_link) as file:
+                file.write(entry + "\n")
+
+
+def _entry(name: str, content: Path) -> str:
+    with content.open("rb") as file:
+        return json.dumps([hashlib.file_digest(file, "sha256").hexdigest(), name])
+
+
+def _entries(record: Path) -> list[str]:
+    return record.read_text(encoding="ascii", errors="replace").splitlines() if record.is_file() else []
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Opens nothing but a file: what is appended to a record goes nowhere else, and waits for nobody."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
+
+
+# ---------------------------------------------------------------- paths and processes
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # Path.resolve raises a RuntimeError for a link to itself
+
+
+def _begin(path: Path) -> tuple[Path, IO[bytes]]:
+    """A new file in the same folder, under a name that nothing has."""
+    new = path.with_name(f"{path.name}.{secrets.token_hex(4)}{NEW}")
+    return new, new.open("xb")
+
+
+def _stream(path: Path) -> int | None:
+    """The number of the stream that goes there: 1, 2 or None."""
+    for number in (1, 2):
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(number), path.stat()):
+                return number
+    return None
+
+
+def _through(path: Path) -> IO[bytes]:
+    """Opens a special file. A stream is shared, with its place in the file: opened anew, the two would write over each other."""
+    if (number := _stream(path)) is None:
+        return path.open("wb")
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    return os.fdopen(os.dup(number), "wb")
 
 
 def lock(file: IO[Any], what: str) -> None:

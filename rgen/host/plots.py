@@ -1,8 +1,7 @@
-"""Pictures: sheets of images, and curves."""
+"""Pictures, as the bytes of a PNG: sheets of images, and curves."""
 
+import io
 from collections.abc import Sequence
-from pathlib import Path
-from typing import IO
 
 import matplotlib
 import numpy as np
@@ -22,8 +21,8 @@ def text(lines: Sequence[bytes], nats: np.ndarray | None = None) -> bytes:
     return b"".join(start + line.replace(b"\n", b"?").replace(b"\r", b"?") + b"\n" for start, line in zip(front, lines))
 
 
-def sheet(groups: dict[str, np.ndarray], path: Path, columns: int = 8) -> None:
-    """Writes images side by side in captioned groups, dark on light.
+def sheet(groups: dict[str, np.ndarray], columns: int = 8) -> bytes:
+    """Images side by side in captioned groups, dark on light.
 
     Args:
       groups: caption -> images [N, H, W] of 0 to 1.
@@ -38,7 +37,7 @@ def sheet(groups: dict[str, np.ndarray], path: Path, columns: int = 8) -> None:
         axis.set_title(caption, fontsize=11, color=INK)
         axis.set_axis_off()
         axis.set_anchor("N")
-    save(figure, path)
+    return png(figure)
 
 
 def tile(images: np.ndarray, columns: int) -> np.ndarray:
@@ -70,7 +69,7 @@ def paint(ink: np.ndarray, known: np.ndarray, paper: str = "white") -> np.ndarra
     return np.where(np.isnan(ink)[..., None], 0.85, mixed)
 
 
-def completions(rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]], columns: int, path: Path) -> None:
+def completions(rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]], columns: int) -> bytes:
     """A row for each (known part, its completions, the truth or None): RGB [H, W, 3], [n, H, W, 3], [H, W, 3]; up to `columns` of them."""
     blank = np.ones_like(rows[0][0])
     titles = ["given", f"{columns} completions" if columns > 1 else "completion", *(["truth"] if rows[0][2] is not None else [])]
@@ -86,10 +85,10 @@ def completions(rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]]
         axis.imshow(image, interpolation="nearest")
         axis.set_title(title, fontsize=10, color=INK)
         axis.set_axis_off()
-    save(figure, path)
+    return png(figure)
 
 
-def strip(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str], path: Path) -> None:
+def strip(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str]) -> bytes:
     """A filmstrip: RGB images [H, W, 3] in columns under a caption each, a row for each sequence."""
     height, width = rows[0][0].shape[:2]
     side = 1.15
@@ -102,10 +101,10 @@ def strip(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str], path: P
         axis.spines[:].set_color(PALE)
     for axis, caption in zip(axes[0], captions):
         axis.set_title(caption, fontsize=9, color=INK)
-    save(figure, path, pad=0.4)
+    return png(figure, pad=0.4)
 
 
-def curves(metrics: Sequence[dict], path: Path) -> None:
+def curves(metrics: Sequence[dict]) -> bytes:
     """Training and validation nats a sequence against outer steps; the norms of the meta-gradient and of the inner gradients below."""
     training = [row for row in metrics if "nats" in row]
     validation = [row for row in metrics if "valid_nats" in row]
@@ -126,10 +125,10 @@ def curves(metrics: Sequence[dict], path: Path) -> None:
     bottom.yaxis.set_major_formatter("{x:g}")
     bottom.yaxis.set_minor_formatter("")
     bottom.set_xlabel("outer steps")
-    finish(figure, path)
+    return finish(figure)
 
 
-def bars(labels: Sequence[str], kinds: Sequence[str], values: Sequence[float], unit: str, path: Path) -> None:
+def bars(labels: Sequence[str], kinds: Sequence[str], values: Sequence[float], unit: str) -> bytes:
     """Grouped bars on a logarithmic scale: a group for each label, a colour for each kind."""
     groups, colours = list(dict.fromkeys(labels)), dict(zip(dict.fromkeys(kinds), (ACCENT, "#e9a15b", INK)))
     width = 0.8 / len(colours)
@@ -143,10 +142,10 @@ def bars(labels: Sequence[str], kinds: Sequence[str], values: Sequence[float], u
     axis.margins(y=0.15)
     axis.set_ylabel(unit)
     axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    finish(figure, path)
+    return finish(figure)
 
 
-def growth(points: dict[str, list[tuple[float, float, float]]], unit: str, path: Path) -> None:
+def growth(points: dict[str, list[tuple[float, float, float]]], unit: str) -> bytes:
     """How seconds and megabytes grow: a line for each name through its points (size, seconds, MB), all scales logarithmic."""
     figure, panels = plt.subplots(1, 2, figsize=(11, 4))
     for name, mine in points.items():
@@ -159,19 +158,22 @@ def growth(points: dict[str, list[tuple[float, float, float]]], unit: str, path:
         sizes = sorted({point[0] for mine in points.values() for point in mine})
         axis.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
     panels[1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
-    finish(figure, path)
+    return finish(figure)
 
 
-def finish(figure: Figure, path: Path | IO[bytes]) -> None:
-    """Saves diagrams: without frames, with a pale grid."""
+def finish(figure: Figure) -> bytes:
+    """Of diagrams: without frames, with a pale grid."""
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
-    save(figure, path)
+    return png(figure)
 
 
-def save(figure: Figure, path: Path | IO[bytes], pad: float = 1.08) -> None:
-    """Writes a figure as PNG, with `pad` letters' widths around its parts, and forgets it."""
-    figure.tight_layout(pad=pad)
-    figure.savefig(path, dpi=130)
+def png(figure: Figure, pad: float | None = 1.08) -> bytes:
+    """A figure with `pad` letters' widths around its parts, or with the layout it has; it is forgotten."""
+    if pad is not None:
+        figure.tight_layout(pad=pad)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=130)
     plt.close(figure)
+    return content.getvalue()

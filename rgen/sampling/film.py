@@ -1,8 +1,8 @@
 """Pictures of what a network believes of all places while it learns a sequence."""
 
+import io
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -23,14 +23,13 @@ FRAMES = 64  # of an animation, at most
 MILLISECONDS, HOLD = 90, 1500  # of a frame of the animation, and of the last one
 
 
-def show(sampler: Sampler, params: Any, seed: int, count: int, given: Callable[[np.ndarray], Given] | None, path: Path) -> Path:
+def show(sampler: Sampler, params: Any, seed: int, count: int, given: Callable[[np.ndarray], Given] | None) -> tuple[bytes, bytes]:
     """Draws samples 0 to `count` - 1 of a seed, and shows what the network says of all places on the way; of lines, for the first one.
 
     Args:
       given: as for `rgen.sampling.batches`.
-      path: the filmstrip, a PNG.
     Returns:
-      Where the animation is, a GIF.
+      A filmstrip as PNG, and all moments as GIF.
     Raises:
       InputError: the model is no network in an inner loop.
     """
@@ -52,12 +51,12 @@ def show(sampler: Sampler, params: Any, seed: int, count: int, given: Callable[[
     steps = np.minimum(np.arange(probs.shape[1]) * every, y.shape[1])
     if len(shape) == 1:
         line = values[0].tobytes()
-        return lines(probs[0], line[: (line + b"\0").index(b"\0") + 1], steps, path)
+        return lines(probs[0], line[: (line + b"\0").index(b"\0") + 1], steps)
     when = np.argsort(places, axis=1).reshape(len(numbers), 1, *shape)
-    return images(probs[..., 1].reshape(len(numbers), -1, *shape), values, when < steps[:, None, None], steps, path)
+    return images(probs[..., 1].reshape(len(numbers), -1, *shape), values, when < steps[:, None, None], steps)
 
 
-def images(probs: np.ndarray, truth: np.ndarray, seen: np.ndarray, steps: np.ndarray, path: Path) -> Path:
+def images(probs: np.ndarray, truth: np.ndarray, seen: np.ndarray, steps: np.ndarray) -> tuple[bytes, bytes]:
     """A filmstrip as PNG and all moments as GIF: what is known dark or pale blue, the probability of all other pixels red.
 
     Args:
@@ -65,25 +64,21 @@ def images(probs: np.ndarray, truth: np.ndarray, seen: np.ndarray, steps: np.nda
       truth: [N, H, W] the outputs.
       seen: [N, F, H, W] booleans: whether the pixel has been learned.
       steps: [F] how many pixels have been.
-    Returns:
-      Where the GIF is.
     """
     painted = plots.paint(np.where(seen, truth[:, None], probs), seen, KNOWN)
     chosen = np.unique(np.linspace(0, len(steps) - 1, STRIP).round().astype(int))
     captions = [f"{step} known" if i == 0 else str(step) for i, step in enumerate(steps[chosen])]
-    plots.strip([[sequence[i] for i in chosen] for sequence in painted], captions, path)
-    return _animate([plots.tile(painted[:, i], len(painted)) for i in range(len(steps))], path.with_suffix(".gif"), 200)
+    strip = plots.strip([[sequence[i] for i in chosen] for sequence in painted], captions)
+    return strip, _animate([plots.tile(painted[:, i], len(painted)) for i in range(len(steps))], 200)
 
 
-def lines(probs: np.ndarray, line: bytes, steps: np.ndarray, path: Path) -> Path:
+def lines(probs: np.ndarray, line: bytes, steps: np.ndarray) -> tuple[bytes, bytes]:
     """The same for a line: heat maps of position and byte.
 
     Args:
       probs: [F, T, 256].
       line: its bytes [T], the one that ends it (0) included; other places are not shown.
       steps: [F] how many bytes have been learned.
-    Returns:
-      Where the GIF is.
     """
     line = line[: probs.shape[1]]
     length = len(line)
@@ -96,7 +91,7 @@ def lines(probs: np.ndarray, line: bytes, steps: np.ndarray, path: Path) -> Path
     figure, axes = plt.subplots(len(chosen), 1, figsize=(width, height * len(chosen)), sharex=True, squeeze=False)
     for axis, i in zip(axes[:, 0], chosen):
         _heat(axis, probs[i], line, int(steps[i]), symbols)
-    plots.save(figure, path)
+    strip = plots.png(figure)
     frames = []
     for moment, step in zip(probs, steps):
         figure, axis = plt.subplots(figsize=(width, height))
@@ -105,7 +100,7 @@ def lines(probs: np.ndarray, line: bytes, steps: np.ndarray, path: Path) -> Path
         figure.canvas.draw()
         frames.append(np.asarray(figure.canvas.buffer_rgba())[..., :3] / 255)  # type: ignore[reportAttributeAccessIssue]
         plt.close(figure)
-    return _animate(frames, path.with_suffix(".gif"), 1)
+    return strip, _animate(frames, 1)
 
 
 def _heat(axis, probs: np.ndarray, line: bytes, step: int, symbols: list[int]) -> None:
@@ -123,10 +118,11 @@ def _name(byte: int) -> str:
     return "end" if byte == 0 else chr(byte) if 32 < byte < 127 else "␣" if byte == 32 else f"x{byte:02x}"
 
 
-def _animate(frames: list[np.ndarray], path: Path, side: int) -> Path:
-    """Writes RGB frames [H, W, 3] of 0 to 1 as a GIF, each pixel enlarged until a frame is at least `side` high."""
+def _animate(frames: list[np.ndarray], side: int) -> bytes:
+    """RGB frames [H, W, 3] of 0 to 1 as a GIF, each pixel enlarged until a frame is at least `side` high."""
     scale = -(-side // frames[0].shape[0])
     pictures = [Image.fromarray((frame * 255).round().astype(np.uint8).repeat(scale, 0).repeat(scale, 1)) for frame in frames]
     times = [MILLISECONDS] * (len(pictures) - 1) + [HOLD]
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=times, loop=0, optimize=True)
-    return path
+    content = io.BytesIO()
+    pictures[0].save(content, "GIF", save_all=True, append_images=pictures[1:], duration=times, loop=0, optimize=True)
+    return content.getvalue()

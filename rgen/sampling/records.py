@@ -5,11 +5,11 @@ import json
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from rgen.host.files import lock, replacing
+from rgen.host.files import lock
 from rgen.sequence import Array
 
 
@@ -53,9 +53,9 @@ class Records:
         for first in range(0, len(order), size):
             yield rows[order[first : first + size]]
 
-    def save_npz(self, path: Path, order: np.ndarray, values: str) -> None:
+    def save_npz(self, out: IO[bytes], order: np.ndarray, values: str) -> None:
         """Writes the records of these numbers as a compressed NPZ: the outputs by the name `values`, "nats", and their "number"."""
-        with replacing(path) as whole, zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as file:
+        with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as file:
             for name, field in ((values, "values"), ("nats", "nats")):
                 base, shape = self._type[field].base, (len(order), *self._type[field].shape)
                 _write_npy(file, name, base, shape, (rows[field] for rows in self.read(order)))

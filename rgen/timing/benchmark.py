@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Callable
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -182,17 +181,15 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def draw(rows: list[Row], path: Path) -> Path:
-    """Bars; or, of more than two lengths or meta-batches, how time and memory grow with them."""
+def draw(rows: list[Row]) -> bytes:
+    """A PNG: bars; or, of more than two lengths or meta-batches, how time and memory grow with them."""
     lengths, batches = {row.length for row in rows}, {row.meta_batch for row in rows}
     if max(len(lengths), len(batches)) <= 2:
         labels = [f"{r.network} {r.form}\nB={r.meta_batch} T={r.length} D={r.devices}" for r in rows]
-        plots.bars(labels, [r.algorithm for r in rows], [r.inner_steps_per_second for r in rows], "inner steps per second", path)
-        return path
+        return plots.bars(labels, [r.algorithm for r in rows], [r.inner_steps_per_second for r in rows], "inner steps per second")
     over_length = len(lengths) >= len(batches)
     lines: dict[str, list[tuple[float, float, float]]] = {}
     for r in rows:
         size, held = (r.length, f"B={r.meta_batch}") if over_length else (r.meta_batch, f"T={r.length}")
         lines.setdefault(f"{r.network} {r.algorithm} {r.form}, {held}", []).append((size, r.seconds, r.temp_bytes / 1e6))
-    plots.growth(lines, "inner steps T" if over_length else "sequences B", path)
-    return path
+    return plots.growth(lines, "inner steps T" if over_length else "sequences B")

@@ -81,11 +81,10 @@ class Sketch:
     def __call__(self, step: int, state: State) -> State:
         batches = sampling.batches(self.sampler, state.params, self.seed, range(16), self.batch)
         drawn = np.concatenate([values for values, _ in batches])
-        path = self.run.samples_file(self.data.kind)
-        if self.run.writes and self.data.kind == "image":
-            plots.sheet({"16 samples": drawn}, path)
-        elif self.run.writes:
-            path.write_bytes(plots.text(self.data.decode(None, drawn)))
+        if self.run.writes:
+            image = self.data.kind == "image"
+            content = plots.sheet({"16 samples": drawn}) if image else plots.text(self.data.decode(None, drawn))
+            self.run.show(self.run.samples_file(self.data.kind), content)
         return state
 
 

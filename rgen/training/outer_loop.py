@@ -88,7 +88,7 @@ def go_on(setting: Setting, state: State, checkpoints: Checkpoints, best: Checkp
         checkpoints.wait()
         best.wait()
     if run.writes:
-        plots.curves(run.metrics(), run.folder / "curves.png")
+        run.show(run.folder / "curves.png", plots.curves(run.metrics()))
     if stop and not over:
         run.say(f"Stopped after step {done}, which is saved. The same command with --resume goes on.")
         return stop
