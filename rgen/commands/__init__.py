@@ -21,6 +21,7 @@ COMMANDS: dict[str, Any] = {
     "sample": config.SampleConfig,
     "inside": config.InsideConfig,
     "benchmark": config.BenchmarkConfig,
+    "leaderboard": config.LeaderboardConfig,
     "report": config.ReportConfig,
     "check": config.CheckConfig,
 }

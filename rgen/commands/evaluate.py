@@ -5,6 +5,7 @@ import io
 import json
 import sys
 
+import jax
 import numpy as np
 
 from rgen import devices
@@ -28,7 +29,7 @@ def main(config: EvaluateConfig) -> None:
     with Progress(len(index), 0, config.split) as progress:
         nats = score_all(model, params, data, config.split, index, batch, progress).sum(1)
     symbols = data.sequences(config.split, index).weight.sum(1)
-    summary = summarize(nats, symbols)
+    summary = summarize(nats, symbols) | {"parameters": sum(leaf.size for leaf in jax.tree.leaves(params)), "step": step}
     references = {name: summarize(values, symbols) for name, values in counts.reference_nats(data, config.split, index).items()}
     who = name if name.startswith(PREFIX) else "this run"
     print(table({f"{who}, step {step}": summary, **references}, f"{len(index)} sequences of {config.split}"))

@@ -1,0 +1,182 @@
+"""The runs: each trains in a process of its own, and is not repeated once it is finished."""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from queue import SimpleQueue
+
+from rgen.choices import BoardData, BoardEntry
+from rgen.config import LeaderboardConfig
+from rgen.host.files import replace
+from rgen.host.progress import Progress
+from rgen.leaderboard.entries import DATA, recipe
+from rgen.runs.folder import Run
+from rgen.timing.machine import caches, processor
+
+PROGRAM = "import os; cores = {cores}; cores and os.sched_setaffinity(0, cores); from rgen.commands import main; main()"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: what is trained on what, for how long, from which seed."""
+
+    data: BoardData
+    entry: BoardEntry
+    minutes: float
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.data}, {self.entry}, {self.minutes:g} minutes, seed {self.seed}"
+
+    def folder(self, board: Path) -> Path:
+        return board / self.data / f"{self.entry}-{self.minutes:g}-minutes-seed-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A finished cell, one object of the JSON file.
+
+    Attributes:
+      score, standard_error: on the test split, in the data set's unit, of the parameters with the least validation nats.
+      parameters: how many numbers are learned, the initialization and its rates.
+      steps, best_step: outer steps in all, and up to those parameters.
+      seconds: of training, without compiling and validation.
+      machine: cores, processor, caches and version of JAX.
+    """
+
+    data: BoardData
+    entry: BoardEntry
+    minutes: float
+    seed: int
+    score: float
+    standard_error: float
+    parameters: int
+    steps: int
+    best_step: int
+    seconds: float
+    machine: str
+
+
+def chosen(config: LeaderboardConfig) -> list[Cell]:
+    """The cells that are asked for, the shortest first, so that there is a table early."""
+    return [
+        Cell(data, entry, minutes, seed)
+        for minutes in sorted(set(config.minutes))
+        for seed in dict.fromkeys(config.seeds)
+        for data in dict.fromkeys(config.data)
+        for entry in dict.fromkeys(config.entries)
+    ]
+
+
+def finished(board: Path) -> list[Row]:
+    """All cells that have been finished in the folder of a leaderboard."""
+    return [Row(**json.loads(file.read_text())) for file in sorted(board.glob("*/*/row.json"))]
+
+
+class Runner:
+    """Trains and scores cells, `config.jobs` at a time, each on its share of the cores.
+
+    Attributes:
+      failed: the cells that ended with an error, and its last line.
+    """
+
+    def __init__(self, config: LeaderboardConfig):
+        self.config = config
+        self.failed: dict[Cell, str] = {}
+        self._stopped = False
+        self._children: set[subprocess.Popen] = set()
+        self._cores: SimpleQueue[set[int] | None] = SimpleQueue()
+        for share in shares(config.jobs):
+            self._cores.put(share)
+
+    def check(self, cells: list[Cell]) -> None:
+        """Raises InputError if a data set is needed and not given."""
+        for cell in cells:
+            self._calls(cell)
+
+    def run(self, cells: list[Cell]) -> None:
+        """Runs what is not finished. Interrupted, it stops the runs with a checkpoint each, from which the next call goes on."""
+        left = [cell for cell in cells if not (cell.folder(self.config.out) / "row.json").exists()]
+        done = len(cells) - len(left)
+        with Progress(len(cells), done, "leaderboard") as progress, ThreadPoolExecutor(self.config.jobs) as pool:
+            progress.say(f"{done} of {len(cells)} runs are finished; the others train for {sum(cell.minutes for cell in left):g} minutes.")
+            futures = [pool.submit(self._one, cell) for cell in left]
+            try:
+                for count, future in enumerate(as_completed(futures), done + 1):
+                    progress.say(future.result())
+                    progress.update(count)
+            except BaseException:
+                self._stopped = True
+                for future in futures:
+                    future.cancel()
+                for child in list(self._children):
+                    child.terminate()
+                raise
+
+    def _calls(self, cell: Cell) -> list[list[str]]:
+        """The command lines of a cell: training, then scoring."""
+        folder, option = str(cell.folder(self.config.out)), DATA[cell.data].option
+        arguments = recipe(cell.data, cell.entry, getattr(self.config, option) if option else None)
+        budget = ["--minutes", f"{cell.minutes:g}", "--seed", str(cell.seed), "--run", folder, "--resume"]
+        return [["train", *arguments, *budget], ["evaluate", "--run", folder, "--json", f"{folder}/test.json"]]
+
+    def _one(self, cell: Cell) -> str:
+        """Trains and scores one cell. Returns what is to be said of it."""
+        folder = cell.folder(self.config.out)
+        log = folder.with_name(folder.name + ".log")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        cores = self._cores.get()
+        try:
+            for words in self._calls(cell):
+                if not self._call(words, cores, log):
+                    lines = log.read_text(errors="replace").splitlines()
+                    self.failed[cell] = lines[-1] if lines else "It said nothing"
+                    return f"{cell}: stopped" if self._stopped else f"{cell}: failed. {self.failed[cell]} ({log})"
+        finally:
+            self._cores.put(cores)
+        row = summary(cell, folder, len(cores) if cores else os.cpu_count() or 1)
+        replace(folder / "row.json", json.dumps(asdict(row), indent=2).encode())
+        return f"{cell}: {row.score:.3f} {DATA[cell.data].unit} after {row.steps:,} steps"
+
+    def _call(self, words: list[str], cores: set[int] | None, log: Path) -> bool:
+        if self._stopped:
+            return False
+        with log.open("ab") as file:
+            program = [sys.executable, "-c", PROGRAM.format(cores=cores), *words]
+            # in a session of its own: Ctrl-C reaches us alone, and we stop it once
+            child = subprocess.Popen(program, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
+            self._children.add(child)
+            try:
+                return child.wait() == 0
+            finally:
+                self._children.discard(child)
+
+
+def shares(jobs: int) -> list[set[int] | None]:
+    """The cores of each of so many runs side by side; None: all."""
+    if jobs == 1 or not hasattr(os, "sched_getaffinity"):
+        return [None] * jobs
+    cores = sorted(os.sched_getaffinity(0))
+    return [set(cores[number::jobs]) for number in range(jobs)]
+
+
+def summary(cell: Cell, folder: Path, cores: int) -> Row:
+    """What a cell's folder says of it after training and scoring."""
+    score, log = json.loads((folder / "test.json").read_text()), [row for row in Run(folder).metrics() if "seconds" in row]
+    key = DATA[cell.data].key
+    scale = score[key] / score["nats_per_sequence"]
+    return Row(
+        **asdict(cell),
+        score=score[key],
+        standard_error=score["standard_error"] * scale,
+        parameters=score["parameters"],
+        steps=log[-1]["step"],
+        best_step=score["step"],
+        seconds=log[-1]["seconds"],
+        machine=", ".join([f"{cores} core{'s' * (cores > 1)} of {processor()}", *caches(), f"jax {version('jax')}"]),
+    )

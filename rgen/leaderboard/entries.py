@@ -1,0 +1,92 @@
+"""What is compared: for each data set and network, a preset and options behind it. Tune a row here, and run the leaderboard again."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from rgen.choices import BoardData, BoardEntry
+from rgen.errors import InputError
+
+
+class Data(NamedTuple):
+    """A data set of the leaderboard.
+
+    Attributes:
+      title: in the table.
+      unit, key: of its score, and where `bin/evaluate.py --json` has it.
+      option: of the leaderboard, which says where it is; None if it is embedded.
+    """
+
+    title: str
+    unit: str
+    key: str
+    option: str | None
+
+
+_IMAGE = ("nats per image", "nats_per_sequence")
+DATA: dict[BoardData, Data] = {
+    "digits": Data("digits, 8x8", *_IMAGE, None),
+    "small-mnist": Data("MNIST, 14x14", *_IMAGE, "data_dir"),
+    "mnist": Data("MNIST, 28x28", *_IMAGE, "data_dir"),
+    "names": Data("names", "nats per symbol", "nats_per_symbol", "names"),
+    "listing": Data("file listing", "bits per byte", "bits_per_symbol", "listing"),
+}
+
+ENTRIES: dict[BoardEntry, str] = {
+    "original-reptile": "the original's network, Reptile",
+    "original-maml": "the original's network, MAML",
+    "heads": "ours",
+    "context": "ours, told the last 3 outputs",
+    "static": "its static twin, which learns nothing while it predicts",
+    "lstm": "LSTM, told the last output",
+}
+
+_TWIN = "--context 3 --inner-loss nats --rates fixed --inner-rate 1e-12"
+_DIGITS = "--data digits --meta-batch 32 --eval-count 0"
+_TEXT = "--meta-batch 32 --eval-every 125 --eval-count 0"
+_LSTM = "--width 104 --depth 1 --features 64 --outer-rate 5e-3 --warmup 50 --schedule cosine --beta2 0.99 --clip 1 --weight-decay 0.1"
+
+_RECIPES = {
+    ("digits", "original-reptile"): f"mnist-reptile {_DIGITS} --eval-every 50",
+    ("digits", "original-maml"): f"mnist-maml {_DIGITS} --eval-every 50",
+    ("digits", "heads"): "digits-maml --eval-every 250",
+    ("digits", "context"): "digits-maml --eval-every 250 --context 3",
+    ("digits", "static"): f"digits-maml --eval-every 250 {_TWIN}",
+    ("digits", "lstm"): "digits-lstm --eval-every 500",
+    ("small-mnist", "original-reptile"): "mnist-reptile --reduce 2 --meta-batch 32 --eval-every 250",
+    ("small-mnist", "original-maml"): "mnist-maml --reduce 2 --meta-batch 32 --eval-every 250",
+    ("small-mnist", "heads"): "small-mnist-heads --eval-every 500",
+    ("small-mnist", "context"): "small-mnist-heads --eval-every 500 --context 3",
+    ("small-mnist", "static"): f"small-mnist-heads --eval-every 500 {_TWIN}",
+    ("small-mnist", "lstm"): "small-mnist-lstm --eval-every 1000",
+    ("mnist", "original-reptile"): "mnist-reptile --eval-every 250",
+    ("mnist", "original-maml"): "mnist-maml --eval-every 250",
+    ("mnist", "heads"): "mnist-heads --eval-every 500",
+    ("mnist", "context"): "mnist-heads --eval-every 500 --context 3",
+    ("mnist", "static"): f"mnist-heads --eval-every 500 {_TWIN}",
+    ("mnist", "lstm"): "small-mnist-lstm --reduce 1 --eval-every 1000",
+    ("names", "original-reptile"): "names-reptile --eval-every 250",
+    ("names", "original-maml"): "names-maml --eval-every 250",
+    ("names", "heads"): "names-heads --eval-every 1000 --weight-decay 0.3",
+    ("names", "context"): "names-context --eval-every 1000 --weight-decay 0.3",
+    ("names", "static"): f"names-context --eval-every 1000 {_TWIN}",
+    ("names", "lstm"): "names-lstm --eval-every 1000 --weight-decay 0.1",
+    ("listing", "original-reptile"): f"text-reptile {_TEXT}",
+    ("listing", "original-maml"): f"text-maml {_TEXT}",
+    ("listing", "heads"): f"text-heads {_TEXT}",
+    ("listing", "context"): f"text-heads {_TEXT} --context 3",
+    ("listing", "static"): f"text-heads {_TEXT} {_TWIN}",
+    ("listing", "lstm"): f"text-lstm {_TEXT} {_LSTM}",
+}
+
+
+def recipe(data: BoardData, entry: BoardEntry, source: Path | None) -> list[str]:
+    """The arguments of `rgen train`, without the budget.
+
+    Raises:
+      InputError: the data set needs a file or folder, which `source` does not give.
+    """
+    option = DATA[data].option
+    if option and source is None:
+        raise InputError(f"The leaderboard of {data} needs its data: give --{option.replace('_', '-')}, or leave it out of --data.")
+    where = [] if option is None else ["--data-dir" if option == "data_dir" else "--data", str(source)]
+    return [*_RECIPES[data, entry].split(), *where]

@@ -1,0 +1,119 @@
+"""The leaderboard: its runs, and its table."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+
+import pytest
+
+from rgen import commands
+from rgen.choices import BOARD_DATA, BOARD_ENTRIES
+from rgen.config import LeaderboardConfig
+from rgen.errors import InputError
+from rgen.leaderboard import cells, entries, table
+from rgen.leaderboard.cells import Cell, Row
+from runs import ROOT, contents, words
+
+FILES = ["leaderboard.json", "leaderboard.md", "leaderboard.png"]
+
+
+def row(data: str, entry: str, minutes: float, seed: int, score: float) -> Row:
+    return Row(data, entry, minutes, seed, score, 0.1, 40_400, 1000 * seed + 500, 500, 60 * minutes, "1 core of a machine")  # type: ignore
+
+
+@pytest.mark.parametrize("data", BOARD_DATA)
+@pytest.mark.parametrize("entry", BOARD_ENTRIES)
+def test_every_entry_is_one_that_trains(data, entry, tmp_path):
+    config = commands.parse("train", entries.recipe(data, entry, tmp_path))
+    assert (config.network == "lstm") == (entry == "lstm") and (config.algorithm == "reptile") == (entry == "original-reptile")
+    assert (config.context == 3) == (entry in ("context", "static"))
+    option = entries.DATA[data].option
+    assert config.data in BOARD_DATA if option != "names" and option != "listing" else config.data == str(tmp_path)
+    assert (config.data_dir == tmp_path) == (option == "data_dir")
+
+
+def test_data_that_is_missing_is_asked_for_before_anything_runs(tmp_path):
+    config = LeaderboardConfig(data=("digits", "names"), out=tmp_path / "board")
+    with pytest.raises(InputError, match="The leaderboard of names needs its data: give --names"):
+        commands.import_module("rgen.commands.leaderboard").main(config)
+    assert not config.out.exists()
+
+
+def test_the_table_has_means_and_ranges_and_the_best_in_bold():
+    rows = [row("digits", "heads", 1, seed, score) for seed, score in enumerate((16.5, 16.7))]
+    rows += [row("digits", "lstm", 1, 0, 17), row("digits", "lstm", 5, 0, 16.25), row("names", "lstm", 0.5, 0, 2.0456)]
+    failed = {Cell("names", "heads", 1, 0): "Out of memory"}
+    lines = table.markdown(rows, failed).splitlines()
+    assert lines[0] == "| data | network | parameters | 0.5 minutes | 1 minute | 5 minutes |"
+    assert lines[2:5] == [
+        "| digits, 8x8: nats per image | ours | 40 K |  | **16.60** (16.50–16.70) (1,000 steps) |  |",
+        "|  | LSTM, told the last output | 40 K |  | 17.00 (500 steps) | **16.25** (500 steps) |",
+        "| names: nats per symbol | LSTM, told the last output | 40 K | **2.046** (500 steps) |  |  |",
+    ]
+    assert "*1 core of a machine.*" in lines and lines[-1] == "names, heads, 1 minutes, seed 0: failed. Out of memory"
+    assert table.picture(rows).startswith(b"\x89PNG")
+
+
+def test_cores_are_shared_out():
+    assert cells.shares(1) == [None]
+    first, second = cells.shares(2)
+    assert first is None or second is None or not first & second
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Entries that take seconds."""
+    siren = words("digits-maml --network siren --width None --heads None --keys None --fast None --inner-loss None --widths 6 4 --reduce 2")
+    for entry, options in {"heads": [], "context": ["--fast", "nothing"]}.items():
+        monkeypatch.setitem(entries._RECIPES, ("digits", entry), " ".join([*siren, *options]))
+
+
+def board(folder, *arguments: str):
+    config = commands.parse("leaderboard", ["--data", "digits", "--minutes", "0.01", "--out", str(folder), *arguments])
+    commands.import_module("rgen.commands.leaderboard").main(config)
+
+
+def test_runs_are_trained_once_and_what_fails_is_said(small, tmp_path, capsys):
+    board(tmp_path, "--entries", "heads", "context")
+    said = capsys.readouterr()
+    assert "digits, heads, 0.01 minutes, seed 0: " in said.err and " nats per image after " in said.err
+    assert "context, 0.01 minutes, seed 0: failed. rgen train: --fast: 'nothing' is not in the network" in said.err
+    assert "failed. rgen train: --fast: 'nothing' is not in the network" in said.out
+    (found,) = json.loads((tmp_path / "leaderboard.json").read_text())
+    assert found == asdict(cells.finished(tmp_path)[0]) and 0 < found["score"] < 20 and found["seconds"] >= 0.6
+    weights, rates = (2 + 1) * 6 + (6 + 1) * 4 + 4 + 1, (2 + 6) + (6 + 4) + (4 + 1) + 3  # rank-one for kernels, one for each bias
+    assert found["best_step"] <= found["steps"] and found["parameters"] == weights + rates
+    before = contents(tmp_path / "digits" / "heads-0.01-minutes-seed-0")
+    board(tmp_path, "--entries", "heads")
+    assert "1 of 1 runs are finished" in capsys.readouterr().err
+    assert contents(tmp_path / "digits" / "heads-0.01-minutes-seed-0") == before
+
+
+def test_a_leaderboard_of_nothing_is_a_sentence(small, tmp_path):
+    with pytest.raises(InputError, match="'nothing' is not in the network"):
+        board(tmp_path, "--entries", "context")
+
+
+def test_the_users_files_stay(small, tmp_path):
+    (tmp_path / "leaderboard.md").write_text("mine")
+    with pytest.raises(InputError, match="which is there already and is not as rgen wrote it"):
+        board(tmp_path, "--entries", "heads")
+    assert contents(tmp_path) == {"leaderboard.md": b"mine"}
+
+
+def test_interrupted_it_goes_on_where_it_stopped(tmp_path):
+    command = [sys.executable, ROOT / "bin" / "leaderboard.py", *words("--data digits --entries lstm --out"), tmp_path]
+    child = subprocess.Popen([*command, "--minutes", "5"], stderr=subprocess.PIPE, text=True)
+    folder = tmp_path / "digits" / "lstm-5-minutes-seed-0"
+    for _ in range(600):
+        if (folder / "metrics.jsonl").exists() and '"step": 50,' in (folder / "metrics.jsonl").read_text():
+            break
+        time.sleep(0.1)
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 130, said
+    assert "Stopped after step" in folder.with_name(folder.name + ".log").read_text()
+    assert not (folder / "row.json").exists() and any((folder / "checkpoints").iterdir())
