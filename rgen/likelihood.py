@@ -95,7 +95,8 @@ class Decoding:
 
     def draw(self, key: jax.Array, log_probs: jax.Array) -> jax.Array:
         """Draws an output [] (int32) from log-probabilities [K]."""
-        return jax.random.categorical(key, self.log_probs(log_probs)).astype(jnp.int32)
+        with jax.threefry_partitionable(True):  # the same draw whatever JAX's setting
+            return jax.random.categorical(key, self.log_probs(log_probs)).astype(jnp.int32)
 
 
 PLAIN = Decoding()

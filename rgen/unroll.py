@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from rgen.batching import pad_rows
+from rgen.choices import GENERATOR
 from rgen.likelihood import PLAIN, Decoding, Likelihood
 from rgen.sequence import Array, Given, Prediction
 
@@ -118,10 +120,18 @@ def drawn_steps(x: Array, keys: Array, given: Given | None, dtype: Any) -> Drawn
     """Inputs of `Drawing` for x [B, T, ...] or [1, T, ...]: each sequence's key [B] split over its steps; without `given`, nothing is
     known."""
     shape = (*keys.shape, x.shape[1])
-    split = jax.vmap(lambda key: jax.vmap(lambda t: jax.random.fold_in(key, t))(jnp.arange(shape[1])))(keys)
+    split = jax.vmap(lambda key: jax.vmap(lambda t: jax.random.fold_in(key, t))(jnp.arange(shape[1])))(own_keys(keys))
     if given is None:
         given = Given(y=jnp.zeros(shape, jnp.int32), known=jnp.zeros(shape, bool))
     return DrawnStep(x, split, given.y, given.known, jnp.ones(shape, dtype))
+
+
+def own_keys(keys: Array) -> Array:
+    """Keys [B] of `GENERATOR`, made of all bits of those of another: under `jax.vmap`, draws of rbg depend on the whole batch."""
+    if jax.random.key_impl(keys) == GENERATOR:
+        return keys
+    start = jax.random.key(0, impl=GENERATOR)
+    return jax.vmap(lambda words: reduce(jax.random.fold_in, words, start))(jax.random.key_data(keys))
 
 
 # (state, x, observe) -> (state, Trace or what else is wanted of a step): predict from x, ask `observe(logits)` for (y, weight), learn it.

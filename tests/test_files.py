@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+import rgen
 from rgen import data
 from rgen.config import TrainConfig
 from rgen.errors import InputError
@@ -84,6 +85,23 @@ def test_a_sample_is_the_same_whatever_the_generator_and_the_batch(trained):
             values, nats = sampler.draw(run.params, 0, np.arange(k, k + 1))
             np.testing.assert_array_equal(values[0], whole[0][k])
             np.testing.assert_allclose(nats[0], whole[1][k], rtol=1e-5)
+
+
+@pytest.mark.parametrize("generator", ["threefry2x32", "rbg", "unsafe_rbg"])
+@pytest.mark.parametrize("partitionable", [False, True])
+def test_from_python_too_a_sample_depends_on_its_own_key_only(generator, partitionable, trained):
+    """A sampler's do not depend on JAX's settings at all; with keys of one's own, not on the sequences beside it."""
+    run = load_run(trained)
+    sampler = make_sampler(run.model, run.data)
+    sampler = dataclasses.replace(sampler, random_order=True)
+    whole = np.asarray(sampler.draw(run.params, 0, np.arange(3))[0])
+    with jax.default_prng_impl(generator), jax.threefry_partitionable(partitionable):
+        np.testing.assert_array_equal(np.asarray(sampler.draw(run.params, 0, np.arange(1, 3))[0]), whole[1:])
+        keys, x = jax.random.split(jax.random.key(1), 8), sampler.inputs(np.arange(run.data.length))[None]
+        many = np.asarray(rgen.sample(run.model, run.params, x, keys).y)
+        assert len({row.tobytes() for row in many}) > 1
+        for some in (slice(0, 1), slice(5, 8)):
+            np.testing.assert_array_equal(rgen.sample(run.model, run.params, x, keys[some]).y, many[some])
 
 
 def test_settings_of_jax_and_streams_that_cannot_show_a_name(trained, tmp_path):

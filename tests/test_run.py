@@ -320,7 +320,7 @@ BAD_USE = {
     "no folder for the summary": (
         "evaluate",
         ["--count", "2", "--json", "nowhere/file.json"],
-        "nowhere/file.json: No such file or directory",
+        "--json is 'nowhere/file.json', in a folder that does not exist",
     ),
     "benchmark network": ("benchmark", ["--network", "siren", "gate"], "no network 'gate'. Perhaps you meant gated"),
     "benchmark preset": ("benchmark", ["--network", "names-heads"], "only a part learns, and Reptile needs all"),

@@ -293,7 +293,7 @@ def test_belief_of_images(options, digits, tmp_path):
         ({"out": Path("picture.jpg")}, "must end with .png"),
         ({"nats": True}, "--nats writes nats in front of lines"),
         ({"out": Path("no/folder/a.png")}, "in a folder that does not exist"),
-        ({"out": ROOT}, "a folder; give a file"),
+        ({"json": ROOT}, "a folder; give a file"),
         ({"json": Path("no/folder/a.json")}, "--json is 'no/folder/a.json', in a folder that does not exist"),
     ],
 )

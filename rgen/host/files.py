@@ -47,7 +47,7 @@ def replacing(path: Path, ready: Callable[[Path, Path], None] = lambda new, path
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
-        new.unlink()
+        new.unlink(missing_ok=True)
         raise
     if path.exists():
         shutil.copymode(path, new)

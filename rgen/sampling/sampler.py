@@ -104,7 +104,8 @@ class Sampler:
         raster = jnp.arange(math.prod(self.shape))
         places = raster[None]
         if self.random_order:  # each step's key is folded from 0 .. T - 1
-            places = jax.vmap(lambda key: jax.random.permutation(jax.random.fold_in(key, raster.size), raster))(keys)
+            with jax.threefry_partitionable(True):  # as in `Decoding.draw`
+                places = jax.vmap(lambda key: jax.random.permutation(jax.random.fold_in(key, raster.size), raster))(keys)
         if known is None:
             return places
         places = jnp.broadcast_to(places, (len(known), raster.size))
