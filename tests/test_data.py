@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 
 from rgen import data
 from rgen.choices import SPLITS
-from rgen.data import DataError, images, stored, text
+from rgen.data import DataError, images, official, stored, text
 
 LINES = [b"alpha", b"beta", b"a line longer than the others", b"gamma", b"delta", b"epsilon", b"zeta", b"eta", b"theta", b"iota"]
 BINARIZED = {"train": 6, "validation": 2, "test": 3}
@@ -167,7 +167,11 @@ def test_any_bytes_load_or_are_refused(tmp_path_factory, content, max_length):
     except DataError as error:
         assert "fuzz" in str(error)
         return
-    expected = [line.removesuffix(b"\r").split(b"\0")[0][: max_length - 1] for line in content.split(b"\n")]
+    if text.encoding_of(content) is not None:  # as of bytes that happen to look like UTF-16
+        return
+    end = b"\n" if b"\n" in content else b"\r"
+    lines = [line.removesuffix(b"\r") if end == b"\n" else line for line in content.split(end)]
+    expected = [line.split(b"\0")[0][: max_length - 1] for line in lines]
     assert sorted(all_lines(loaded)) == sorted(line for line in expected if line)
     weights = [loaded.sequences(split, range(len(rows))).weight.sum() for split, rows in loaded.splits.items()]
     assert sum(weights) == sum(len(line) + 1 for line in all_lines(loaded))
@@ -297,16 +301,16 @@ def mnist(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "home"))
     monkeypatch.setattr(images, "VALID", 5)
     (tmp_path / "files").mkdir()
-    for (pixels, labels), n in zip(mnist.FILES.values(), (25, 10), strict=True):
-        write(tmp_path / "files" / pixels, idx(random.integers(0, 256, (n, 28, 28), np.uint8)))
-        write(tmp_path / "files" / labels, idx(random.integers(0, 10, n, np.uint8)))
-    accept(mnist, tmp_path / "files", monkeypatch)
+    for split, n in {"train": 25, "test": 10}.items():
+        write(tmp_path / "files" / official.NAMES[f"{split} images"], idx(random.integers(0, 256, (n, 28, 28), np.uint8)))
+        write(tmp_path / "files" / official.NAMES[f"{split} labels"], idx(random.integers(0, 10, n, np.uint8)))
+    accept(tmp_path / "files", monkeypatch)
     return mnist
 
 
-def accept(mnist, folder: Path, monkeypatch) -> None:
-    sums = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in mnist.SHA256}
-    monkeypatch.setattr(mnist, "SHA256", sums)
+def accept(folder: Path, monkeypatch) -> None:
+    arrays = {part: official.unpack((folder / name).read_bytes()) for part, name in official.NAMES.items()}
+    monkeypatch.setattr(official, "SHA256", {part: hashlib.sha256(array.tobytes()).hexdigest() for part, array in arrays.items()})
 
 
 def grey(folder: Path, name: str) -> np.ndarray:
@@ -316,7 +320,7 @@ def grey(folder: Path, name: str) -> np.ndarray:
 
 def test_mnist_from_files_is_prepared_once(mnist, tmp_path, capfd):
     loaded = data.load("mnist", data_dir=tmp_path / "files")
-    train, test = (grey(tmp_path / "files", pixels) >= 128 for pixels, _ in mnist.FILES.values())
+    train, test = (grey(tmp_path / "files", official.NAMES[f"{split} images"]) >= 128 for split in ("train", "test"))
     for split, expected in {"train": train[:20], "valid": train[20:], "test": test}.items():
         np.testing.assert_array_equal(loaded.splits[split], expected)
     assert loaded.shape == (28, 28) and "20 train, 5 valid, 10 test" in loaded.notes[0]
@@ -382,11 +386,11 @@ def test_mnist_downloads_when_asked_and_checks_what_came(mnist, tmp_path, monkey
     monkeypatch.setattr(mnist.urllib.request, "urlopen", lambda request, timeout: io.BytesIO())
     whole = (files / "t10k-labels-idx1-ubyte.gz").read_bytes()
     write(files / "t10k-labels-idx1-ubyte.gz", whole[:-1])
-    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz.*SHA-256"):
+    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz.*cannot be unpacked.*get it again"):
         data.load("mnist", download=True)
     write(files / "t10k-labels-idx1-ubyte.gz", whole)
     assert len(data.load("mnist", download=True).splits["test"]) == 10
-    assert fetched["t10k-labels-idx1-ubyte.gz"].startswith("https://") and sorted(fetched) == sorted(mnist.SHA256)
+    assert fetched["t10k-labels-idx1-ubyte.gz"].startswith("https://") and sorted(fetched) == sorted(official.NAMES.values())
 
 
 def test_no_network_is_said_before_anything_is_tried(mnist, tmp_path, monkeypatch):
@@ -405,36 +409,117 @@ def test_a_damaged_file_is_named_and_does_not_poison_the_next_try(mnist, tmp_pat
     path = tmp_path / "files" / "train-images-idx3-ubyte.gz"
     whole = path.read_bytes()
     write(path, damage(whole))
-    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz.*checksum"):
+    with pytest.raises(DataError, match=r"MNIST's train images are not in.*train-images-idx3-ubyte\.gz' (cannot be unpacked|is no IDX)"):
         data.load("mnist", data_dir=tmp_path / "files")
     assert not list(tmp_path.glob("home/*/*"))
     write(path, whole)
     assert len(data.load("mnist", data_dir=tmp_path / "files").splits["test"]) == 10
 
 
-def test_files_that_pass_the_checksum_but_do_not_fit_leave_nothing_behind(mnist, tmp_path, monkeypatch):
-    labels = tmp_path / "files" / "t10k-labels-idx1-ubyte.gz"
-    whole = labels.read_bytes()
-    for wrong in (idx(np.zeros(9, np.uint8)), idx(np.zeros((10, 2), np.uint8)), b"not gzip"):
-        write(labels, wrong)
-        accept(mnist, labels.parent, monkeypatch)
-        with pytest.raises(DataError):
-            data.load("mnist", data_dir=labels.parent)
-        assert not [path for path in tmp_path.glob("home/**/*") if path.is_file()]
-    write(labels, whole)
-    accept(mnist, labels.parent, monkeypatch)
-    data.load("mnist", data_dir=labels.parent)
+def fit(folder: Path, change) -> Path:
+    """The files of a folder, kept in another way: `change(name, array)` gives what is to be written, or None."""
+    other = folder.with_name("other")
+    for part, name in official.NAMES.items():
+        for path, content in change(part, official.unpack((folder / name).read_bytes())):
+            (other / path).parent.mkdir(parents=True, exist_ok=True)
+            write(other / path, content)
+    return other
 
 
-def test_other_valid_files_missing_files_and_no_folder(mnist, tmp_path):
-    write(tmp_path / "files" / "t10k-images-idx3-ubyte.gz", idx(np.zeros((10, 28, 28), np.uint8)))
-    with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte\.gz.*checksum"):
-        data.load("mnist", data_dir=tmp_path / "files")
-    (tmp_path / "files" / "t10k-images-idx3-ubyte.gz").unlink()
-    with pytest.raises(DataError, match=r"lacks t10k-images-idx3-ubyte\.gz;"):
-        data.load("mnist", data_dir=tmp_path / "files")
-    with pytest.raises(DataError, match="lacks"):
-        data.load("mnist", data_dir=tmp_path / "nowhere")
+def plain(array: np.ndarray) -> bytes:
+    return gzip.decompress(idx(array))
+
+
+def swap(part: str, *words: str) -> str:
+    """The name of another part: with one of the words instead of the other one."""
+    one, two = words
+    return official.NAMES[part.replace(one, "-").replace(two, one).replace("-", two)]
+
+
+KEPT = {
+    "unpacked": lambda part, array: [(official.NAMES[part][:-3], plain(array))],
+    "packed again": lambda part, array: [(official.NAMES[part], gzip.compress(plain(array), 1, mtime=7))],
+    "with a dot": lambda part, array: [(official.NAMES[part][:-3].replace("-idx", ".idx"), plain(array))],
+    "torchvision": lambda part, array: [(f"MNIST/raw/{official.NAMES[part][:-3]}", plain(array))],
+    "torchvision's own folder": lambda part, array: [(f"raw/{official.NAMES[part][:-3]}", plain(array)), ("processed/training.pt", b"")],
+    "images and labels exchanged": lambda part, array: [(swap(part, "images", "labels"), idx(array))],
+    "train and test exchanged": lambda part, array: [(swap(part, "train", "test"), idx(array))],
+    "a damaged one beside": lambda part, array: [(official.NAMES[part], b"\x1f\x8b"), (official.NAMES[part][:-3], plain(array))],
+}
+
+
+@pytest.mark.parametrize("case", KEPT)
+def test_mnist_is_known_by_its_contents(case, mnist, tmp_path):
+    expected = official.in_folder(tmp_path / "files")
+    found = official.in_folder(fit(tmp_path / "files", KEPT[case]))
+    assert sorted(found) == sorted(official.NAMES)
+    for part, array in found.items():
+        np.testing.assert_array_equal(array, expected[part])
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_mnist_as_keras_has_it(inside, mnist, tmp_path):
+    expected = official.in_folder(tmp_path / "files")
+    np.savez(tmp_path / "mnist.npz", **{name: expected[part] for name, part in official.KERAS.items()})  # type: ignore
+    found = data.load("mnist", data_dir=tmp_path if inside else tmp_path / "mnist.npz")
+    assert len(found.splits["test"]) == 10
+
+
+IMAGES = "train-images-idx3-ubyte.gz"
+REFUSED = {
+    "no folder": (lambda folder: folder / "nowhere", "nowhere' does not exist; give the folder with MNIST's four official files"),
+    "empty": (
+        lambda folder: folder.with_name("home"),
+        "train images, train labels, test images, test labels are not in the folder",
+    ),
+    "cut short": (lambda folder: cut_file(folder / IMAGES, 0.5), f"MNIST's train images are not in .*{IMAGES}' cannot be unpacked"),
+    "cut short, unpacked": (
+        lambda folder: cut_file(fit(folder, KEPT["unpacked"]) / IMAGES[:-3], 0.5),
+        r"says that it holds 19,600 bytes, and has 9,\d+; get it again",
+    ),
+    "another data set": (
+        lambda folder: written(folder / IMAGES, idx(np.zeros((25, 28, 28), np.uint8))),
+        f"{IMAGES}' is not MNIST's: the SHA-256 checksum .* another data set, as Fashion-MNIST, whose images --data takes",
+    ),
+    "no labels": (lambda folder: removed(folder / "train-labels-idx1-ubyte.gz"), "MNIST's train labels are not in the folder"),
+    "a folder of that name": (lambda folder: made(removed(folder / IMAGES) / IMAGES), "MNIST's train images are not in the folder"),
+    "another file": (lambda folder: folder / IMAGES, "cannot be read as Keras' mnist.npz"),
+    "pickled": (lambda folder: pickled(folder / "mnist.npz"), "cannot be read as Keras' mnist.npz"),
+}
+
+
+def cut_file(path: Path, share: float) -> Path:
+    return written(path, path.read_bytes()[: int(share * path.stat().st_size)])
+
+
+def written(path: Path, content: bytes) -> Path:
+    write(path, content)
+    return path.parent
+
+
+def removed(path: Path) -> Path:
+    path.unlink()
+    return path.parent
+
+
+def made(path: Path) -> Path:
+    path.mkdir()
+    return path.parent
+
+
+def pickled(path: Path) -> Path:
+    with path.open("wb") as file:
+        np.savez(file, x_train=np.array([{}], object))
+    return path
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_mnist_that_is_something_else_says_so(case, mnist, tmp_path):
+    (tmp_path / "home").mkdir()
+    change, sentence = REFUSED[case]
+    with pytest.raises(DataError, match=sentence):
+        data.load("mnist", data_dir=change(tmp_path / "files"))
+    assert not [path for path in tmp_path.glob("home/**/*") if path.is_file()]
 
 
 def test_a_home_that_cannot_be_written(mnist, tmp_path, monkeypatch):
@@ -457,15 +542,13 @@ def test_prepared_data_that_was_damaged_is_refused(mnist, tmp_path, pattern, dam
 @settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_damaged_gz_unpacks_to_the_shape_or_is_refused(draw):
-    from rgen.data import mnist
-
     whole = bytearray(idx(np.arange(32, dtype=np.uint8).reshape(2, 4, 4)))
     for _ in range(draw.draw(st.integers(1, 3))):
         whole[draw.draw(st.integers(0, len(whole) - 1))] = draw.draw(st.integers(0, 255))
     damaged = bytes(whole[: draw.draw(st.integers(0, len(whole)))])
     inside = draw.draw(st.sampled_from((damaged, gzip.compress(damaged), gzip.compress(draw.draw(st.binary(max_size=40))))))
     with contextlib.suppress(DataError):
-        assert mnist.unpack(inside, (4, 4)).shape[1:] == (4, 4)
+        assert 1 <= official.unpack(inside).ndim <= 3
 
 
 # What is refused, in a sentence

@@ -28,7 +28,7 @@ class _Trained:
     data: str | None = field(default=None, kw_only=True)
     """Of pretrained:names: the file of names it was trained on, if its sequences are needed or to be compared with."""
     data_dir: Path | None = field(default=None, kw_only=True)
-    """Of pretrained:mnist: folder with the four official MNIST .gz files."""
+    """Of pretrained:mnist: the folder with MNIST's four official files, packed or not, or Keras' mnist.npz."""
     download: bool = field(default=False, kw_only=True)
     """Of pretrained:mnist: allow the network to be used to get MNIST."""
 
@@ -253,7 +253,7 @@ class LeaderboardConfig(_Writes):
     seeds: tuple[int, ...] = (0,)
     """Seeds of each."""
     data_dir: Path | None = None
-    """Folder with the four official MNIST .gz files."""
+    """The folder with MNIST's four official files, packed or not, or Keras' mnist.npz."""
     names: Path | None = None
     """names.txt of makemore, or another file with one short line for each sequence."""
     listing: Path | None = None

@@ -20,10 +20,10 @@ class TrainConfig:
     """Go on from the last checkpoint in the run folder; a larger --steps than before is allowed, and more --minutes."""
 
     data: str = "digits"
-    """listing, digits, mnist, binarized-mnist, or the path of a text file with one sequence per line, also in UTF-16 or UTF-32 or
-    compressed by gzip, xz or bzip2."""
+    """listing, digits, mnist, binarized-mnist; the path of a text file with one sequence per line, also in UTF-16 or UTF-32 or compressed
+    by gzip, xz or bzip2; or the path of images: a folder of pictures, or a .npy or .npz file of [N, H, W], in which white is 1."""
     data_dir: Path | None = None
-    """Folder with the four official MNIST .gz files."""
+    """MNIST: the folder with its four official files, packed or not, or Keras' mnist.npz."""
     download: bool = False
     """Allow the network to be used to get a data set."""
     max_length: int = 128

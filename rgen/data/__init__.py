@@ -1,7 +1,7 @@
 """Named data sets as batches of sequences, in numpy.
 
-`load("digits")`, `load("mnist")`, `load("listing")` or `load("my/lines.txt")` give a `Dataset`: uint8 arrays for each split,
-and sequences made of them.
+`load("digits")`, `load("mnist")`, `load("listing")`, `load("my/lines.txt")` or `load("my/images.npy")` give a `Dataset`: uint8 arrays for
+each split, and sequences made of them.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ class Dataset:
     """What `Text` and `Images` have in common.
 
     Attributes:
-      splits: split name -> uint8 array [N, *shape].
+      splits: split name -> uint8 array [N, ...]; `rows` has them in the shape of the data set.
       notes: sentences for the user: sizes of the splits, and what was cut or dropped.
       split_seed: the seed that shuffled the data before cutting the splits, where they are not official ones.
     """
@@ -51,6 +51,10 @@ class Dataset:
     def length(self) -> int:
         """T, the number of steps of a sequence."""
         return math.prod(self.shape)
+
+    def rows(self, split: str, index: slice | np.ndarray) -> np.ndarray:
+        """Some of a split: uint8 [B, *shape]."""
+        return self.splits[split][index]
 
     def sequences(self, split: str, index: Many[int] | np.ndarray, rng: np.random.Generator | None = None) -> Sequence:
         """The sequences `index` [B] of a split: x int32 [1, T, ...], y int32 [B, T], weight float32 [B, T].
@@ -129,11 +133,12 @@ def load(
     score_padding: bool = False,
     download: bool = False,
 ) -> Dataset:
-    """Loads a data set by its name, or a text file by its path.
+    """Loads a data set by its name, or a text file or images by their path.
 
     Args:
-      name: one of NAMES, else the path of a file with one sequence a line, read as bytes.
-      data_dir: for `mnist`: a folder with its four official .gz files.
+      name: one of NAMES; the path of a folder of pictures, or of a .npy or .npz file of images (see `rgen.data.pictures`); else the path
+        of a file with one sequence for each line, read as bytes.
+      data_dir: for `mnist`: where its four official files are (see `rgen.data.official`).
       max_length: for text: T, the steps of a sequence; longer lines are cut so that all end with a NUL.
       held_out: fraction of the data cut off for test, and half as much for valid; data with official splits ignores it.
       split_seed: shuffles before cutting, and fixes the random pixel orders.
@@ -146,17 +151,17 @@ def load(
     Raises:
       DataError: anything is wrong with these, or with the data.
     """
-    from rgen.data import images, text  # here, since both build on this module
+    from rgen.data import images, pictures, text  # here, since both build on this module
 
     if max_length < 2:
         raise DataError(f"The maximal length must be at least 2, a byte and its NUL; it is {max_length}.")
     if name == "listing":
         return text.listing(max_length, held_out, split_seed, score_padding)
-    if name in NAMES:
-        options = images.Options(order, reduce, binarize, held_out, split_seed)
-        return images.load(str(name), options, data_dir=data_dir, download=download)
-    if not os.path.lexists(name):
+    if name not in NAMES and not os.path.lexists(name):
         raise DataError(_unknown(os.fspath(name)))
+    if name in NAMES or pictures.is_images(name):
+        options = images.Options(order, reduce, binarize, held_out, split_seed)
+        return images.load(os.fspath(name), options, data_dir=data_dir, download=download)
     return text.from_file(name, max_length, held_out, split_seed, score_padding)
 
 
@@ -169,4 +174,4 @@ def from_config(config: TrainConfig) -> Dataset:
 def _unknown(name: str) -> str:
     near = difflib.get_close_matches(name, NAMES, n=2, cutoff=0.5)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    return f"{name!r} is neither a data set ({', '.join(NAMES)}) nor the path of a text file that exists.{hint}"
+    return f"{name!r} is neither a data set ({', '.join(NAMES)}) nor the path of a text file or of images that exists.{hint}"

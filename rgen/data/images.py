@@ -2,12 +2,13 @@
 
 import dataclasses
 import os
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from rgen.choices import BINARIZE, ORDERS, SPLITS
-from rgen.data import DataError, Dataset, cut, sizes
+from rgen.data import IMAGES, DataError, Dataset, cut, pictures, sizes
 from rgen.sequence import Sequence
 
 VALID = 5_000  # images cut from the end of MNIST's official training images
@@ -87,13 +88,14 @@ def chances(grey: np.ndarray, white: int, reduce: int) -> np.ndarray:
     """Averages blocks of the grey values [N, H, W]: uint16 [N, H / reduce, W / reduce], from 0 for black to SURE for `white`.
 
     Raises:
-      DataError: the side of a block does not divide the side of the images.
+      DataError: the side of a block does not divide the sides of the images.
     """
-    side = grey.shape[1]
-    if reduce >= side or side % reduce:
-        fit = ", ".join(str(factor) for factor in range(1, side) if side % factor == 0)
-        raise DataError(f"Images of {side} by {side} pixels cannot be reduced by {reduce}; factors that fit are {fit}.")
-    total = np.zeros((len(grey), side // reduce, side // reduce), np.uint16)  # at most 255 * 14 * 14, which fits
+    height, width = grey.shape[1:]
+    fit = [factor for factor in range(1, max(height, width)) if height % factor == 0 == width % factor]
+    if reduce > 1 and reduce not in fit:
+        fit = ", ".join(map(str, fit))
+        raise DataError(f"Images of {height} by {width} pixels cannot be reduced by {reduce}; factors that fit are {fit}.")
+    total = np.zeros((len(grey), height // reduce, width // reduce), np.uint16 if white * reduce**2 < 2**16 else np.uint32)
     for i in range(reduce):
         for j in range(reduce):
             total += grey[:, i::reduce, j::reduce]
@@ -115,13 +117,15 @@ def binarize(splits: dict[str, np.ndarray], options: Options) -> dict[str, np.nd
 
 
 def load(name: str, options: Options, *, data_dir: str | os.PathLike[str] | None = None, download: bool = False) -> Images:
-    """Loads `digits`, `mnist` or `binarized-mnist`.
+    """Loads `digits`, `mnist` or `binarized-mnist`; or images of the user's, by their path.
 
     Raises:
       DataError: the data is not there or damaged, or the options do not fit it.
     """
     if name == "digits":
         splits, white, notes = _digits(options)
+    elif name not in IMAGES:
+        white, (splits, notes) = 255, pictures.load(Path(name), options.held_out, options.split_seed)
     elif name == "binarized-mnist" and options.binarize != "threshold":
         raise DataError(f"binarized-mnist has no grey; --binarize {options.binarize} is for mnist and digits. Leave it out.")
     else:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from rgen.data import DataError, Dataset
+from rgen.data import DataError, Dataset, pictures
 from rgen.errors import nearest
 from rgen.sequence import Given
 
@@ -65,11 +65,7 @@ def picture(data: Dataset, path: Path) -> Given:
     _must_be_images(data)
     try:
         with Image.open(path) as file:
-            if file.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
-                grey = np.asarray(file) / 257
-            else:
-                opaque = Image.new("RGBA", file.size, (128, 128, 128, 255))  # what is transparent is unknown too
-                grey = np.asarray(Image.alpha_composite(opaque, file.convert("RGBA")).convert("L"))
+            grey = pictures.grey(file, paper=128)  # what is transparent is unknown too
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         what = getattr(error, "strerror", None) or "it is not a picture, or a damaged one"
         raise DataError(f"The picture {str(path)!r} cannot be read: {what}.") from error

@@ -4,41 +4,26 @@ Importing this module imports tensorflow-datasets, which is slow: only `rgen.dat
 """
 
 import contextlib
-import gzip
-import hashlib
 import importlib.util
-import math
 import os
-import struct
 import sys
 import tempfile
 import urllib.error
 import urllib.request
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from rgen.data import DataError
+from rgen.data import DataError, official
 
 Splits = dict[str, np.ndarray]
 
 SIDE = 28
 URL = "https://storage.googleapis.com/cvdf-datasets/mnist/"
 BINARIZED_URL = "http://www.cs.toronto.edu/"
-FILES = {
-    "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
-    "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
-}
-SHA256 = {
-    "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-    "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-    "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-}
 
 
 class OfficialMnist(tfds.core.GeneratorBasedBuilder):
@@ -57,11 +42,11 @@ class OfficialMnist(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(builder=self, description=text, features=features, disable_shuffling=True)
 
     def _split_generators(self, dl_manager) -> dict[str, Any]:
-        packed = read_official(_paths(self.folder) if self.folder else dl_manager.download({name: URL + name for name in SHA256}))
-        return {split: self._generate_examples(*(packed[name] for name in names)) for split, names in FILES.items()}
+        parts = official.in_folder(self.folder) if self.folder else _download(dl_manager)
+        return {split: self._generate_examples(parts[f"{split} images"], parts[f"{split} labels"]) for split in ("train", "test")}
 
-    def _generate_examples(self, images: bytes, labels: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
-        pairs = zip(unpack(images, (SIDE, SIDE)), unpack(labels, ()), strict=True)
+    def _generate_examples(self, images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[int, dict[str, Any]]]:
+        pairs = zip(images.reshape(-1, SIDE, SIDE), labels, strict=True)
         for key, (image, label) in enumerate(pairs):
             yield key, {"image": image, "label": label}
 
@@ -70,25 +55,25 @@ def load(data_dir: str | os.PathLike[str] | None, *, download: bool) -> tuple[Sp
     """MNIST's official train and test images, uint8 [N, 28, 28] of grey values, and notes on where they come from.
 
     Args:
-      data_dir: a folder with the four official files; without it MNIST must have been prepared before, or be downloaded.
+      data_dir: where the four official files are, see `rgen.data.official`; without it MNIST must have been prepared, or be downloaded.
       download: may use the network.
     Raises:
       DataError: MNIST is not there, a file of it is damaged or not the official one, or it cannot be stored.
     """
-    official = _open("official_mnist")
+    builder = _open("official_mnist")
     if data_dir is not None:
-        official.folder = Path(data_dir)
-        read_official(_paths(official.folder))  # checked even if not needed any more: a wrong folder must not pass in silence
-    elif not _there(official) and _there(own := _open("mnist")):
+        builder.folder = Path(data_dir)
+        official.in_folder(builder.folder)  # checked even if not needed any more: a wrong folder must not pass in silence
+    elif not _there(builder) and _there(own := _open("mnist")):
         return read(own, {"train": "train", "test": "test"}), ("Images in the order of tensorflow-datasets' own mnist.",)
-    elif not _there(official) and not download:
+    elif not _there(builder) and not download:
         raise DataError(
             f"MNIST is not in {str(home())!r} and must be downloaded: allow that with --download. "
-            f"Or give, with --data-dir, a folder with its four official files: {', '.join(SHA256)}."
+            f"Or give, with --data-dir, a folder with its four official files: {', '.join(official.NAMES.values())}."
         )
-    if not _there(official):
-        _prepare(official, url=None if official.folder else URL)
-    return read(official, {"train": "train", "test": "test"}), ()
+    if not _there(builder):
+        _prepare(builder, url=None if builder.folder else URL)
+    return read(builder, {"train": "train", "test": "test"}), ()
 
 
 def load_binarized(data_dir: str | os.PathLike[str] | None, *, download: bool) -> tuple[Splits, tuple[str, ...]]:
@@ -117,46 +102,6 @@ def load_binarized(data_dir: str | os.PathLike[str] | None, *, download: bool) -
 def home() -> Path:
     """Where tensorflow-datasets keeps what it has prepared: $TFDS_DATA_DIR, or tensorflow_datasets in the home folder."""
     return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-
-
-def read_official(paths: Mapping[str, str | os.PathLike[str]]) -> dict[str, bytes]:
-    """The contents, still packed, of the official files: name -> bytes.
-
-    Raises:
-      DataError: a file cannot be read, or its checksum is wrong.
-    """
-    packed = {}
-    for name, expected in SHA256.items():
-        try:
-            packed[name] = Path(paths[name]).read_bytes()
-        except OSError as error:
-            raise DataError(f"{os.fspath(paths[name])!r} cannot be read: {error.strerror}.") from error
-        if hashlib.sha256(packed[name]).hexdigest() != expected:
-            raise DataError(
-                f"{os.fspath(paths[name])!r} is not MNIST's official file of this name: its SHA-256 checksum differs. "
-                "It is cut short, damaged, or another data set; get it again."
-            )
-    return packed
-
-
-def unpack(packed: bytes, item: tuple[int, ...]) -> np.ndarray:
-    """The array uint8 [N, *item] in a gzipped IDX file.
-
-    Raises:
-      DataError: this is not gzip, or not IDX of bytes of that shape, or not whole.
-    """
-    try:
-        content = gzip.decompress(packed)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"A .gz file of MNIST cannot be unpacked: {error}.") from error
-    dimensions = 1 + len(item)
-    start = 4 + 4 * dimensions
-    if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) < start:
-        raise DataError(f"A file of MNIST is not an IDX file of bytes with {dimensions} dimensions.")
-    shape = struct.unpack(f">{dimensions}I", content[4:start])
-    if shape[1:] != item or len(content) != start + math.prod(shape):
-        raise DataError(f"A file of MNIST says it holds bytes in the shape {shape}, but has {len(content) - start} of them.")
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
 def read(builder: tfds.core.DatasetBuilder, names: dict[str, str]) -> Splits:
@@ -213,11 +158,10 @@ def _open(name: str) -> Any:
         raise DataError(f"{str(home() / name)!r} cannot be read; delete this folder and try again. ({_line(error)})") from error
 
 
-def _paths(folder: Path) -> dict[str, Path]:
-    missing = [name for name in SHA256 if not (folder / name).is_file()]
-    if missing:
-        raise DataError(f"The folder {str(folder)!r} lacks {', '.join(missing)}; MNIST's four official files are {', '.join(SHA256)}.")
-    return {name: folder / name for name in SHA256}
+def _download(dl_manager: Any) -> official.Parts:
+    paths = dl_manager.download({name: URL + name for name in official.NAMES.values()})
+    arrays = ((name, official.unpack(Path(path).read_bytes(), repr(name))) for name, path in paths.items())
+    return official.recognized(arrays, f"what came from {URL}")
 
 
 def _prepare(builder: tfds.core.DatasetBuilder, url: str | None = None) -> None:

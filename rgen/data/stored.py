@@ -49,7 +49,7 @@ def restore(path: Path) -> Dataset:
                 elif f"{name}_count" in file.files:
                     shape = (int(file[f"{name}_count"]), *about["shape"])
                     rows = file[name]
-                    splits[name] = (np.unpackbits(rows, count=np.prod(shape)) if about["kind"] == "image" else rows).reshape(shape)
+                    splits[name] = np.unpackbits(rows, count=np.prod(shape)).reshape(shape) if about["kind"] == "image" else rows
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}, the run's own copy of its data, is damaged ({error}). Train anew in another folder.") from error
     fields = about["fields"] | {"notes": tuple(about["fields"]["notes"])} | others

@@ -27,8 +27,8 @@ PACKED = {
 NO_TEXT = {
     b"\x28\xb5\x2f\xfd": "compressed by Zstandard: unpack it first, with zstd -d",
     b"PK\x03\x04": "a ZIP archive (.zip, .npz, .docx): unpack it first",
-    b"\x89PNG": "a PNG image",
-    b"\x93NUMPY": "an array of NumPy",
+    b"\x89PNG": "a PNG image, and images are given as a folder of them",
+    b"\x93NUMPY": "an array of NumPy, whose name should end with .npy",
     b"%PDF": "a PDF",
 }
 """How files begin that nobody means as text."""
@@ -51,9 +51,12 @@ MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Text(Dataset):
-    """Lines [N, T] of bytes, padded with NUL; the input of a step is its position.
+    """Lines of bytes, padded with NUL; the input of a step is its position.
+
+    The splits hold [N, W], W at most T: the columns in which some line has more than padding.
 
     Attributes:
+      max_length: T; 0 for W.
       score_padding: the steps after a line's first NUL have weight 1 too, as in the original, and not 0.
     """
 
@@ -61,13 +64,22 @@ class Text(Dataset):
     symbols: ClassVar[int] = 256
 
     score_padding: bool = False
+    max_length: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.max_length or super().shape[0],)
+
+    def rows(self, split: str, index: slice | np.ndarray) -> np.ndarray:
+        lines = self.splits[split][index]
+        return np.pad(lines, ((0, 0), (0, self.length - lines.shape[1])))
 
     def decode(self, x: Any, y: Any) -> list[bytes]:
         """Lines of the outputs y [B, T], each up to its first NUL; the positions x are not needed."""
         return [row.tobytes().split(b"\0", 1)[0] for row in np.asarray(y).astype(np.uint8)]
 
     def _sequences(self, split: str, rows: np.ndarray, rng: np.random.Generator | None) -> Sequence:
-        y = self.splits[split][rows].astype(np.int32)
+        y = self.rows(split, rows).astype(np.int32)
         x = np.arange(self.length, dtype=np.int32)[None]
         weight = np.ones_like(y) if self.score_padding else until_end(y, end=0)
         return Sequence(x, y, weight.astype(np.float32))
@@ -87,13 +99,13 @@ def from_content(content: bytes, max_length: int, held_out: float, split_seed: i
     """
     symbols = np.frombuffer(content, np.uint8)
     starts, lengths, with_nul = find_lines(symbols)
-    used = np.flatnonzero(lengths)
+    used = np.flatnonzero(lengths).astype(np.int32)
     if len(used) < 3:
         few = f"too few lines that are not empty ({len(used)})" if len(used) else "no line that is not empty"
         raise DataError(f"{origin} has {few}; at least 3 are needed, one each to train, validate and test on.")
+    width = min(int(lengths.max()) + 1, max_length)  # most files have short lines, and memory for those is enough
     splits = {
-        name: table(symbols, starts[used[rows]], lengths[used[rows]], max_length)
-        for name, rows in cut(len(used), held_out, split_seed).items()
+        name: table(symbols, starts[used[rows]], lengths[used[rows]], width) for name, rows in cut(len(used), held_out, split_seed).items()
     }
     said = [*notes, sizes(splits, f"lines of {origin}", f"split seed {split_seed}")]
     if longer := int((lengths >= max_length).sum()):
@@ -102,7 +114,7 @@ def from_content(content: bytes, max_length: int, held_out: float, split_seed: i
         said.append(f"Lines cut before a NUL byte, which ends a line here: {with_nul:,}.")
     if len(used) < len(lengths):
         said.append(f"Empty lines dropped: {len(lengths) - len(used):,}.")
-    return Text(splits, tuple(said), split_seed, score_padding)
+    return Text(splits, tuple(said), split_seed, score_padding, max_length)
 
 
 def find_lines(symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
@@ -119,10 +131,10 @@ def find_lines(symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     return starts, np.minimum(ends, first) - starts, int((first < ends).sum())
 
 
-def table(symbols: np.ndarray, starts: np.ndarray, lengths: np.ndarray, max_length: int) -> np.ndarray:
-    """Lines as rows [N, max_length], cut, and padded with NULs; block by block, so that what is needed on the way is small."""
-    rows = np.zeros((len(starts), max_length), np.uint8)
-    place = np.arange(max_length - 1)
+def table(symbols: np.ndarray, starts: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
+    """Lines as rows [N, width], cut, and padded with NULs; block by block, so that what is needed on the way is small."""
+    rows = np.zeros((len(starts), width), np.uint8)
+    place = np.arange(width - 1)
     for at in range(0, len(starts), BLOCK):
         block = slice(at, at + BLOCK)
         index = np.minimum(starts[block, None] + place, len(symbols) - 1)
