@@ -13,6 +13,7 @@ from rgen import commands
 from rgen.choices import BOARD_DATA, BOARD_ENTRIES
 from rgen.config import LeaderboardConfig
 from rgen.errors import InputError
+from rgen.host.cores import shares
 from rgen.leaderboard import cells, entries, table
 from rgen.leaderboard.cells import Cell, Row
 from runs import ROOT, contents, words
@@ -21,7 +22,7 @@ FILES = ["leaderboard.json", "leaderboard.md", "leaderboard.png"]
 
 
 def row(data: str, entry: str, minutes: float, seed: int, score: float) -> Row:
-    return Row(data, entry, minutes, seed, score, 0.1, 40_400, 1000 * seed + 500, 500, 60 * minutes, "1 core of a machine")  # type: ignore
+    return Row(data, entry, minutes, seed, score, 0.1, 180, 40_400, 1000 * seed + 500, 500, 60 * minutes, "1 core of a machine")  # type: ignore
 
 
 @pytest.mark.parametrize("data", BOARD_DATA)
@@ -58,8 +59,8 @@ def test_the_table_has_means_and_ranges_and_the_best_in_bold():
 
 
 def test_cores_are_shared_out():
-    assert cells.shares(1) == [None]
-    first, second = cells.shares(2)
+    assert shares(1) == [None] and shares(1000) == [None] * 1000
+    first, second = shares(2)
     assert first is None or second is None or not first & second
 
 

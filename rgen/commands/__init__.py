@@ -14,6 +14,7 @@ from rgen import config
 from rgen.choices import ONE_CPU_DEVICE
 from rgen.config import checks
 from rgen.errors import InputError, nearest
+from rgen.host.cores import cores
 
 COMMANDS: dict[str, Any] = {
     "train": config.TrainConfig,
@@ -95,11 +96,6 @@ def cpu_devices(options: Any) -> int:
     products of the recurrent baseline are large; one device that uses all cores is faster. docs/scaling.md has what was measured.
     """
     return 1 if isinstance(options, config.TrainConfig) and options.network in ONE_CPU_DEVICE else cores()
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _no_device() -> str | None:

@@ -1,7 +1,6 @@
 """The runs: each trains in a process of its own, and is not repeated once it is finished."""
 
 import json
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -12,9 +11,10 @@ from queue import SimpleQueue
 
 from rgen.choices import BoardData, BoardEntry
 from rgen.config import LeaderboardConfig
+from rgen.host.cores import cores, shares
 from rgen.host.files import replace
 from rgen.host.progress import Progress
-from rgen.leaderboard.entries import DATA, recipe
+from rgen.leaderboard.entries import DATA, SCORED, recipe
 from rgen.runs.folder import Run
 from rgen.timing.machine import caches, processor
 
@@ -42,7 +42,8 @@ class Row:
     """A finished cell, one object of the JSON file.
 
     Attributes:
-      score, standard_error: on the test split, in the data set's unit, of the parameters with the least validation nats.
+      score, standard_error: on `scored` sequences of the test split, in the data set's unit, of the parameters with the least validation
+        nats.
       parameters: how many numbers are learned, the initialization and its rates.
       steps, best_step: outer steps in all, and up to those parameters.
       seconds: of training, without compiling and validation.
@@ -55,6 +56,7 @@ class Row:
     seed: int
     score: float
     standard_error: float
+    scored: int
     parameters: int
     steps: int
     best_step: int
@@ -90,9 +92,9 @@ class Runner:
         self.failed: dict[Cell, str] = {}
         self._stopped = False
         self._children: set[subprocess.Popen] = set()
-        self._cores: SimpleQueue[set[int] | None] = SimpleQueue()
+        self._shares: SimpleQueue[set[int] | None] = SimpleQueue()
         for share in shares(config.jobs):
-            self._cores.put(share)
+            self._shares.put(share)
 
     def check(self, cells: list[Cell]) -> None:
         """Raises InputError if a data set is needed and not given."""
@@ -123,31 +125,33 @@ class Runner:
         folder, option = str(cell.folder(self.config.out)), DATA[cell.data].option
         arguments = recipe(cell.data, cell.entry, getattr(self.config, option) if option else None)
         budget = ["--minutes", f"{cell.minutes:g}", "--seed", str(cell.seed), "--run", folder, "--resume"]
-        return [["train", *arguments, *budget], ["evaluate", "--run", folder, "--json", f"{folder}/test.json"]]
+        count = SCORED.get((cell.data, cell.entry))
+        evaluate = ["evaluate", "--run", folder, "--json", f"{folder}/test.json", *(["--count", str(count)] if count else [])]
+        return [["train", *arguments, *budget], evaluate]
 
     def _one(self, cell: Cell) -> str:
         """Trains and scores one cell. Returns what is to be said of it."""
         folder = cell.folder(self.config.out)
         log = folder.with_name(folder.name + ".log")
         log.parent.mkdir(parents=True, exist_ok=True)
-        cores = self._cores.get()
+        share = self._shares.get()
         try:
             for words in self._calls(cell):
-                if not self._call(words, cores, log):
+                if not self._call(words, share, log):
                     lines = log.read_text(errors="replace").splitlines()
                     self.failed[cell] = lines[-1] if lines else "It said nothing"
                     return f"{cell}: stopped" if self._stopped else f"{cell}: failed. {self.failed[cell]} ({log})"
         finally:
-            self._cores.put(cores)
-        row = summary(cell, folder, len(cores) if cores else os.cpu_count() or 1)
+            self._shares.put(share)
+        row = summary(cell, folder, len(share) if share else cores())
         replace(folder / "row.json", json.dumps(asdict(row), indent=2).encode())
         return f"{cell}: {row.score:.3f} {DATA[cell.data].unit} after {row.steps:,} steps"
 
-    def _call(self, words: list[str], cores: set[int] | None, log: Path) -> bool:
+    def _call(self, words: list[str], share: set[int] | None, log: Path) -> bool:
         if self._stopped:
             return False
         with log.open("ab") as file:
-            program = [sys.executable, "-c", PROGRAM.format(cores=cores), *words]
+            program = [sys.executable, "-c", PROGRAM.format(cores=share), *words]
             # in a session of its own: Ctrl-C reaches us alone, and we stop it once
             child = subprocess.Popen(program, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
             self._children.add(child)
@@ -157,15 +161,7 @@ class Runner:
                 self._children.discard(child)
 
 
-def shares(jobs: int) -> list[set[int] | None]:
-    """The cores of each of so many runs side by side; None: all."""
-    if jobs == 1 or not hasattr(os, "sched_getaffinity"):
-        return [None] * jobs
-    cores = sorted(os.sched_getaffinity(0))
-    return [set(cores[number::jobs]) for number in range(jobs)]
-
-
-def summary(cell: Cell, folder: Path, cores: int) -> Row:
+def summary(cell: Cell, folder: Path, used: int) -> Row:
     """What a cell's folder says of it after training and scoring."""
     score, log = json.loads((folder / "test.json").read_text()), [row for row in Run(folder).metrics() if "seconds" in row]
     key = DATA[cell.data].key
@@ -174,9 +170,10 @@ def summary(cell: Cell, folder: Path, cores: int) -> Row:
         **asdict(cell),
         score=score[key],
         standard_error=score["standard_error"] * scale,
+        scored=score["sequences"],
         parameters=score["parameters"],
         steps=log[-1]["step"],
         best_step=score["step"],
         seconds=log[-1]["seconds"],
-        machine=", ".join([f"{cores} core{'s' * (cores > 1)} of {processor()}", *caches(), f"jax {version('jax')}"]),
+        machine=", ".join([f"{used} core{'s' * (used > 1)} of {processor()}", *caches(), f"jax {version('jax')}"]),
     )

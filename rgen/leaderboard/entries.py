@@ -79,6 +79,12 @@ _RECIPES = {
 }
 
 
+# How many test sequences are scored, drawn by a seed; all, where nothing is said. The original's image model takes seconds for 50 images.
+SCORED: dict[tuple[str, str], int] = {
+    (data, entry): 1000 for data in ("small-mnist", "mnist") for entry in ("original-reptile", "original-maml")
+}
+
+
 def recipe(data: BoardData, entry: BoardEntry, source: Path | None) -> list[str]:
     """The arguments of `rgen train`, without the budget.
 
