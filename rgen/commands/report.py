@@ -47,7 +47,7 @@ def page(runs: list[Run]) -> str:
     parts = [
         f"<h1>{' and '.join(map(html.escape, names)) if len(names) < 4 else f'{len(names)} runs'}</h1>",
         _table(runs, names),
-        "<h2>Nats a sequence</h2>" + _image(_curves(runs, names)),
+        "<h2>Nats per sequence</h2>" + _image(_curves(runs, names)),
         "<h2>What differs in the configurations</h2>" + _differences(runs, names),
         "<h2>Samples</h2><div class=runs>" + "".join(_samples(run, name) for run, name in zip(runs, names)) + "</div>",
     ]
@@ -129,7 +129,7 @@ def _curves(runs: list[Run], names: list[str]) -> bytes:
         axes[0].set_ylim(lowest - 0.05 * (highest - lowest), highest + 0.05 * (highest - lowest))
     for axis, unit in zip(axes, ("outer steps", "seconds of training")):
         axis.set_xlabel(unit)
-    axes[0].set_ylabel("nats a sequence")
+    axes[0].set_ylabel("nats per sequence")
     axes[1].legend(frameon=False)
     return plots.finish(figure)
 

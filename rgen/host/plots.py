@@ -105,13 +105,13 @@ def strip(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str]) -> byte
 
 
 def curves(metrics: Sequence[dict]) -> bytes:
-    """Training and validation nats a sequence against outer steps; the norms of the meta-gradient and of the inner gradients below."""
+    """Training and validation nats per sequence against outer steps; the norms of the meta-gradient and of the inner gradients below."""
     training = [row for row in metrics if "nats" in row]
     validation = [row for row in metrics if "valid_nats" in row]
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 5), sharex=True, height_ratios=[3, 1])
     top.plot([r["step"] for r in training], [r["nats"] for r in training], color=PALE, label="training")
     top.plot([r["step"] for r in validation], [r["valid_nats"] for r in validation], "o-", color=ACCENT, ms=4, label="validation")
-    top.set_ylabel("nats a sequence")
+    top.set_ylabel("nats per sequence")
     top.legend(frameon=False)
     bottom.plot([r["step"] for r in training], [r["gradient_norm"] for r in training], color=PALE, label="meta-gradient")
     inner = [(r["step"], r["inner_gradient_norm"]) for r in validation if "inner_gradient_norm" in r]

@@ -35,7 +35,7 @@ class Log:
         row = {"step": step, "steps_per_second": rate} | ({"skipped": int(skipped)} if skipped else {})
         row |= {"seconds": now} if self.budget.timed else {}
         self.run.log(**row, **({"nats": nats / steps, "gradient_norm": norm / steps} if steps else {}))
-        self.progress.say(f"step {step}: {nats / max(1, steps):.3f} nats a sequence, {rate:.2f} steps/s{note}")
+        self.progress.say(f"step {step}: {nats / max(1, steps):.3f} nats per sequence, {rate:.2f} steps/s{note}")
         return state._replace(window=devices.put(Window.empty(), state.step.sharding))
 
 
@@ -58,7 +58,7 @@ class Validate:
             self.best.wait()
         self.least = min(self.least, nats) if np.isfinite(nats) else self.least
         self.run.log(step=step, valid_nats=float(nats), **self.inner_gradients(state.params))
-        self.progress.say(f"step {step}: {nats:.3f} validation nats a sequence")
+        self.progress.say(f"step {step}: {nats:.3f} validation nats per sequence")
         return state
 
     def inner_gradients(self, params: Any) -> dict[str, float]:
