@@ -31,7 +31,7 @@ from rgen.runs.folder import Run, load_run
 from rgen.timing import original
 from runs import ROOT, TINY, contents, cut, last_state, rows, script, spoil_arrays, words
 
-SUMMARY = {"nats_per_sequence", "standard_error", "nats_per_symbol", "bits_per_symbol", "sequences"}
+SUMMARY = {"nats_per_sequence", "standard_error", "nats_per_symbol", "bits_per_symbol", "sequences", "parameters", "step"}
 ROW = {
     *("network", "algorithm", "form", "meta_batch", "length", "devices", "seconds", "inner_steps_per_second", "sequences_per_second"),
     *("temp_bytes", "compile_seconds", "least_flops", "least_bytes", "share_of_limit"),
@@ -244,7 +244,7 @@ BAD_TRAINING = {
     "data set": ([*DIGITS, "--data", "digit"], "'digit' is neither a data set"),
     "missing file": (["text-maml", "--run", "run", "--data", "no.txt"], "'no.txt' is neither a data set"),
     "empty file": (["text-maml", "--run", "run", "--data", "empty.txt"], "'empty.txt' is empty"),
-    "folder for a file": (["text-maml", "--run", "run", "--data", "full"], "'full' is a folder"),
+    "folder for a file": (["text-maml", "--run", "run", "--data", "full"], "The folder 'full' holds no pictures"),
     "truncated gz": (["mnist-maml", "--run", "run", "--data-dir", "gz"], "gz"),
     "inner rate": ([*DIGITS, "--inner-rate", "-1"], "--inner-rate is -1.0; it must be a positive number"),
     "outer rate": ([*DIGITS, "--outer-rate", "0"], "--outer-rate is 0.0; it must be a positive number"),
