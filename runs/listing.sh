@@ -3,7 +3,7 @@
 # Usage: runs/listing.sh dir_listing.txt, the file of github.com/unixpickle/reptile-gen.
 # Further options are those of training, as --seed 1, and RUN names another folder. Stopped, the same command goes on.
 set -euo pipefail
-file=${1:?"give a text file, one sequence a line"}; shift
+file=${1:?"give a text file, one sequence per line"}; shift
 run=${RUN:-runs/listing}
 rgen train text-heads --data "$file" --steps 1000 --eval-every 125 --eval-count 0 --run "$run" --resume "$@"
 rgen evaluate --run "$run" --json "$run/test.json"

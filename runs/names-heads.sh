@@ -3,7 +3,7 @@
 # Usage: runs/names-heads.sh names.txt, the file of github.com/karpathy/makemore.
 # Further options are those of training, as --seed 1, and RUN names another folder. Stopped, the same command goes on.
 set -euo pipefail
-file=${1:?"give a text file, one sequence a line"}; shift
+file=${1:?"give a text file, one sequence per line"}; shift
 run=${RUN:-runs/names-heads}
 rgen train names-heads --data "$file" --run "$run" --resume "$@"
 rgen evaluate --run "$run" --json "$run/test.json"

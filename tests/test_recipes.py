@@ -45,4 +45,4 @@ def test_its_number_stands_in_the_results(recipe):
 
 def test_data_that_is_missing_is_asked_for(tmp_path):
     tried = subprocess.run([str(ROOT / "runs" / "names-heads.sh")], cwd=tmp_path, capture_output=True, text=True)
-    assert tried.returncode != 0 and "give a text file, one sequence a line" in tried.stderr
+    assert tried.returncode != 0 and "give a text file, one sequence per line" in tried.stderr

@@ -149,17 +149,15 @@ def from_file(path: str | os.PathLike[str], max_length: int, held_out: float, sp
       DataError: the file cannot be read, or its lines cannot be used.
     """
     shown = os.fspath(path)
-    if os.path.isdir(path):
-        raise DataError(f"{shown!r} is a folder; a text file with one sequence a line is expected.")
     if os.path.exists(path) and not os.path.isfile(path):
-        raise DataError(f"{shown!r} is not a regular file; a text file with one sequence a line is expected.")
+        raise DataError(f"{shown!r} is not a regular file; a text file with one sequence per line is expected.")
     try:
         with open(path, "rb") as file:
             content = file.read()
     except OSError as error:
         raise DataError(f"The text file {shown!r} cannot be read: {error.strerror}.") from error
     if not content:
-        raise DataError(f"The text file {shown!r} is empty; one sequence a line is expected.")
+        raise DataError(f"The text file {shown!r} is empty; one sequence per line is expected.")
     content, notes = unpacked(content, shown)
     return from_content(content, max_length, held_out, split_seed, score_padding, repr(shown), *notes)
 
@@ -182,7 +180,7 @@ def unpacked(content: bytes, shown: str) -> tuple[bytes, list[str]]:
             break
     for start, what in NO_TEXT.items():
         if content.startswith(start):
-            raise DataError(f"{shown!r} is {what}; a text file with one sequence a line is expected.")
+            raise DataError(f"{shown!r} is {what}; a text file with one sequence per line is expected.")
     if (encoding := encoding_of(content)) is not None:
         try:
             content = content.decode(encoding).encode()
