@@ -112,7 +112,7 @@ REFUSED = {
     ),
     "a damaged picture": (
         lambda at: spoilt(draw(at / "a", GREY) / "007.png"),
-        "007.png' cannot be read: it is no picture, or a damaged one",
+        "007.png' cannot be read: it is not a picture, or a damaged one",
     ),
     "a split missing": (lambda at: draw(at / "a" / "train", GREY).parent, "has folders for train, and none for test"),
     "a split twice": (lambda at: save(at / "a.npz", val=GREY, valid=GREY, train=GREY, test=GREY), "val.* which are the same split"),

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from rgen.data import DataError, Dataset, pictures
 from rgen.errors import nearest
@@ -63,12 +62,7 @@ def picture(data: Dataset, path: Path) -> Given:
       DataError: it cannot be read, or has another size.
     """
     _must_be_images(data)
-    try:
-        with Image.open(path) as file:
-            grey = pictures.grey(file, paper=128)  # what is transparent is unknown too
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        what = getattr(error, "strerror", None) or "it is not a picture, or a damaged one"
-        raise DataError(f"The picture {str(path)!r} cannot be read: {what}.") from error
+    grey = pictures.grey(path, paper=128)  # what is transparent is unknown too
     if grey.shape != data.shape:
         height, width = data.shape
         raise DataError(f"The picture {str(path)!r} has {grey.shape[1]} by {grey.shape[0]} pixels; this run's have {width} by {height}.")

@@ -51,12 +51,21 @@ def load(path: Path, held_out: float, split_seed: int) -> tuple[dict[str, np.nda
     return splits, (sizes(splits, f"images of {height} by {width} pixels of {str(path)!r}", how),)
 
 
-def grey(file: Image.Image, paper: int) -> np.ndarray:
-    """A picture's grey values 0 to 255, [H, W]; what is transparent is `paper`."""
-    if file.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
-        return np.asarray(file) / 257
-    opaque = Image.new("RGBA", file.size, (paper, paper, paper, 255))
-    return np.asarray(Image.alpha_composite(opaque, file.convert("RGBA")).convert("L"))
+def grey(path: Path, paper: int) -> np.ndarray:
+    """The grey values 0 to 255 of a picture, [H, W]; what is transparent is `paper`.
+
+    Raises:
+      DataError: it cannot be read.
+    """
+    try:
+        with Image.open(path) as file:
+            if file.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
+                return np.asarray(file) / 257
+            opaque = Image.new("RGBA", file.size, (paper, paper, paper, 255))
+            return np.asarray(Image.alpha_composite(opaque, file.convert("RGBA")).convert("L"))
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        what = getattr(error, "strerror", None) or "it is not a picture, or a damaged one"
+        raise DataError(f"The picture {str(path)!r} cannot be read: {what}.") from error
 
 
 def _by_split(names: Mapping[str, str], path: Path, what: str) -> dict[str, str]:
@@ -105,12 +114,7 @@ def _pictures(folder: Path) -> np.ndarray:
 
 
 def _picture(path: Path) -> np.ndarray:
-    try:
-        with Image.open(path) as file:
-            return np.floor(grey(file, paper=255) + 0.5).astype(np.uint8)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        what = getattr(error, "strerror", None) or "it is no picture, or a damaged one"
-        raise DataError(f"The picture {str(path)!r} cannot be read: {what}.") from error
+    return np.floor(grey(path, paper=255) + 0.5).astype(np.uint8)
 
 
 def _sides(shapes) -> str:
