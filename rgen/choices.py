@@ -6,6 +6,7 @@ from rgen.errors import InputError, nearest
 
 Algorithm = Literal["maml", "first-order-maml", "reptile"]
 RateKind = Literal["fixed", "per-array", "rank-one"]
+Optimizer = Literal["adamw", "muon"]
 Schedule = Literal["constant", "cosine"]
 Split = Literal["train", "valid", "test"]
 FormName = Literal["direct", "dual"]
@@ -33,6 +34,7 @@ BINARIZE: tuple[Binarize, ...] = get_args(Binarize)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 ONE_CPU_DEVICE: tuple[Network, ...] = ("lstm",)
 """Networks in whose training XLA spreads products over the cores, so that one CPU device is faster than one for each (docs/scaling.md)."""
+OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 
 GENERATOR = "threefry2x32"

@@ -12,7 +12,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from rgen import models, training
-from rgen.choices import ALGORITHMS, FORMS, NETWORKS, PRECISIONS, RATE_KINDS, SCHEDULES
+from rgen.choices import ALGORITHMS, FORMS, NETWORKS, OPTIMIZERS, PRECISIONS, RATE_KINDS, SCHEDULES
 from rgen.config import TrainConfig
 from rgen.errors import InputError
 from rgen.runs.folder import Run, Trained, load_run
@@ -48,6 +48,8 @@ OPTIONS = {
     "algorithm": st.sampled_from([*ALGORITHMS, "other"]),
     "meta_batch": st.sampled_from([1, 2, 3, 0]),
     "outer_rate": number,
+    "optimizer": st.sampled_from([*OPTIMIZERS, "other"]),
+    "muon_rms": number,
     "warmup": st.sampled_from([0, 1, 9, -1]),
     "schedule": st.sampled_from([*SCHEDULES, "other"]),
     "beta2": st.sampled_from([0.9, 0.999, 0.0, 1.0]),

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from rgen.choices import Algorithm, Binarize, FormName, InnerLoss, Network, Order, Precision, RateKind, Schedule
+from rgen.choices import Algorithm, Binarize, FormName, InnerLoss, Network, Optimizer, Order, Precision, RateKind, Schedule
 from rgen.config import checks
 from rgen.errors import InputError
 
@@ -92,8 +92,13 @@ class TrainConfig:
     samples and checkpoints do not count. Stopped, the run goes on with the seconds it has left."""
     meta_batch: int = 50
     """Sequences in each outer step."""
+    optimizer: Optimizer = "adamw"
+    """What follows the meta-gradient: adamw; or muon, which orthogonalizes the updates of the kernels of Dense layers and leaves all other
+    parameters to AdamW."""
     outer_rate: float = 1e-3
-    """Adam's learning rate, after the warm-up."""
+    """The optimizer's learning rate, after the warm-up."""
+    muon_rms: float = 0.6
+    """Muon: root mean square of an update of a kernel, in outer rates. About 0.2 is that of AdamW."""
     warmup: int = 0
     """Outer steps over which the rate rises from zero."""
     schedule: Schedule = "constant"
@@ -103,7 +108,7 @@ class TrainConfig:
     clip: float | None = None
     """Clip the meta-gradient to this global norm."""
     weight_decay: float = 0.0
-    """Decoupled weight decay (AdamW) of the initialization; not of the inner rates."""
+    """Decoupled weight decay of the initialization; not of the inner rates."""
     seed: int = 0
     """Seed of the initialization, the batches and the samples."""
 
@@ -133,7 +138,7 @@ class TrainConfig:
         checks.at_least(self, 0, "warmup", "eval_count", "weight_decay", "context")
         checks.seeds(self, "seed", "split_seed")
         checks.at_least(self, 2, "max_length")
-        checks.positive(self, "inner_rate", "outer_rate", "clip", "held_out", "minutes")
+        checks.positive(self, "inner_rate", "outer_rate", "muon_rms", "clip", "held_out", "minutes")
         checks.at_least(self, 1, "chunk", "micro_batch")
         if self.precision == "bfloat16" and (self.form == "direct" or self.network == "lstm"):
             raise InputError("--precision bfloat16 is for the dual form of the inner loop; leave it out.")

@@ -64,8 +64,20 @@ class Measured(NamedTuple):
     bad: jax.Array
 
 
+def _kind(path: tuple, parameter: jax.Array) -> str:
+    """The optimizer of a parameter: Muon for the kernel of a Dense layer with several inputs and outputs, AdamW for all else.
+
+    Heads are many narrow kernels in one array, which the inner loop changes; they and the inner rates are AdamW's.
+    """
+    names = [str(getattr(key, "key", getattr(key, "name", key))) for key in path]
+    return "muon" if names[-1] == "kernel" and "rates" not in names and parameter.ndim == 2 and min(parameter.shape) > 1 else "adamw"
+
+
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """AdamW with warm-up and clipping as configured; inner rates and their logarithms do not decay."""
+    """AdamW, or AdamW beside Muon, with warm-up and clipping as configured; inner rates and their logarithms do not decay.
+
+    Sources: Muon, Jordan et al. 2024, https://kellerjordan.github.io/posts/muon, as in optax; its scale, Liu et al. 2025, arXiv:2502.16982.
+    """
     after = optax.constant_schedule(config.outer_rate)
     rate = optax.join_schedules([optax.linear_schedule(0.0, config.outer_rate, config.warmup), after], [config.warmup])
     clip = optax.identity() if config.clip is None else optax.clip_by_global_norm(config.clip)
@@ -73,8 +85,11 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     def decays(params):
         return Params(True, False) if isinstance(params, Params) else True
 
-    adam = optax.adamw(rate, b2=config.beta2, weight_decay=config.weight_decay, mask=decays)
-    return optax.chain(clip, adam)
+    adamw = optax.adamw(rate, b2=config.beta2, weight_decay=config.weight_decay, mask=decays)
+    if config.optimizer == "adamw":
+        return optax.chain(clip, adamw)
+    muon = optax.contrib.muon(rate, weight_decay=config.weight_decay, consistent_rms=config.muon_rms)
+    return optax.chain(clip, optax.partition({"adamw": adamw, "muon": muon}, partial(jax.tree.map_with_path, _kind)))
 
 
 # What the outer rate behind the warm-up is multiplied by, a function of how far training is, 0 to 1

@@ -1,0 +1,73 @@
+"""Which parameters follow which optimizer, and how far."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rgen import training
+from rgen.config import TrainConfig
+from rgen.fast import Params
+from rgen.runs.folder import Run
+from runs import TINY, last_state
+
+CONFIG = TrainConfig(optimizer="muon", outer_rate=0.01, muon_rms=0.5, weight_decay=0.1)
+
+
+def normal(seed: int, *shape: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+WEIGHTS = {
+    "dense": {"kernel": normal(0, 12, 20), "bias": normal(1, 20)},
+    "logit": {"kernel": normal(2, 12, 1), "bias": normal(3, 1)},
+    "place": {"embedding": normal(4, 9, 12)},
+    "heads": {"memory": {"kernel": normal(5, 4, 6, 3), "bias": normal(6, 4, 3)}},
+}
+RATES = {"dense": {"kernel": normal(7, 3, 3), "bias": normal(8)}}
+
+
+@pytest.mark.parametrize("params", [Params(WEIGHTS, RATES), WEIGHTS], ids=["inner loop", "recurrent"])
+def test_muon_moves_kernels_alone(params):
+    gradient = jax.tree.map(lambda leaf: jnp.cos(3 * leaf), params)
+
+    def updates(optimizer):
+        chosen = training.make_optimizer(dataclasses.replace(CONFIG, optimizer=optimizer))
+        return chosen.update(gradient, chosen.init(params), params)[0]
+
+    ours, adamw = updates("muon"), updates("adamw")
+    differs = jax.tree.map(lambda a, b: bool(np.abs(a - b).max() > 1e-9), ours, adamw)
+    weights = differs.init if isinstance(params, Params) else differs
+    assert weights["dense"] == {"kernel": True, "bias": False}
+    assert sum(jax.tree.leaves(differs)) == 1
+
+
+def test_an_update_of_a_kernel_has_nearly_equal_singular_values_and_the_size_that_was_asked_for():
+    optimizer = training.make_optimizer(dataclasses.replace(CONFIG, weight_decay=0.0))
+    gradient = jax.tree.map(lambda leaf: jnp.cos(3 * leaf), WEIGHTS)
+    update = optimizer.update(gradient, optimizer.init(WEIGHTS), WEIGHTS)[0]["dense"]["kernel"]
+    before, after = (np.linalg.svd(kernel, compute_uv=False) for kernel in (gradient["dense"]["kernel"], update))
+    assert before.max() > 3 * before.min() and after.max() < 2 * after.min()
+    assert float(jnp.sqrt((update**2).mean())) == pytest.approx(0.5 * 0.01, rel=0.3)
+    assert float((update * gradient["dense"]["kernel"]).sum()) < 0
+
+
+def test_weights_decay_alike_with_both_and_rates_do_not():
+    params = Params(WEIGHTS, RATES)
+    nothing = jax.tree.map(jnp.zeros_like, params)
+    for name in ("adamw", "muon"):
+        optimizer = training.make_optimizer(dataclasses.replace(CONFIG, optimizer=name))
+        update = optimizer.update(nothing, optimizer.init(params), params)[0]
+        jax.tree.map(lambda moved, weight: np.testing.assert_allclose(moved, -0.01 * 0.1 * weight, rtol=1e-5), update.init, WEIGHTS)
+        assert not any(np.any(rate) for rate in jax.tree.leaves(update.rates))
+
+
+def test_a_run_with_muon_goes_on_where_it_stopped(tmp_path):
+    config = dataclasses.replace(TINY, optimizer="muon")
+    training.train(dataclasses.replace(config, run=tmp_path / "whole"))
+    training.train(dataclasses.replace(config, run=tmp_path / "parts", steps=2))
+    training.train(dataclasses.replace(config, run=tmp_path / "parts", resume=True))
+    jax.tree.map(np.testing.assert_array_equal, last_state(tmp_path / "whole"), last_state(tmp_path / "parts"))
+    assert Run(tmp_path / "parts").config().optimizer == "muon"
