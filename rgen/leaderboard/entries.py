@@ -41,41 +41,48 @@ ENTRIES: dict[BoardEntry, str] = {
 }
 
 _TWIN = "--context 3 --inner-loss nats --rates fixed --inner-rate 1e-12"
-_DIGITS = "--data digits --meta-batch 32 --eval-count 0"
+_FEW = "--meta-batch 8 --eval-every 1000"  # more steps of fewer sequences: better for all than 16 or 32 after a minute, in validation nats
+_MUON = "--optimizer muon"
+_DIGITS = "--data digits --meta-batch 32 --eval-count 0 --eval-every 50"
+_SMALL = f"small-mnist-heads {_FEW} {_MUON} --width 64"
+_MNIST = f"mnist-heads {_FEW} {_MUON}"
+_NAMES = f"--eval-every 2500 {_MUON} --outer-rate 1e-2"
 _TEXT = "--meta-batch 32 --eval-every 125 --eval-count 0"
-_FEW = "--meta-batch 8 --eval-every 1000"  # more steps of fewer sequences: better than 32 for all after a minute, in validation nats
-_LSTM = "--width 104 --depth 1 --features 64 --outer-rate 5e-3 --warmup 50 --schedule cosine --beta2 0.99 --clip 1 --weight-decay 0.1"
+_LINES = f"text-heads {_FEW} --eval-count 0"
+_LSTM = (
+    f"{_MUON} --width 104 --depth 1 --features 64 --outer-rate 1e-2 --warmup 50 --schedule cosine --beta2 0.99 --clip 1 --weight-decay 0.1"
+)
 
 _RECIPES = {
-    ("digits", "original-reptile"): f"mnist-reptile {_DIGITS} --eval-every 50",
-    ("digits", "original-maml"): f"mnist-maml {_DIGITS} --eval-every 50",
+    ("digits", "original-reptile"): f"mnist-reptile {_DIGITS}",
+    ("digits", "original-maml"): f"mnist-maml {_DIGITS}",
     ("digits", "heads"): "digits-maml --eval-every 250",
     ("digits", "context"): "digits-maml --eval-every 250 --context 3",
     ("digits", "static"): f"digits-maml --eval-every 250 {_TWIN}",
-    ("digits", "lstm"): "digits-lstm --eval-every 500",
+    ("digits", "lstm"): f"digits-lstm --eval-every 500 {_MUON}",
     ("small-mnist", "original-reptile"): "mnist-reptile --reduce 2 --meta-batch 32 --eval-every 250",
     ("small-mnist", "original-maml"): "mnist-maml --reduce 2 --meta-batch 32 --eval-every 250",
-    ("small-mnist", "heads"): f"small-mnist-heads {_FEW}",
-    ("small-mnist", "context"): f"small-mnist-heads {_FEW} --context 3",
-    ("small-mnist", "static"): f"small-mnist-heads {_FEW} {_TWIN}",
-    ("small-mnist", "lstm"): f"small-mnist-lstm {_FEW}",
+    ("small-mnist", "heads"): _SMALL,
+    ("small-mnist", "context"): f"{_SMALL} --context 3",
+    ("small-mnist", "static"): f"{_SMALL} {_TWIN}",
+    ("small-mnist", "lstm"): f"small-mnist-lstm {_FEW} {_MUON}",
     ("mnist", "original-reptile"): "mnist-reptile --eval-every 250",
     ("mnist", "original-maml"): "mnist-maml --eval-every 250",
-    ("mnist", "heads"): f"mnist-heads {_FEW}",
-    ("mnist", "context"): f"mnist-heads {_FEW} --context 3",
-    ("mnist", "static"): f"mnist-heads {_FEW} {_TWIN}",
+    ("mnist", "heads"): _MNIST,
+    ("mnist", "context"): f"{_MNIST} --context 3",
+    ("mnist", "static"): f"{_MNIST} {_TWIN}",
     ("mnist", "lstm"): f"small-mnist-lstm --reduce 1 {_FEW}",
     ("names", "original-reptile"): "names-reptile --eval-every 250",
     ("names", "original-maml"): "names-maml --eval-every 250",
-    ("names", "heads"): "names-heads --eval-every 1000 --weight-decay 0.3",
-    ("names", "context"): "names-context --eval-every 1000 --weight-decay 0.3",
-    ("names", "static"): f"names-context --eval-every 1000 {_TWIN}",
-    ("names", "lstm"): "names-lstm --eval-every 1000 --weight-decay 0.1",
+    ("names", "heads"): f"names-heads {_NAMES} --weight-decay 0.3",
+    ("names", "context"): f"names-context {_NAMES} --weight-decay 0.3",
+    ("names", "static"): f"names-context {_NAMES} --weight-decay 0.3 {_TWIN}",
+    ("names", "lstm"): f"names-lstm {_NAMES} --weight-decay 0.1",
     ("listing", "original-reptile"): f"text-reptile {_TEXT}",
     ("listing", "original-maml"): f"text-maml {_TEXT}",
-    ("listing", "heads"): f"text-heads {_FEW} --eval-count 0",
-    ("listing", "context"): f"text-heads {_FEW} --eval-count 0 --context 3",
-    ("listing", "static"): f"text-heads {_FEW} --eval-count 0 {_TWIN}",
+    ("listing", "heads"): _LINES,
+    ("listing", "context"): f"{_LINES} --context 3",
+    ("listing", "static"): f"{_LINES} {_TWIN}",
     ("listing", "lstm"): f"text-lstm {_FEW} --eval-count 0 {_LSTM}",
 }
 
