@@ -1,20 +1,16 @@
-"""Which parameters follow which optimizer, and how far; what dropout leaves out."""
+"""Which parameters follow which optimizer, and how far."""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from rgen import models, training
-from rgen.choices import GENERATOR
+from rgen import training
 from rgen.config import TrainConfig
-from rgen.data import from_config as data_of
 from rgen.fast import Params
 from rgen.runs.folder import Run
-from rgen.training.outer_step import dropout
 from runs import TINY, last_state
 
 CONFIG = TrainConfig(optimizer="muon", outer_rate=0.01, muon_rms=0.5, weight_decay=0.1)
@@ -68,37 +64,8 @@ def test_weights_decay_alike_with_both_and_rates_do_not():
         assert not any(np.any(rate) for rate in jax.tree.leaves(update.rates))
 
 
-def test_dropout_scales_rows_of_kernels_that_do_not_learn_in_the_inner_loop():
-    params = Params(WEIGHTS | {"fast": {"kernel": normal(9, 12, 20)}}, RATES)
-    factors = dropout(params, ("fast", "heads/memory"), 0.25, jax.random.key(0))
-    dense, logit = factors.init["dense"].pop("kernel"), factors.init["logit"].pop("kernel")
-    assert dense.shape == logit.shape == (12, 1)
-    assert all(leaf == 1 for leaf in jax.tree.leaves(factors))
-    many = np.array([dropout(params, (), 0.25, key).init["dense"]["kernel"] for key in jax.random.split(jax.random.key(1), 500)])
-    assert set(np.unique(many)) == {0, 1 / 0.75} and many.mean() == pytest.approx(1, abs=0.03)
-    assert len(np.unique(many[:, :, 0], axis=0)) > 400  # rows are drawn each for itself
-
-
-def test_dropout_gives_the_gradient_of_the_network_that_is_left():
-    config = dataclasses.replace(TINY, network="lstm", widths=None, width=4, depth=1, features=3, rates="fixed", dropout=0.5, steps=1)
-    data = data_of(config)
-    model, optimizer = models.from_config(config, data), training.make_optimizer(config)
-    begun = training.init_state(model, data, optimizer, seed=0)
-    step = training.make_step(model, optimizer, config)
-    seqs = data.sequences("train", [0, 1])
-
-    def nats(params):
-        kept = dropout(params, (), 0.5, jax.random.fold_in(jax.random.key(0, impl=GENERATOR), 0))
-        return model.score(jax.tree.map(jnp.multiply, params, kept), seqs).sum(1).mean()
-
-    expected, gradient = jax.value_and_grad(nats)(begun.params)
-    measured = step(begun, seqs, jnp.zeros(()))[1]
-    assert float(measured.nats) == pytest.approx(float(expected), rel=1e-6)
-    assert float(measured.norm) == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-5)
-
-
-def test_a_run_with_muon_and_dropout_goes_on_where_it_stopped(tmp_path):
-    config = dataclasses.replace(TINY, optimizer="muon", dropout=0.2, fast=("hidden_0",))
+def test_a_run_with_muon_goes_on_where_it_stopped(tmp_path):
+    config = dataclasses.replace(TINY, optimizer="muon")
     training.train(dataclasses.replace(config, run=tmp_path / "whole"))
     training.train(dataclasses.replace(config, run=tmp_path / "parts", steps=2))
     training.train(dataclasses.replace(config, run=tmp_path / "parts", resume=True))

@@ -109,9 +109,6 @@ class TrainConfig:
     """Clip the meta-gradient to this global norm."""
     weight_decay: float = 0.0
     """Decoupled weight decay of the initialization; not of the inner rates."""
-    dropout: float = 0.0
-    """Fraction of the inputs of Dense layers that are left out, others in each outer step, the same at all steps of all its sequences.
-    Layers that learn in the inner loop keep theirs."""
     seed: int = 0
     """Seed of the initialization, the batches and the samples."""
 
@@ -147,10 +144,6 @@ class TrainConfig:
             raise InputError("--precision bfloat16 is for the dual form of the inner loop; leave it out.")
         if not 0 < self.beta2 < 1:
             raise InputError(f"--beta2 is {self.beta2}; it must lie between 0 and 1.")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"--dropout is {self.dropout}; it must be at least 0 and below 1.")
-        if self.dropout and self.fast is None and self.network != "lstm":
-            raise InputError("--dropout leaves out inputs of layers that do not learn in the inner loop; say with --fast which do.")
         if self.network == "lstm" and self.algorithm != "maml":
             raise InputError(f"The recurrent baseline has no inner loop for '{self.algorithm}'; train it with --algorithm maml.")
         if self.fast is not None and (self.network == "lstm" or self.algorithm == "reptile"):

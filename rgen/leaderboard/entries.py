@@ -49,9 +49,7 @@ _MNIST = f"mnist-heads {_FEW} {_MUON}"
 _NAMES = f"--eval-every 2500 {_MUON} --outer-rate 1e-2"
 _TEXT = "--meta-batch 32 --eval-every 125 --eval-count 0"
 _LINES = f"text-heads {_FEW} --eval-count 0"
-_LSTM = (
-    f"{_MUON} --width 104 --depth 1 --features 64 --outer-rate 1e-2 --warmup 50 --schedule cosine --beta2 0.99 --clip 1 --weight-decay 0.1"
-)
+_LSTM = "--width 104 --depth 1 --features 64 --outer-rate 5e-3 --warmup 50 --schedule cosine --beta2 0.99 --clip 1"
 
 _RECIPES = {
     ("digits", "original-reptile"): f"mnist-reptile {_DIGITS}",
@@ -59,13 +57,13 @@ _RECIPES = {
     ("digits", "heads"): "digits-maml --eval-every 250",
     ("digits", "context"): "digits-maml --eval-every 250 --context 3",
     ("digits", "static"): f"digits-maml --eval-every 250 {_TWIN}",
-    ("digits", "lstm"): f"digits-lstm --eval-every 500 {_MUON}",
+    ("digits", "lstm"): "digits-lstm --eval-every 500",
     ("small-mnist", "original-reptile"): "mnist-reptile --reduce 2 --meta-batch 32 --eval-every 250",
     ("small-mnist", "original-maml"): "mnist-maml --reduce 2 --meta-batch 32 --eval-every 250",
     ("small-mnist", "heads"): _SMALL,
     ("small-mnist", "context"): f"{_SMALL} --context 3",
     ("small-mnist", "static"): f"{_SMALL} {_TWIN}",
-    ("small-mnist", "lstm"): f"small-mnist-lstm {_FEW} {_MUON}",
+    ("small-mnist", "lstm"): f"small-mnist-lstm {_FEW}",
     ("mnist", "original-reptile"): "mnist-reptile --eval-every 250",
     ("mnist", "original-maml"): "mnist-maml --eval-every 250",
     ("mnist", "heads"): _MNIST,
@@ -83,7 +81,7 @@ _RECIPES = {
     ("listing", "heads"): _LINES,
     ("listing", "context"): f"{_LINES} --context 3",
     ("listing", "static"): f"{_LINES} {_TWIN}",
-    ("listing", "lstm"): f"text-lstm {_FEW} --eval-count 0 {_LSTM}",
+    ("listing", "lstm"): f"text-lstm {_FEW} --eval-count 0 {_MUON} {_LSTM} --weight-decay 0.5",
 }
 
 

@@ -62,7 +62,7 @@ def go_on(setting: Setting, state: State, checkpoints: Checkpoints, best: Checkp
     if over:
         run.say(f"The run has had its {start} steps already; {'more --minutes go' if budget.timed else 'a larger --steps goes'} on.")
     state, stop = devices.put(state, _everywhere(setting)), 0
-    outer_step, measured = make_step(setting.model, setting.optimizer, config), None
+    outer_step, measured = make_step(setting.model, config.algorithm, setting.optimizer, config.schedule), None
     what = "train, seconds" if budget.timed else "train"
     with Progress(round(budget.total), round(budget.used(start)), what, not run.writes) as progress, Signals() as signals:
         log, save = Log(run, progress, budget, start), Save(checkpoints, budget)

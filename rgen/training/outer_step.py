@@ -13,7 +13,6 @@ from rgen.choices import GENERATOR
 from rgen.config import TrainConfig
 from rgen.data import Dataset
 from rgen.fast import InnerLoop, Params
-from rgen.fast.network import learns
 from rgen.sequence import Sequence, SequenceModel
 
 
@@ -65,38 +64,13 @@ class Measured(NamedTuple):
     bad: jax.Array
 
 
-def _name(path: tuple) -> str:
-    """The path of a weight, as in --fast: "heads/memory/kernel"."""
-    return "/".join(str(getattr(key, "key", key)) for key in path if getattr(key, "name", None) != "init")
+def _kind(path: tuple, parameter: jax.Array) -> str:
+    """The optimizer of a parameter: Muon for the kernel of a Dense layer with several inputs and outputs, AdamW for all else.
 
-
-def _is_kernel(path: tuple, parameter: jax.Array) -> bool:
-    """Whether a parameter is the kernel [inputs, outputs] of a Dense layer; heads, many narrow kernels in one array, and rates are not."""
-    return _name(path).endswith("kernel") and getattr(path[0], "name", None) != "rates" and parameter.ndim == 2
-
-
-def _optimizer_of(path: tuple, parameter: jax.Array) -> str:
-    return "muon" if _is_kernel(path, parameter) and min(parameter.shape) > 1 else "adamw"
-
-
-def dropout(params: Any, fast: tuple[str, ...] | None, rate: float, key: jax.Array) -> Any:
-    """What parameters are multiplied by where each input of a Dense layer is left out with probability `rate`: a tree like `params`.
-
-    The inputs are the same at all steps of all sequences, so that they can be left out in the kernel: its rows times 0 or 1 / (1 - rate).
-    All other parameters, and layers that learn in the inner loop (`fast`), are multiplied by 1.
-
-    Source: variational dropout, Gal and Ghahramani 2016, arXiv:1512.05287.
+    Heads are many narrow kernels in one array, which the inner loop changes; they and the inner rates are AdamW's.
     """
-    keys = iter(jax.random.split(key, len(jax.tree.leaves(params))))
-
-    def factor(path: tuple, parameter: jax.Array) -> jax.Array:
-        key = next(keys)
-        if not _is_kernel(path, parameter) or learns(_name(path), fast):
-            return jnp.ones((), parameter.dtype)
-        kept = jax.random.bernoulli(key, 1 - rate, (len(parameter), 1))
-        return kept.astype(parameter.dtype) / (1 - rate)
-
-    return jax.tree.map_with_path(factor, params)
+    names = [str(getattr(key, "key", getattr(key, "name", key))) for key in path]
+    return "muon" if names[-1] == "kernel" and "rates" not in names and parameter.ndim == 2 and min(parameter.shape) > 1 else "adamw"
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
@@ -115,36 +89,26 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     if config.optimizer == "adamw":
         return optax.chain(clip, adamw)
     muon = optax.contrib.muon(rate, weight_decay=config.weight_decay, consistent_rms=config.muon_rms)
-    return optax.chain(clip, optax.partition({"adamw": adamw, "muon": muon}, partial(jax.tree.map_with_path, _optimizer_of)))
+    return optax.chain(clip, optax.partition({"adamw": adamw, "muon": muon}, partial(jax.tree.map_with_path, _kind)))
 
 
 # What the outer rate behind the warm-up is multiplied by, a function of how far training is, 0 to 1
 SCHEDULES: dict[str, Callable] = {"constant": jnp.ones_like, "cosine": lambda done: (1 + jnp.cos(jnp.pi * done)) / 2}
 
 
-def make_step(model: SequenceModel, optimizer: optax.GradientTransformation, config: TrainConfig) -> Callable:
+def make_step(model: SequenceModel, algorithm: str, optimizer: optax.GradientTransformation, schedule: str = "constant") -> Callable:
     """One jitted outer step: (state, seqs, how far the schedule is) -> (state, Measured).
 
-    With dropout, which inputs are left out is a function of the seed and the step; nats are those of the network that is left. A step
-    whose nats or meta-gradient are not finite changes neither the parameters nor the optimizer; it is counted.
+    A step whose nats or meta-gradient are not finite changes neither the parameters nor the optimizer; it is counted.
     """
-
-    algorithm = meta.ALGORITHMS[config.algorithm]
 
     @partial(jax.jit, donate_argnums=0)
     def step(state: State, seqs: Sequence, done: jax.Array) -> tuple[State, Measured]:
-        params = state.params
-        if config.dropout:
-            key = jax.random.fold_in(jax.random.key(config.seed, impl=GENERATOR), state.step)
-            factors = dropout(params, model.fast if isinstance(model, InnerLoop) else (), config.dropout, key)
-            nats, gradient = algorithm(model, optax.tree.mul(params, factors), seqs)
-            gradient = optax.tree.mul(gradient, factors)
-        else:
-            nats, gradient = algorithm(model, params, seqs)
+        nats, gradient = meta.ALGORITHMS[algorithm](model, state.params, seqs)
         norm = optax.tree.norm(gradient)
         good = jnp.isfinite(nats) & jnp.isfinite(norm)
-        update, after = optimizer.update(gradient, state.optimizer, params)
-        params = optax.apply_updates(params, optax.tree.scale(SCHEDULES[config.schedule](done), update))
+        update, after = optimizer.update(gradient, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, optax.tree.scale(SCHEDULES[schedule](done), update))
         params, after = jax.tree.map(partial(jnp.where, good), (params, after), (state.params, state.optimizer))
         bad = jnp.where(good, 0, state.bad + 1)
         window = Window(
