@@ -46,7 +46,7 @@ _MUON = "--optimizer muon"
 _DIGITS = "--data digits --meta-batch 32 --eval-count 0 --eval-every 50"
 _SMALL = f"small-mnist-heads {_FEW} {_MUON} --width 64"
 _MNIST = f"mnist-heads {_FEW} {_MUON}"
-_NAMES = f"--eval-every 2500 {_MUON} --outer-rate 1e-2"
+_NAMES = f"--eval-every 2500 {_MUON}"
 _TEXT = "--meta-batch 32 --eval-every 125 --eval-count 0"
 _LINES = f"text-heads {_FEW} --eval-count 0"
 _LSTM = "--width 104 --depth 1 --features 64 --outer-rate 5e-3 --warmup 50 --schedule cosine --beta2 0.99 --clip 1"
@@ -75,7 +75,7 @@ _RECIPES = {
     ("names", "heads"): f"names-heads {_NAMES} --weight-decay 0.3",
     ("names", "context"): f"names-context {_NAMES} --weight-decay 0.3",
     ("names", "static"): f"names-context {_NAMES} --weight-decay 0.3 {_TWIN}",
-    ("names", "lstm"): f"names-lstm {_NAMES} --weight-decay 0.1",
+    ("names", "lstm"): f"names-lstm {_NAMES} --outer-rate 1e-2 --weight-decay 0.1",
     ("listing", "original-reptile"): f"text-reptile {_TEXT}",
     ("listing", "original-maml"): f"text-maml {_TEXT}",
     ("listing", "heads"): _LINES,
