@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# MNIST of 14x14 pixels by Muon, 43 thousand numbers: 25.37 (0.08) nats per image of the test split (seed 0); 5 minutes on one core.
+# Usage: runs/small-mnist-muon.sh FOLDER, which holds the four official .gz files.
+# Further options are those of training, as --seed 1, and RUN names another folder. Stopped, the same command goes on.
+set -euo pipefail
+folder=${1:?"give a folder with the four official MNIST .gz files"}; shift
+run=${RUN:-runs/small-mnist-muon}
+rgen train small-mnist-heads --width 64 --optimizer muon --meta-batch 8 --minutes 5 --eval-every 1000 --data-dir "$folder" --run "$run" --resume "$@"
+rgen evaluate --run "$run" --json "$run/test.json"
+rgen sample --run "$run" --count 48
