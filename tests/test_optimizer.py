@@ -1,6 +1,7 @@
 """Which parameters follow which optimizer, and how far."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,11 @@ def normal(seed: int, *shape: int) -> jax.Array:
     return jax.random.normal(jax.random.key(seed), shape)
 
 
+def first_update(config: TrainConfig, gradient: Any, params: Any) -> Any:
+    optimizer = training.make_optimizer(config)
+    return optimizer.update(gradient, optimizer.init(params), params)[0]
+
+
 WEIGHTS = {
     "dense": {"kernel": normal(0, 12, 20), "bias": normal(1, 20)},
     "logit": {"kernel": normal(2, 12, 1), "bias": normal(3, 1)},
@@ -33,11 +39,7 @@ RATES = {"dense": {"kernel": normal(7, 3, 3), "bias": normal(8)}}
 def test_muon_moves_kernels_alone(params):
     gradient = jax.tree.map(lambda leaf: jnp.cos(3 * leaf), params)
 
-    def updates(optimizer):
-        chosen = training.make_optimizer(dataclasses.replace(CONFIG, optimizer=optimizer))
-        return chosen.update(gradient, chosen.init(params), params)[0]
-
-    ours, adamw = updates("muon"), updates("adamw")
+    ours, adamw = (first_update(dataclasses.replace(CONFIG, optimizer=name), gradient, params) for name in ("muon", "adamw"))
     differs = jax.tree.map(lambda a, b: bool(np.abs(a - b).max() > 1e-9), ours, adamw)
     weights = differs.init if isinstance(params, Params) else differs
     assert weights["dense"] == {"kernel": True, "bias": False}
@@ -45,9 +47,8 @@ def test_muon_moves_kernels_alone(params):
 
 
 def test_an_update_of_a_kernel_has_nearly_equal_singular_values_and_the_size_that_was_asked_for():
-    optimizer = training.make_optimizer(dataclasses.replace(CONFIG, weight_decay=0.0))
     gradient = jax.tree.map(lambda leaf: jnp.cos(3 * leaf), WEIGHTS)
-    update = optimizer.update(gradient, optimizer.init(WEIGHTS), WEIGHTS)[0]["dense"]["kernel"]
+    update = first_update(dataclasses.replace(CONFIG, weight_decay=0.0), gradient, WEIGHTS)["dense"]["kernel"]
     before, after = (np.linalg.svd(kernel, compute_uv=False) for kernel in (gradient["dense"]["kernel"], update))
     assert before.max() > 3 * before.min() and after.max() < 2 * after.min()
     assert float(jnp.sqrt((update**2).mean())) == pytest.approx(0.5 * 0.01, rel=0.3)
@@ -58,8 +59,7 @@ def test_weights_decay_alike_with_both_and_rates_do_not():
     params = Params(WEIGHTS, RATES)
     nothing = jax.tree.map(jnp.zeros_like, params)
     for name in ("adamw", "muon"):
-        optimizer = training.make_optimizer(dataclasses.replace(CONFIG, optimizer=name))
-        update = optimizer.update(nothing, optimizer.init(params), params)[0]
+        update = first_update(dataclasses.replace(CONFIG, optimizer=name), nothing, params)
         jax.tree.map(lambda moved, weight: np.testing.assert_allclose(moved, -0.01 * 0.1 * weight, rtol=1e-5), update.init, WEIGHTS)
         assert not any(np.any(rate) for rate in jax.tree.leaves(update.rates))
 

@@ -27,7 +27,7 @@ def grouped(rows: Iterable[Row]) -> Group:
 def markdown(rows: list[Row], failed: Mapping[Cell, str] | None = None) -> str:
     """A row for each data set and network, a column for each number of minutes: test score, and outer steps in brackets.
 
-    Several seeds are shown as mean and range. Bold: the least of its data set and minutes.
+    Several seeds are shown as mean and range. Bold: the least of its data set and minutes, where there are several.
     """
     groups, minutes = grouped(rows), sorted({row.minutes for row in rows})
     titles = "".join(f" {number:g} minute{'s' * (number != 1)} |" for number in minutes)
@@ -51,9 +51,9 @@ def _cell(groups: Group, data: BoardData, entry: BoardEntry, minutes: float) -> 
     if not mine:
         return ""
     scores, digits = [row.score for row in mine], 2 if DATA[data].key == "nats_per_sequence" else 3
-    least = min(_mean(seeds) for (d, _, m), seeds in groups.items() if (d, m) == (data, minutes))
+    means = [_mean(seeds) for (d, _, m), seeds in groups.items() if (d, m) == (data, minutes)]
     shown = f"{np.mean(scores):.{digits}f}"
-    shown = f"**{shown}**" if _mean(mine) == least else shown
+    shown = f"**{shown}**" if len(means) > 1 and _mean(mine) == min(means) else shown
     if len(scores) > 1:
         shown += f" ({min(scores):.{digits}f}–{max(scores):.{digits}f})"
     return f"{shown} ({np.mean([row.steps for row in mine]):,.0f} steps)"
