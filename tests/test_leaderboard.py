@@ -105,7 +105,8 @@ def test_the_users_files_stay(small, tmp_path):
     assert contents(tmp_path) == {"leaderboard.md": b"mine"}
 
 
-def test_interrupted_it_goes_on_where_it_stopped(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_goes_on_where_it_stopped(number, tmp_path):
     command = [sys.executable, ROOT / "bin" / "leaderboard.py", *words("--data digits --entries lstm --out"), tmp_path]
     child = subprocess.Popen([*command, "--minutes", "5"], stderr=subprocess.PIPE, text=True)
     folder = tmp_path / "digits" / "lstm-5-minutes-seed-0"
@@ -113,7 +114,7 @@ def test_interrupted_it_goes_on_where_it_stopped(tmp_path):
         if (folder / "metrics.jsonl").exists() and '"step": 50,' in (folder / "metrics.jsonl").read_text():
             break
         time.sleep(0.1)
-    child.send_signal(signal.SIGINT)
+    child.send_signal(number)
     _, said = child.communicate(timeout=60)
     assert child.returncode == 130, said
     assert "Stopped after step" in folder.with_name(folder.name + ".log").read_text()

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from rgen.config import LeaderboardConfig
 from rgen.errors import InputError
 from rgen.host.files import check_results, write
+from rgen.host.signals import interruptible
 from rgen.leaderboard import table
 from rgen.leaderboard.cells import Runner, chosen, finished
 
@@ -17,7 +18,8 @@ def main(config: LeaderboardConfig) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
     check_results([("--out", file) for file in files.values()], config.overwrite)
     try:
-        runner.run(cells)
+        with interruptible():
+            runner.run(cells)
     finally:
         if rows := finished(config.out):
             write(files["md"], table.markdown(rows, runner.failed).encode(), config.overwrite)

@@ -3,10 +3,23 @@
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 NOTE = b"\nStopping after this step, with a checkpoint; once more, and it stops at once.\n"
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """While it is entered, SIGINT and SIGTERM raise KeyboardInterrupt, also where the shell had SIGINT ignored, as in the background."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Signals:
