@@ -11,15 +11,26 @@ from typing import Any
 NOTE = b"\nStopping after this step, with a checkpoint; once more, and it stops at once.\n"
 
 
+def _install(handler: Any) -> dict[int, Any]:
+    """Lets `handler` have SIGINT and SIGTERM. Returns the handlers before; none in a thread that cannot have any."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+
+
+def _restore(before: dict[int, Any]) -> None:
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
     """While it is entered, SIGINT and SIGTERM raise KeyboardInterrupt, also where the shell had SIGINT ignored, as in the background."""
-    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = _install(signal.default_int_handler)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _restore(before)
 
 
 class Signals:
@@ -34,13 +45,11 @@ class Signals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
-        if threading.current_thread() is threading.main_thread():  # others cannot have handlers
-            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._before = _install(self._ask)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        _restore(self._before)
         self._before = {}
 
     def _ask(self, number: int, frame: FrameType | None) -> None:

@@ -69,8 +69,8 @@ def _kind(path: tuple, parameter: jax.Array) -> str:
 
     Heads are many narrow kernels in one array, which the inner loop changes; they and the inner rates are AdamW's.
     """
-    names = [str(getattr(key, "key", getattr(key, "name", key))) for key in path]
-    return "muon" if names[-1] == "kernel" and "rates" not in names and parameter.ndim == 2 and min(parameter.shape) > 1 else "adamw"
+    is_kernel = jax.tree_util.keystr(path[-1:], simple=True) == "kernel" and parameter.ndim == 2 and min(parameter.shape) > 1
+    return "muon" if is_kernel and jax.tree_util.GetAttrKey("rates") not in path else "adamw"
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
