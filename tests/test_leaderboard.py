@@ -1,11 +1,13 @@
 """The leaderboard: its runs, and its table."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -22,7 +24,7 @@ FILES = ["leaderboard.json", "leaderboard.md", "leaderboard.png"]
 
 
 def row(data: str, entry: str, minutes: float, seed: int, score: float) -> Row:
-    return Row(data, entry, minutes, seed, score, 0.1, 180, 40_400, 1000 * seed + 500, 500, 60 * minutes, "1 core of a machine")  # type: ignore
+    return Row(data, entry, minutes, seed, score, 0.1, 180, 40_400, 1000 * seed + 500, 500, 60 * minutes, "1 core of a machine", "")  # type: ignore
 
 
 @pytest.mark.parametrize("data", BOARD_DATA)
@@ -41,6 +43,8 @@ def test_data_that_is_missing_is_asked_for_before_anything_runs(tmp_path):
     with pytest.raises(InputError, match="The leaderboard of names needs its data: give --names"):
         commands.import_module("rgen.commands.leaderboard").main(config)
     assert not config.out.exists()
+    with pytest.raises(InputError, match="--names is '.*nowhere', which does not exist"):
+        commands.import_module("rgen.commands.leaderboard").main(replace(config, names=tmp_path / "nowhere"))
 
 
 def test_the_table_has_means_and_ranges_and_the_best_in_bold():
@@ -59,9 +63,15 @@ def test_the_table_has_means_and_ranges_and_the_best_in_bold():
 
 
 def test_cores_are_shared_out():
-    assert shares(1) == [None] and shares(1000) == [None] * 1000
-    first, second = shares(2)
-    assert first is None or second is None or not first & second
+    assert shares(1) == [None]
+    with pytest.raises(InputError, match="--jobs is 1000, and there are"):
+        shares(1000)
+
+
+def test_each_share_has_as_many_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    found = [share for share in shares(3) if share]
+    assert [len(share) for share in found] == [2, 2, 2] and len(set.union(*found)) == 6
 
 
 @pytest.fixture
@@ -77,8 +87,9 @@ def board(folder, *arguments: str):
     commands.import_module("rgen.commands.leaderboard").main(config)
 
 
-def test_runs_are_trained_once_and_what_fails_is_said(small, tmp_path, capsys):
-    board(tmp_path, "--entries", "heads", "context")
+def test_runs_are_trained_once_and_what_fails_is_said(small, tmp_path, capsys, monkeypatch):
+    with pytest.raises(InputError, match="1 of 2 runs failed; why stands below the table"):
+        board(tmp_path, "--entries", "heads", "context")
     said = capsys.readouterr()
     assert "digits, heads, 0.01 minutes, seed 0: " in said.err and " nats per image after " in said.err
     assert "context, 0.01 minutes, seed 0: failed. rgen train: --fast: 'nothing' is not in the network" in said.err
@@ -87,10 +98,37 @@ def test_runs_are_trained_once_and_what_fails_is_said(small, tmp_path, capsys):
     assert found == asdict(cells.finished(tmp_path)[0]) and 0 < found["score"] < 20 and found["seconds"] >= 0.6
     weights, rates = (2 + 1) * 6 + (6 + 1) * 4 + 4 + 1, (2 + 6) + (6 + 4) + (4 + 1) + 3  # rank-one for kernels, one for each bias
     assert found["best_step"] <= found["steps"] and found["parameters"] == weights + rates
-    before = contents(tmp_path / "digits" / "heads-0.01-minutes-seed-0")
+    folder = tmp_path / "digits" / "heads-0.01-minutes-seed-0"
+    before = contents(folder)
     board(tmp_path, "--entries", "heads")
     assert "1 of 1 runs are finished" in capsys.readouterr().err
-    assert contents(tmp_path / "digits" / "heads-0.01-minutes-seed-0") == before
+    assert contents(folder) == before
+
+    monkeypatch.setitem(entries._RECIPES, ("digits", "heads"), "digits-maml --width 32")
+    with pytest.raises(InputError, match="seed 0 was trained with '.*siren.*', and would be with 'digits-maml --width 32 .*' now. Move '"):
+        board(tmp_path, "--entries", "heads")
+    shutil.copytree(folder, tmp_path / "digits" / "put aside")
+    assert len(cells.finished(tmp_path)) == 1
+    (folder / "row.json").write_text('{"data": "digits"')
+    with pytest.raises(InputError, match="row.json' is no row of a leaderboard: .* Remove it, and the run is scored again"):
+        board(tmp_path, "--entries", "lstm")
+
+
+def test_the_table_is_there_after_each_run_and_the_users_changes_stay(small, tmp_path, monkeypatch):
+    table_file, publish = tmp_path / "leaderboard.md", table.markdown
+    seen = []
+
+    def watch(rows, failed):
+        seen.append(len(rows))
+        if len(seen) == 2:
+            table_file.write_text("a note of mine")
+        return publish(rows, failed)
+
+    monkeypatch.setattr(table, "markdown", watch)
+    with pytest.raises(InputError, match="which is there already and is not as rgen wrote it"):
+        board(tmp_path, "--entries", "heads", "--seeds", "0", "1")
+    assert seen[:2] == [1, 2] and table_file.read_text() == "a note of mine"
+    assert len(json.loads((tmp_path / "leaderboard.json").read_text())) == 2
 
 
 def test_a_leaderboard_of_nothing_is_a_sentence(small, tmp_path):
@@ -105,7 +143,7 @@ def test_the_users_files_stay(small, tmp_path):
     assert contents(tmp_path) == {"leaderboard.md": b"mine"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_interrupted_it_goes_on_where_it_stopped(number, tmp_path):
     command = [sys.executable, ROOT / "bin" / "leaderboard.py", *words("--data digits --entries lstm --out"), tmp_path]
     child = subprocess.Popen([*command, "--minutes", "5"], stderr=subprocess.PIPE, text=True)
@@ -116,6 +154,11 @@ def test_interrupted_it_goes_on_where_it_stopped(number, tmp_path):
         time.sleep(0.1)
     child.send_signal(number)
     _, said = child.communicate(timeout=60)
-    assert child.returncode == 130, said
-    assert "Stopped after step" in folder.with_name(folder.name + ".log").read_text()
+    assert child.returncode == (130 if number != signal.SIGKILL else -signal.SIGKILL), said
+    log = folder.with_name(folder.name + ".log")
+    for _ in range(600):  # of a kill, the runs hear from the system
+        if "Stopped after step" in log.read_text():
+            break
+        time.sleep(0.1)
+    assert "Stopped after step" in log.read_text()
     assert not (folder / "row.json").exists() and any((folder / "checkpoints").iterdir())

@@ -14,7 +14,8 @@ from rgen.fast import Params
 from rgen.runs.folder import Run
 from runs import TINY, last_state
 
-CONFIG = TrainConfig(optimizer="muon", outer_rate=0.01, muon_rms=0.5, weight_decay=0.1)
+ADAMW = TrainConfig(outer_rate=0.01, weight_decay=0.1)
+MUON = dataclasses.replace(ADAMW, optimizer="muon", muon_rms=0.5)
 
 
 def normal(seed: int, *shape: int) -> jax.Array:
@@ -39,7 +40,7 @@ RATES = {"dense": {"kernel": normal(7, 3, 3), "bias": normal(8)}}
 def test_muon_moves_kernels_alone(params):
     gradient = jax.tree.map(lambda leaf: jnp.cos(3 * leaf), params)
 
-    ours, adamw = (first_update(dataclasses.replace(CONFIG, optimizer=name), gradient, params) for name in ("muon", "adamw"))
+    ours, adamw = (first_update(config, gradient, params) for config in (MUON, ADAMW))
     differs = jax.tree.map(lambda a, b: bool(np.abs(a - b).max() > 1e-9), ours, adamw)
     weights = differs.init if isinstance(params, Params) else differs
     assert weights["dense"] == {"kernel": True, "bias": False}
@@ -48,7 +49,7 @@ def test_muon_moves_kernels_alone(params):
 
 def test_an_update_of_a_kernel_has_nearly_equal_singular_values_and_the_size_that_was_asked_for():
     gradient = jax.tree.map(lambda leaf: jnp.cos(3 * leaf), WEIGHTS)
-    update = first_update(dataclasses.replace(CONFIG, weight_decay=0.0), gradient, WEIGHTS)["dense"]["kernel"]
+    update = first_update(dataclasses.replace(MUON, weight_decay=0.0), gradient, WEIGHTS)["dense"]["kernel"]
     before, after = (np.linalg.svd(kernel, compute_uv=False) for kernel in (gradient["dense"]["kernel"], update))
     assert before.max() > 3 * before.min() and after.max() < 2 * after.min()
     assert float(jnp.sqrt((update**2).mean())) == pytest.approx(0.5 * 0.01, rel=0.3)
@@ -58,8 +59,8 @@ def test_an_update_of_a_kernel_has_nearly_equal_singular_values_and_the_size_tha
 def test_weights_decay_alike_with_both_and_rates_do_not():
     params = Params(WEIGHTS, RATES)
     nothing = jax.tree.map(jnp.zeros_like, params)
-    for name in ("adamw", "muon"):
-        update = first_update(dataclasses.replace(CONFIG, optimizer=name), nothing, params)
+    for config in (ADAMW, MUON):
+        update = first_update(config, nothing, params)
         jax.tree.map(lambda moved, weight: np.testing.assert_allclose(moved, -0.01 * 0.1 * weight, rtol=1e-5), update.init, WEIGHTS)
         assert not any(np.any(rate) for rate in jax.tree.leaves(update.rates))
 

@@ -257,6 +257,7 @@ BAD_TRAINING = {
     "reduce": ([*DIGITS, "--reduce", "3"], "cannot be reduced by 3"),
     "held out": ([*DIGITS, "--held-out", "0.9"], "held-out fraction"),
     "beta2": ([*DIGITS, "--beta2", "1"], "--beta2 is 1.0; it must lie between 0 and 1"),
+    "muon's": ([*DIGITS, "--muon-rms", "1"], "--muon-rms is for Muon; give --optimizer muon too, or leave it out"),
     "muon's size": ([*DIGITS, "--muon-rms", "0"], "--muon-rms is 0.0; it must be a positive number"),
     "lstm by reptile": ([*DIGITS, "--network", "lstm", "--algorithm", "reptile"], "recurrent baseline has no inner loop"),
     "reptile of rates": ([*DIGITS, "--algorithm", "reptile", "--fast", "None"], "Reptile has no gradient for inner rates"),

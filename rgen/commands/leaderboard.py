@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from rgen.config import LeaderboardConfig
 from rgen.errors import InputError
-from rgen.host.files import check_results, write
+from rgen.host.files import check_results, is_foreign, write
 from rgen.host.signals import interruptible
 from rgen.leaderboard import table
 from rgen.leaderboard.cells import Runner, chosen, finished
@@ -13,18 +13,26 @@ from rgen.leaderboard.cells import Runner, chosen, finished
 
 def main(config: LeaderboardConfig) -> None:
     """bin/leaderboard.py."""
-    runner, files = Runner(config), {kind: config.out / f"leaderboard.{kind}" for kind in ("md", "json", "png")}
+    runner, files = Runner(config), [config.out / f"leaderboard.{kind}" for kind in ("md", "json", "png")]
     runner.check(cells := chosen(config))
     config.out.mkdir(parents=True, exist_ok=True)
-    check_results([("--out", file) for file in files.values()], config.overwrite)
+    check_results([("--out", file) for file in files], config.overwrite)
+
+    def publish() -> None:
+        if rows := finished(config.out):
+            numbers = json.dumps([asdict(row) for row in rows], indent=2) + "\n"
+            for file, content in zip(files, (table.markdown(rows, runner.failed).encode(), numbers.encode(), table.picture(rows))):
+                if config.overwrite or not is_foreign(file):
+                    write(file, content, config.overwrite)
+
     try:
         with interruptible():
-            runner.run(cells)
+            runner.run(cells, publish)
     finally:
-        if rows := finished(config.out):
-            write(files["md"], table.markdown(rows, runner.failed).encode(), config.overwrite)
-            write(files["json"], (json.dumps([asdict(row) for row in rows], indent=2) + "\n").encode(), config.overwrite)
-            write(files["png"], table.picture(rows), config.overwrite)
-    if not rows:
+        publish()
+    if not (rows := finished(config.out)):
         raise InputError(f"No run of the leaderboard was finished. {next(iter(runner.failed.values()), '')}")
-    print(f"{files['md'].read_text()}\n{', '.join(map(str, files.values()))}")
+    print(f"{table.markdown(rows, runner.failed)}\n{', '.join(map(str, files))}")
+    check_results([("--out", file) for file in files], config.overwrite)  # one that the user changed meanwhile is as the user left it
+    if runner.failed:
+        raise InputError(f"{len(runner.failed)} of {len(cells)} runs failed; why stands below the table.")

@@ -88,8 +88,8 @@ class TrainConfig:
     steps: int = 10_000
     """Outer steps."""
     minutes: float | None = None
-    """Train for so many minutes instead of --steps: the end and the cosine of the outer rate follow the clock. Compiling, validation,
-    samples and checkpoints do not count. Stopped, the run goes on with the seconds it has left."""
+    """Train for so many minutes instead of --steps: the end and the cosine of the outer rate follow the clock, --warmup is in steps all the
+    same. Compiling, validation, samples and checkpoints do not count. Stopped, the run goes on with the seconds it has left."""
     meta_batch: int = 50
     """Sequences in each outer step."""
     optimizer: Optimizer = "adamw"
@@ -144,6 +144,8 @@ class TrainConfig:
             raise InputError("--precision bfloat16 is for the dual form of the inner loop; leave it out.")
         if not 0 < self.beta2 < 1:
             raise InputError(f"--beta2 is {self.beta2}; it must lie between 0 and 1.")
+        if self.optimizer != "muon" and self.muon_rms != type(self).muon_rms:
+            raise InputError("--muon-rms is for Muon; give --optimizer muon too, or leave it out.")
         if self.network == "lstm" and self.algorithm != "maml":
             raise InputError(f"The recurrent baseline has no inner loop for '{self.algorithm}'; train it with --algorithm maml.")
         if self.fast is not None and (self.network == "lstm" or self.algorithm == "reptile"):

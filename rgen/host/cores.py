@@ -2,6 +2,8 @@
 
 import os
 
+from rgen.errors import InputError
+
 
 def cores() -> int:
     """How many cores this process may use."""
@@ -9,8 +11,14 @@ def cores() -> int:
 
 
 def shares(jobs: int) -> list[set[int] | None]:
-    """The cores for each of so many processes side by side; None: all, as where there are fewer cores."""
-    if jobs == 1 or jobs > cores() or not hasattr(os, "sched_getaffinity"):
+    """As many cores for each of so many processes side by side; None: all, where a process cannot be kept to some.
+
+    Raises:
+      InputError: there are fewer cores.
+    """
+    if jobs > cores():
+        raise InputError(f"--jobs is {jobs}, and there are {cores()} cores; give at most one job for each core.")
+    if jobs == 1 or not hasattr(os, "sched_getaffinity"):
         return [None] * jobs
     here = sorted(os.sched_getaffinity(0))
-    return [set(here[number::jobs]) for number in range(jobs)]
+    return [set(here[number::jobs][: len(here) // jobs]) for number in range(jobs)]

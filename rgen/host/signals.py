@@ -12,10 +12,16 @@ NOTE = b"\nStopping after this step, with a checkpoint; once more, and it stops 
 
 
 def _install(handler: Any) -> dict[int, Any]:
-    """Lets `handler` have SIGINT and SIGTERM. Returns the handlers before; none in a thread that cannot have any."""
+    """Lets `handler` have SIGINT, SIGTERM and SIGHUP. Returns the handlers before; none in a thread that cannot have any.
+
+    SIGHUP, a terminal that is closed, stays ignored where it is: nohup does that, to let a program go on.
+    """
     if threading.current_thread() is not threading.main_thread():
         return {}
-    return {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # not on Windows
+        numbers.append(signal.SIGHUP)
+    return {number: signal.signal(number, handler) for number in numbers}
 
 
 def _restore(before: dict[int, Any]) -> None:
@@ -25,7 +31,7 @@ def _restore(before: dict[int, Any]) -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """While it is entered, SIGINT and SIGTERM raise KeyboardInterrupt, also where the shell had SIGINT ignored, as in the background."""
+    """While it is entered, the signals raise KeyboardInterrupt, also where the shell had SIGINT ignored, as in the background."""
     before = _install(signal.default_int_handler)
     try:
         yield
@@ -34,7 +40,7 @@ def interruptible() -> Iterator[None]:
 
 
 class Signals:
-    """While it is entered, the first SIGINT or SIGTERM only sets `number`; the next one ends the program as usual.
+    """While it is entered, the first SIGINT, SIGTERM or SIGHUP only sets `number`; the next one ends the program as usual.
 
     Attributes:
       number: of the signal that came, or 0.

@@ -1,8 +1,10 @@
 """The runs: each trains in a process of its own, and is not repeated once it is finished."""
 
 import json
+import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -11,6 +13,7 @@ from queue import SimpleQueue
 
 from rgen.choices import BoardData, BoardEntry
 from rgen.config import LeaderboardConfig
+from rgen.errors import InputError
 from rgen.host.cores import cores, shares
 from rgen.host.files import replace
 from rgen.host.progress import Progress
@@ -18,7 +21,17 @@ from rgen.leaderboard.entries import DATA, SCORED, recipe
 from rgen.runs.folder import Run
 from rgen.timing.machine import caches, processor
 
-PROGRAM = "import os; cores = {cores}; cores and os.sched_setaffinity(0, cores); from rgen.commands import main; main()"
+# A run in a process of its own: on its cores, and, where the system can see to it, told to stop if we are killed.
+PROGRAM = """
+import ctypes, os, sys
+cores = {cores}
+if cores:
+    os.sched_setaffinity(0, cores)
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, 15)  # PR_SET_PDEATHSIG, SIGTERM
+from rgen.commands import main
+main()
+"""
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,7 @@ class Row:
       steps, best_step: outer steps in all, and up to those parameters.
       seconds: of training, without compiling and validation.
       machine: cores, processor, caches and version of JAX.
+      options: what it was trained with, behind `rgen train`.
     """
 
     data: BoardData
@@ -62,6 +76,11 @@ class Row:
     best_step: int
     seconds: float
     machine: str
+    options: str
+
+    @property
+    def cell(self) -> Cell:
+        return Cell(self.data, self.entry, self.minutes, self.seed)
 
 
 def chosen(config: LeaderboardConfig) -> list[Cell]:
@@ -76,8 +95,20 @@ def chosen(config: LeaderboardConfig) -> list[Cell]:
 
 
 def finished(board: Path) -> list[Row]:
-    """All cells that have been finished in the folder of a leaderboard."""
-    return [Row(**json.loads(file.read_text())) for file in sorted(board.glob("*/*/row.json"))]
+    """All cells that have been finished in the folder of a leaderboard; not what was put aside there under another name.
+
+    Raises:
+      InputError: a file is no row.
+    """
+    rows = []
+    for file in sorted(board.glob("*/*/row.json")):
+        try:
+            row = Row(**json.loads(file.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f"'{file}' is no row of a leaderboard: {error}. Remove it, and the run is scored again.") from None
+        if row.cell.folder(board) == file.parent:
+            rows.append(row)
+    return rows
 
 
 class Runner:
@@ -97,11 +128,16 @@ class Runner:
             self._shares.put(share)
 
     def check(self, cells: list[Cell]) -> None:
-        """Raises InputError if a data set is needed and not given."""
-        for cell in cells:
-            self._calls(cell)
+        """Raises InputError if a data set is needed and not given, or a cell was finished with other options than it has now."""
+        now = {cell: self._options(cell) for cell in cells}
+        for row in finished(self.config.out):
+            if row.options != now.get(row.cell, row.options):
+                raise InputError(
+                    f"{row.cell} was trained with '{row.options}', and would be with '{now[row.cell]}' now. "
+                    f"Move '{row.cell.folder(self.config.out)}' away to train it anew, or give another --out."
+                )
 
-    def run(self, cells: list[Cell]) -> None:
+    def run(self, cells: list[Cell], after_each: Callable[[], None]) -> None:
         """Runs what is not finished. Interrupted, it stops the runs with a checkpoint each, from which the next call goes on."""
         left = [cell for cell in cells if not (cell.folder(self.config.out) / "row.json").exists()]
         done = len(cells) - len(left)
@@ -111,6 +147,7 @@ class Runner:
             try:
                 for count, future in enumerate(as_completed(futures), done + 1):
                     progress.say(future.result())
+                    after_each()
                     progress.update(count)
             except BaseException:
                 self._stopped = True
@@ -120,14 +157,19 @@ class Runner:
                     child.terminate()
                 raise
 
+    def _recipe(self, cell: Cell) -> list[str]:
+        option = DATA[cell.data].option
+        return recipe(cell.data, cell.entry, getattr(self.config, option) if option else None)
+
+    def _options(self, cell: Cell) -> str:
+        return shlex.join([*self._recipe(cell), "--minutes", f"{cell.minutes:g}", "--seed", str(cell.seed)])
+
     def _calls(self, cell: Cell) -> list[list[str]]:
         """The command lines of a cell: training, then scoring."""
-        folder, option = str(cell.folder(self.config.out)), DATA[cell.data].option
-        arguments = recipe(cell.data, cell.entry, getattr(self.config, option) if option else None)
-        budget = ["--minutes", f"{cell.minutes:g}", "--seed", str(cell.seed), "--run", folder, "--resume"]
+        folder = str(cell.folder(self.config.out))
         count = SCORED.get((cell.data, cell.entry))
         evaluate = ["evaluate", "--run", folder, "--json", f"{folder}/test.json", *(["--count", str(count)] if count else [])]
-        return [["train", *arguments, *budget], evaluate]
+        return [["train", *shlex.split(self._options(cell)), "--run", folder, "--resume"], evaluate]
 
     def _one(self, cell: Cell) -> str:
         """Trains and scores one cell. Returns what is to be said of it."""
@@ -138,12 +180,14 @@ class Runner:
         try:
             for words in self._calls(cell):
                 if not self._call(words, share, log):
-                    lines = log.read_text(errors="replace").splitlines()
+                    if self._stopped:
+                        return f"{cell}: stopped"
+                    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
                     self.failed[cell] = lines[-1] if lines else "It said nothing"
-                    return f"{cell}: stopped" if self._stopped else f"{cell}: failed. {self.failed[cell]} ({log})"
+                    return f"{cell}: failed. {self.failed[cell]} ({log})"
         finally:
             self._shares.put(share)
-        row = summary(cell, folder, len(share) if share else cores())
+        row = summary(cell, folder, self._machine(share), self._options(cell))
         replace(folder / "row.json", json.dumps(asdict(row), indent=2).encode())
         return f"{cell}: {row.score:.3f} {DATA[cell.data].unit} after {row.steps:,} steps"
 
@@ -155,13 +199,20 @@ class Runner:
             # in a session of its own: Ctrl-C reaches us alone, and we stop it once
             child = subprocess.Popen(program, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
             self._children.add(child)
+            if self._stopped:  # since we looked
+                child.terminate()
             try:
                 return child.wait() == 0
             finally:
                 self._children.discard(child)
 
+    def _machine(self, share: set[int] | None) -> str:
+        used = len(share) if share else cores()
+        beside = f" for {self.config.jobs} runs" if self.config.jobs > 1 and share is None else ""
+        return ", ".join([f"{used} core{'s' * (used > 1)}{beside} of {processor()}", *caches(), f"jax {version('jax')}"])
 
-def summary(cell: Cell, folder: Path, used: int) -> Row:
+
+def summary(cell: Cell, folder: Path, machine: str, options: str) -> Row:
     """What a cell's folder says of it after training and scoring."""
     score, log = json.loads((folder / "test.json").read_text()), [row for row in Run(folder).metrics() if "seconds" in row]
     key = DATA[cell.data].key
@@ -175,5 +226,6 @@ def summary(cell: Cell, folder: Path, used: int) -> Row:
         steps=log[-1]["step"],
         best_step=score["step"],
         seconds=log[-1]["seconds"],
-        machine=", ".join([f"{used} core{'s' * (used > 1)} of {processor()}", *caches(), f"jax {version('jax')}"]),
+        machine=machine,
+        options=options,
     )
