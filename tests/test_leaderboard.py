@@ -43,7 +43,7 @@ def test_data_that_is_missing_is_asked_for_before_anything_runs(tmp_path):
     with pytest.raises(InputError, match="The leaderboard of names needs its data: give --names"):
         commands.import_module("rgen.commands.leaderboard").main(config)
     assert not config.out.exists()
-    with pytest.raises(InputError, match="--names is '.*nowhere', which does not exist"):
+    with pytest.raises(InputError, match=r"--names is '.*nowhere', which does not exist"):
         commands.import_module("rgen.commands.leaderboard").main(replace(config, names=tmp_path / "nowhere"))
 
 
@@ -105,12 +105,12 @@ def test_runs_are_trained_once_and_what_fails_is_said(small, tmp_path, capsys, m
     assert contents(folder) == before
 
     monkeypatch.setitem(entries._RECIPES, ("digits", "heads"), "digits-maml --width 32")
-    with pytest.raises(InputError, match="seed 0 was trained with '.*siren.*', and would be with 'digits-maml --width 32 .*' now. Move '"):
+    with pytest.raises(InputError, match=r"seed 0 was trained with '.*siren.*', and would be with 'digits-maml --width 32 .*' now. Move '"):
         board(tmp_path, "--entries", "heads")
     shutil.copytree(folder, tmp_path / "digits" / "put aside")
     assert len(cells.finished(tmp_path)) == 1
     (folder / "row.json").write_text('{"data": "digits"')
-    with pytest.raises(InputError, match="row.json' is no row of a leaderboard: .* Remove it, and the run is scored again"):
+    with pytest.raises(InputError, match=r"row.json' is no row of a leaderboard: .* Remove it, and the run is scored again"):
         board(tmp_path, "--entries", "lstm")
 
 
