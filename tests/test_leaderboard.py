@@ -143,7 +143,7 @@ def test_the_users_files_stay(small, tmp_path):
     assert contents(tmp_path) == {"leaderboard.md": b"mine"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_interrupted_it_goes_on_where_it_stopped(number, tmp_path):
     command = [sys.executable, ROOT / "bin" / "leaderboard.py", *words("--data digits --entries lstm --out"), tmp_path]
     child = subprocess.Popen([*command, "--minutes", "5"], stderr=subprocess.PIPE, text=True)

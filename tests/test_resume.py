@@ -20,6 +20,7 @@ from rgen import training
 from rgen.data.images import Images
 from rgen.errors import InputError
 from rgen.host.files import lock
+from rgen.host.signals import Signals, interruptible
 from rgen.runs.checkpoint import Checkpoints
 from rgen.runs.folder import Run, load_run
 from rgen.training import outer_loop
@@ -90,6 +91,19 @@ def test_asked_again_it_stops_at_once(tmp_path, monkeypatch, request):
     assert Run(tmp_path / "run").training().steps() == []
     with (tmp_path / "run" / "lock").open("a") as file:
         lock(file, "")  # the folder is free
+
+
+def test_a_closed_terminal_is_heard_where_it_is_not_ignored(request):
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    request.addfinalizer(lambda: signal.signal(signal.SIGHUP, before))
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        os.kill(os.getpid(), signal.SIGHUP)
+    with Signals() as heard:
+        os.kill(os.getpid(), signal.SIGHUP)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it
+    with Signals() as ignored, interruptible():
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert (heard.number, ignored.number) == (signal.SIGHUP, 0)
 
 
 KILLS = 20

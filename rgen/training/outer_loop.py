@@ -25,7 +25,7 @@ def train(config: TrainConfig) -> Run:
 
     Raises:
       InputError: the configuration, the data or the folder cannot be used, or the loss is no longer finite.
-      SystemExit: stopped by SIGINT or SIGTERM, after a checkpoint.
+      SystemExit: stopped by a signal, see `rgen.host.signals`, after a checkpoint.
     """
     run = Run(config.run, writes=devices.is_first(), board=config.tensorboard)
     try:
