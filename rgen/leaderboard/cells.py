@@ -157,12 +157,10 @@ class Runner:
                     child.terminate()
                 raise
 
-    def _recipe(self, cell: Cell) -> list[str]:
-        option = DATA[cell.data].option
-        return recipe(cell.data, cell.entry, getattr(self.config, option) if option else None)
-
     def _options(self, cell: Cell) -> str:
-        return shlex.join([*self._recipe(cell), "--minutes", f"{cell.minutes:g}", "--seed", str(cell.seed)])
+        option = DATA[cell.data].option
+        words = recipe(cell.data, cell.entry, getattr(self.config, option) if option else None)
+        return shlex.join([*words, "--minutes", f"{cell.minutes:g}", "--seed", str(cell.seed)])
 
     def _calls(self, cell: Cell) -> list[list[str]]:
         """The command lines of a cell: training, then scoring."""
