@@ -64,7 +64,7 @@ def test_the_table_has_means_and_ranges_and_the_best_in_bold():
 
 def test_cores_are_shared_out():
     assert shares(1) == [None]
-    with pytest.raises(InputError, match="--jobs is 1000, and there are"):
+    with pytest.raises(InputError, match="--jobs is 1000, and rgen may use"):
         shares(1000)
 
 

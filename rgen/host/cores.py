@@ -16,8 +16,8 @@ def shares(jobs: int) -> list[set[int] | None]:
     Raises:
       InputError: there are fewer cores.
     """
-    if jobs > cores():
-        raise InputError(f"--jobs is {jobs}, and there are {cores()} cores; give at most one job for each core.")
+    if jobs > (most := cores()):
+        raise InputError(f"--jobs is {jobs}, and rgen may use {most} core{'s' * (most > 1)}; give at most one job for each core.")
     if jobs == 1 or not hasattr(os, "sched_getaffinity"):
         return [None] * jobs
     here = sorted(os.sched_getaffinity(0))

@@ -103,6 +103,6 @@ def recipe(data: BoardData, entry: BoardEntry, source: Path | None) -> list[str]
         if source is None:
             raise InputError(f"The leaderboard of {data} needs its data: give {flag}, or leave it out of --data.")
         if not source.exists():
-            raise InputError(f"{flag} is '{source}', which does not exist.")
+            raise InputError(f"{flag} is '{source}', which does not exist; give the place of the data.")
     where = [] if option is None else ["--data-dir" if option == "data_dir" else "--data", str(source)]
     return [*_RECIPES[data, entry].split(), *where]
