@@ -109,6 +109,10 @@ def test_runs_are_trained_once_and_what_fails_is_said(small, tmp_path, capsys, m
         board(tmp_path, "--entries", "heads")
     shutil.copytree(folder, tmp_path / "digits" / "put aside")
     assert len(cells.finished(tmp_path)) == 1
+    folder.rename(renamed := folder.with_name("heads-0.01-minutes-seed-1"))  # is no run of seed 1
+    with pytest.raises(InputError, match=r"No run of the leaderboard was finished. .* holds another configuration"):
+        board(tmp_path, "--entries", "heads", "--seeds", "1")
+    renamed.rename(folder)
     (folder / "row.json").write_text('{"data": "digits"')
     with pytest.raises(InputError, match=r"row.json' is no row of a leaderboard: .* Remove it, and the run is scored again"):
         board(tmp_path, "--entries", "lstm")

@@ -8,7 +8,7 @@ from rgen.errors import InputError
 from rgen.host.files import check_results, is_foreign, write
 from rgen.host.signals import interruptible
 from rgen.leaderboard import table
-from rgen.leaderboard.cells import Runner, chosen, finished
+from rgen.leaderboard.cells import Row, Runner, chosen, finished
 
 
 def main(config: LeaderboardConfig) -> None:
@@ -18,19 +18,20 @@ def main(config: LeaderboardConfig) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
     check_results([("--out", file) for file in files], config.overwrite)
 
-    def publish() -> None:
+    def publish() -> list[Row]:
         if rows := finished(config.out):
             numbers = json.dumps([asdict(row) for row in rows], indent=2) + "\n"
             for file, content in zip(files, (table.markdown(rows, runner.failed).encode(), numbers.encode(), table.picture(rows))):
                 if config.overwrite or not is_foreign(file):
                     write(file, content, config.overwrite)
+        return rows
 
     try:
         with interruptible():
             runner.run(cells, publish)
     finally:
-        publish()
-    if not (rows := finished(config.out)):
+        rows = publish()
+    if not rows:
         raise InputError(f"No run of the leaderboard was finished. {next(iter(runner.failed.values()), '')}")
     print(f"{table.markdown(rows, runner.failed)}\n{', '.join(map(str, files))}")
     check_results([("--out", file) for file in files], config.overwrite)  # one that the user changed meanwhile is as the user left it

@@ -21,14 +21,16 @@ from rgen.leaderboard.entries import DATA, SCORED, recipe
 from rgen.runs.folder import Run
 from rgen.timing.machine import caches, processor
 
-# A run in a process of its own: on its cores, and, where the system can see to it, told to stop if we are killed.
+# A run in a process of its own: on its cores, and asked to stop, once, when its input ends because we were killed.
 PROGRAM = """
-import ctypes, os, sys
+import os, signal, threading
 cores = {cores}
 if cores:
     os.sched_setaffinity(0, cores)
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, 15)  # PR_SET_PDEATHSIG, SIGTERM
+def watch():
+    os.read(0, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+threading.Thread(target=watch, daemon=True).start()
 from rgen.commands import main
 main()
 """
@@ -137,9 +139,10 @@ class Runner:
                     f"Move '{row.cell.folder(self.config.out)}' away to train it anew, or give another --out."
                 )
 
-    def run(self, cells: list[Cell], after_each: Callable[[], None]) -> None:
+    def run(self, cells: list[Cell], after_each: Callable[[], object]) -> None:
         """Runs what is not finished. Interrupted, it stops the runs with a checkpoint each, from which the next call goes on."""
-        left = [cell for cell in cells if not (cell.folder(self.config.out) / "row.json").exists()]
+        before = {row.cell for row in finished(self.config.out)}
+        left = [cell for cell in cells if cell not in before]
         done = len(cells) - len(left)
         with Progress(len(cells), done, "leaderboard") as progress, ThreadPoolExecutor(self.config.jobs) as pool:
             progress.say(f"{done} of {len(cells)} runs are finished; the others train for {sum(cell.minutes for cell in left):g} minutes.")
@@ -195,14 +198,14 @@ class Runner:
         with log.open("ab") as file:
             program = [sys.executable, "-c", PROGRAM.format(cores=share), *words]
             # in a session of its own: Ctrl-C reaches us alone, and we stop it once
-            child = subprocess.Popen(program, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
-            self._children.add(child)
-            if self._stopped:  # since we looked
-                child.terminate()
-            try:
-                return child.wait() == 0
-            finally:
-                self._children.discard(child)
+            with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=file, stderr=file, start_new_session=True) as child:
+                self._children.add(child)
+                if self._stopped:  # since we looked
+                    child.terminate()
+                try:
+                    return child.wait() == 0
+                finally:
+                    self._children.discard(child)
 
     def _machine(self, share: set[int] | None) -> str:
         used = len(share) if share else cores()

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rgen.choices import BoardData, BoardEntry
+from rgen.config import checks
 from rgen.errors import InputError
 
 
@@ -99,7 +100,7 @@ def recipe(data: BoardData, entry: BoardEntry, source: Path | None) -> list[str]
     """
     option = DATA[data].option
     if option:
-        flag = "--" + option.replace("_", "-")
+        flag = checks.flag(option)
         if source is None:
             raise InputError(f"The leaderboard of {data} needs its data: give {flag}, or leave it out of --data.")
         if not source.exists():
