@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import jax
@@ -17,17 +16,12 @@ MAPS = Path("/proc/self/maps")
 
 
 def pytest_configure(config):
-    """Workers and scripts share what was compiled: many tests train the same tiny models. It is forgotten at the end."""
-    if not hasattr(config, "workerinput"):
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="rgen-tests-")
-        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    """What was compiled is kept from one run of the tests to the next, which is most of their time. Workers and scripts share it."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(home, "rgen", "tests"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-
-def pytest_unconfigure(config):
-    if not hasattr(config, "workerinput"):
-        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
