@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rgen.hardware import hardware
-
 ROWS = "rows"  # the mapped axis of a batch's sequences
 
 
@@ -38,14 +36,14 @@ def pad_rows(steps: Any, size: int, axis: int = 0) -> Any:
     return steps._replace(weight=jnp.where(kept, steps.weight, 0))
 
 
-def group_rows(steps: Any, size: int) -> Any:
+def group_rows(steps: Any, size: int, devices: int | None = None) -> Any:
     """Cuts a NamedTuple of arrays [B, ...] into groups, [groups, size, ...], filled up as `pad_rows` does.
 
     A batch that is spread over devices stays where it is: every group takes the same number of rows from each device's share.
     A single row that stands for all does so in every group.
     """
     batch = steps.weight.shape[0]
-    shards, groups = _shards(batch, size), math.ceil(batch / size)
+    shards, groups = _shards(batch, size, devices), math.ceil(batch / size)
     if groups == 1 and batch == size:
         return jax.tree.map(lambda a: a[None], steps)
 
@@ -60,22 +58,22 @@ def group_rows(steps: Any, size: int) -> Any:
     return jax.tree.map(rows, pad_rows(jax.tree.map(shares, steps), groups * size // shards, axis=1))
 
 
-def ungroup_rows(groups: Any, batch: int) -> Any:
+def ungroup_rows(groups: Any, batch: int, devices: int | None = None) -> Any:
     """The way back from `group_rows`: arrays [groups, size, ...] to [batch, ...]."""
 
     def rows(a):
-        shards = _shards(batch, a.shape[1])
+        shards = _shards(batch, a.shape[1], devices)
         shares = a.reshape(a.shape[0], shards, -1, *a.shape[2:]).swapaxes(0, 1).reshape(shards, -1, *a.shape[2:])
         return shares[:, : batch // shards].reshape(batch, *a.shape[2:])
 
     return jax.tree.map(rows, groups)
 
 
-def _shards(batch: int, size: int) -> int:
-    shards = shards_of(batch)
+def _shards(batch: int, size: int, devices: int | None) -> int:
+    shards = shards_of(batch, devices)
     return shards if size % shards == 0 else 1
 
 
-def shards_of(batch: int) -> int:
-    """Over how many devices a batch is spread: as many as there are, or the most that divide it."""
-    return max(n for n in range(1, min(batch, hardware().devices) + 1) if batch % n == 0)
+def shards_of(batch: int, devices: int | None = None) -> int:
+    """Over how many of so many devices (None: those that are there) a batch is spread: all, or the most that divide it."""
+    return max(n for n in range(1, min(batch, devices or jax.device_count()) + 1) if batch % n == 0)

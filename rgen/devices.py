@@ -63,9 +63,10 @@ def largest(number: float) -> float:
     return number if jax.process_count() == 1 else float(multihost_utils.process_allgather(np.float32(number)).max())
 
 
-def shardings(batch: int) -> tuple[NamedSharding, NamedSharding]:
-    """Where parameters lie, and where a batch, for `batch` rows: they are spread over as many devices as divide them."""
-    devices = tuple(jax.devices()[: shards_of(batch)])
+def shardings(batch: int, count: int | None = None) -> tuple[NamedSharding, NamedSharding]:
+    """Where parameters lie, and where a batch, for `batch` rows: they are spread over as many of `count` devices (None: all) as divide
+    them."""
+    devices = tuple(jax.devices()[: shards_of(batch, count)])
     if len({device.process_index for device in devices}) < jax.process_count():
         raise InputError(
             f"{batch} sequences do not spread over the {jax.device_count()} devices of {jax.process_count()} processes; "
@@ -102,15 +103,15 @@ def put(tree: Any, where: Sharding) -> Any:
     return jax.tree.map(one, tree)
 
 
-def place(params: Any, rows: Any) -> tuple[Any, Any]:
+def place(params: Any, rows: Any, count: int | None = None) -> tuple[Any, Any]:
     """Puts parameters and a batch, arrays [B, ...], where `shardings` says. What is there already stays."""
-    return put(params, shardings(_rows(rows))[0]), place_rows(rows)
+    return put(params, shardings(_rows(rows), count)[0]), place_rows(rows, count)
 
 
-def place_rows(rows: Any) -> Any:
+def place_rows(rows: Any, count: int | None = None) -> Any:
     """Puts a batch where `shardings` says; a single row that stands for all lies everywhere."""
     batch = _rows(rows)
-    everywhere, spread = shardings(batch)
+    everywhere, spread = shardings(batch, count)
     return jax.tree.map(lambda a: put(a, spread if len(a) == batch else everywhere), rows)
 
 

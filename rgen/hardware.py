@@ -1,8 +1,6 @@
-"""The devices that programs are made for: those that are there, or others, for which is only compiled."""
+"""The devices that programs are made for."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import jax
@@ -24,31 +22,13 @@ class Hardware(NamedTuple):
     cache: float = 0.0
 
 
-_assumed: Hardware | None = None
-
-
 def hardware() -> Hardware:
-    """The devices that are there, unless others are `assumed`."""
-    if _assumed is not None:
-        return _assumed
+    """The devices that are there."""
     platform = jax.default_backend()
     if platform == "cpu":
         return Hardware(platform, jax.device_count(), cache=second_level_cache())
     stats = jax.local_devices()[0].memory_stats() or {}
     return Hardware(platform, jax.device_count(), stats.get("bytes_limit", 2**34))
-
-
-@contextmanager
-def assumed(other: Hardware) -> Iterator[None]:
-    """Plans inside are made for other devices. What JAX has traced for those that are there is forgotten, and the other way round."""
-    global _assumed
-    before, _assumed = _assumed, other
-    jax.clear_caches()
-    try:
-        yield
-    finally:
-        _assumed = before
-        jax.clear_caches()
 
 
 def main_memory() -> float:

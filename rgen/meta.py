@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from rgen.batching import group_rows
-from rgen.fast import InnerLoop, Params
+from rgen.fast import Dual, InnerLoop, Params
 from rgen.sequence import Sequence, SequenceModel
 
 MetaGradient = Callable[..., tuple[jax.Array, Any]]
@@ -23,18 +23,33 @@ def maml(model: SequenceModel, params: Any, seqs: Sequence) -> tuple[jax.Array, 
 
     Source: Finn et al. 2017, arXiv:1703.03400.
     """
-    batch, size = seqs.y.shape[0], model.micro_batch(params, seqs)
+    if isinstance(model, InnerLoop):
+        model.read(params, seqs)  # here values can be seen, and what is out of range be said
+    return _maml(model, params, seqs)
+
+
+@partial(jax.jit, static_argnums=0, inline=True)
+def _maml(model: SequenceModel, params: Any, seqs: Sequence) -> tuple[jax.Array, Any]:
+    batch, (size, devices) = seqs.y.shape[0], _at_once(model, params, seqs)
     sum_and_grad = jax.value_and_grad(lambda params, seqs: model.score(params, seqs).sum())
     if batch <= size:
         total = sum_and_grad(params, seqs)
     else:
         # what the forward pass keeps for the backward pass is then kept for `size` sequences only
-        parts = group_rows(seqs, size)
+        parts = group_rows(seqs, size, devices)
         add = partial(jax.tree.map, jnp.add)
         # the default float, as logits may be wider than the parameters
         start = jnp.zeros((), float), jax.tree.map(jnp.zeros_like, params)
         total, _ = jax.lax.scan(lambda total, part: (add(total, sum_and_grad(params, part)), None), start, parts)
     return jax.tree.map(lambda a: a / batch, total)
+
+
+def _at_once(model: SequenceModel, params: Any, seqs: Sequence) -> tuple[int, int]:
+    """(of how many sequences a gradient is best taken at once, over how many devices they may be spread)."""
+    if isinstance(model, InnerLoop) and isinstance(model.form, Dual):
+        plan = model.form.plan(model, params.init, model.read(params, seqs).x, len(seqs.y))
+        return plan.micro_batch, plan.devices
+    return len(seqs.y), 1
 
 
 def first_order_maml(loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[jax.Array, Params]:
@@ -53,6 +68,12 @@ def reptile(loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[jax.Array,
 
     Source: Nichol et al. 2018, arXiv:1803.02999.
     """
+    loop.read(params, seqs)
+    return _reptile(loop, params, seqs)
+
+
+@partial(jax.jit, static_argnums=0, inline=True)
+def _reptile(loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[jax.Array, Params]:
     init, nll = loop.drift(params, seqs)
     return nll.sum(1).mean(), Params(init, jax.tree.map(jnp.zeros_like, params.rates))
 

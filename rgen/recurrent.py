@@ -82,10 +82,6 @@ class Recurrent:
         check_shapes(seqs)
         return self._unroll(params, Scoring(), seqs).nll
 
-    def micro_batch(self, params: Any, seqs: Sequence) -> int:
-        """How many sequences a gradient is best taken of at once: all."""
-        return seqs.y.shape[0]
-
     def sample(self, params: Any, x: Array, keys: jax.Array, given: Given | None = None, decoding: Decoding = PLAIN) -> Trace:
         """Draws sequences; arguments and result as in `InnerLoop.sample`."""
 

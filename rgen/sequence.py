@@ -133,10 +133,6 @@ class SequenceModel(Protocol):
         """Returns [B, T] nats, each paid before its own output is seen; differentiable in `params`."""
         ...
 
-    def micro_batch(self, params: Any, seqs: Sequence) -> int:
-        """How many sequences a gradient is best taken of at once."""
-        ...
-
     def sample(self, params: Any, x: Array, keys: jax.Array, given: Given | None = None, decoding: Decoding = PLAIN) -> Trace:
         """Draws the outputs of x [B, T, ...], one key a sequence, as `decoding` says; what is `given` is not drawn but fed."""
         ...

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from problems import NAMES, adapt, first_order_maml, jit, make, maml, reptile, sample, score
 from test_loop import close, norm
 
-from rgen.fast import Dual, Function, InnerLoop, Params
+from rgen.fast import Dual, Function, InnerLoop, Params, capture, views
 from rgen.fast.costs import even
 from rgen.fast.memory import product
 from rgen.fast.plan import Plan, Purpose
+from rgen.hardware import Hardware
 from rgen.likelihood import Categorical
 from rgen.models import configured
 from rgen.sequence import Prediction, Sequence
@@ -174,7 +175,7 @@ def test_float32():
 
 
 class Twice(nn.Module):
-    """Calls one Dense layer twice, and another on two rows at once, and a convolution."""
+    """Calls one Dense layer twice, and another on two rows at once, and a convolution, which is carried."""
 
     @nn.compact
     def __call__(self, x):
@@ -285,7 +286,7 @@ def test_a_network_says_by_one_name_only_that_it_reads_the_last_outputs():
 @pytest.mark.parametrize(
     ("network", "taken"),
     [
-        (Twice(), {"Dense_0/kernel", "Embed_0/embedding", "convolution/kernel", "rows/kernel", "shared/kernel"}),
+        (Twice(), {"Dense_0/kernel", "Embed_0/embedding", "rows/kernel", "shared/kernel"}),
         (NoDense(), {"table"}),
         (Tied(), {"Dense_0/kernel", "Embed_0/embedding"}),
     ],
@@ -299,6 +300,31 @@ def test_networks_of_ones_own(network, taken):
     plan = planned(loop, CHOICES["kept"], params, x)
     assert named(plan, plan.learning) == taken
     agree(loop, params, seqs, CHOICES["kept"])
+
+
+def test_a_primitive_that_this_jax_does_not_have_is_said_once():
+    """Weights that are used by it would be carried without a word, which is slow. All that are relied on are there."""
+    with pytest.warns(UserWarning, match=r"JAX .* has no primitive 'contraction'.* are carried, which is slow"):
+        assert views.primitive("contraction") is None
+    relied_on = (views.TRANSPOSE, views.SQUEEZE, views.BROADCAST, views.RESHAPE, views.CONVERT, views.COPY, views.PRODUCT, views.GATHER)
+    assert None not in (*relied_on, views.SLICE, *capture.INLINED, *capture.ADD)
+
+
+def test_a_plan_is_made_for_the_devices_of_its_form():
+    """They are part of the form, and so of what JAX keeps compiled programs by."""
+    loop, params, seqs = make("siren", "direct")
+    seen = []
+
+    @jax.jit(static_argnums=0)
+    def micro_batch(loop, params, x):
+        seen.append(loop.form.plan(loop, params.init, x).micro_batch)
+        return jnp.array(seen[-1])
+
+    x = jnp.asarray(np.broadcast_to(seqs.x[0], (64, *seqs.x[0].shape)))
+    small, large = Hardware("cpu", 1, cache=1.0), Hardware("tpu", 4, memory=2**34)
+    for there, expected in ((small, 4), (large, 64), (small, 4)):
+        assert micro_batch(dual(loop, Dual(fold=False, every_layer=True, hardware=there)), params, x) == expected
+    assert seen == [4, 64]
 
 
 @pytest.mark.parametrize("kind", ["fixed", "per-array", "rank-one"])

@@ -15,8 +15,9 @@ from flax import linen as nn
 from problems import BY_MEMORY, FAST, FIXED, FORMS, NAMES, adapt, batch, first_order_maml, make, maml, reptile, sample, score, with_form
 from scipy import stats
 
+import rgen
 from rgen import meta, networks
-from rgen.fast import InnerLoop, Params
+from rgen.fast import Direct, Dual, Function, InnerLoop, Params
 from rgen.fast.network import learning, overlaid
 from rgen.fast.rates import expand_rates
 from rgen.likelihood import Bernoulli, Categorical, Likelihood
@@ -374,17 +375,63 @@ def test_other_rates_and_equal_loops_do_not_compile_again(form):
 
     _, params, seqs = make("siren")
     first = once(with_form(problems.build_loop("siren"), form), params, seqs)
-    second = once(
-        with_form(problems.build_loop("siren", rate=0.2), form), params._replace(rates={"fixed": 7 * params.rates["fixed"]}), seqs
-    )
+    second = once(with_form(problems.build_loop("siren"), form), params._replace(rates={"fixed": 7 * params.rates["fixed"]}), seqs)
     assert np.abs(first - second).max() > 1e-3  # the rate did arrive
 
 
 @on("name", NAMES)
-def test_a_loop_built_again_is_equal_whatever_its_rate(name):
-    loop, again = problems.build_loop(name), problems.build_loop(name, rate=0.5)
+def test_a_loop_built_again_is_equal(name):
+    loop, again = problems.build_loop(name), problems.build_loop(name)
     assert again == loop and hash(again) == hash(loop)
     assert dataclasses.replace(loop, first_order=True) != loop != dataclasses.replace(loop, end=0)
+
+
+def test_the_rate_that_a_compiled_init_begins_with_is_the_loop_s():
+    init = jax.jit(InnerLoop.init, static_argnums=0)
+    for rate in (0.1, 0.5):
+        found = init(problems.build_loop("siren", rate), jax.random.key(0), jnp.zeros(2))
+        assert float(found.rates["fixed"]) == pytest.approx(rate)
+
+
+@every_form
+def test_a_second_call_compiles_nothing(form):
+    """With another loop and form that are equal, and arrays of the same shapes; nor does one inside of jit, vmap and grad."""
+    calls = []
+
+    def apply(params, x):
+        calls.append(x)
+        return jnp.tanh(params["table"][x]) @ params["out"]
+
+    network = Function(lambda key, x: {"table": jnp.ones((4, 3)), "out": jnp.ones((3, 3))}, apply)
+    form = {"direct": Direct, "dual": Dual}[form]
+    x, y, keys = np.arange(4)[None], np.array([[0, 2, 1, 1], [2, 2, 0, 1]]), jax.random.split(jax.random.key(0), 2)
+    seqs = Sequence(x, y, np.ones(y.shape))
+    methods = {name: getattr(rgen, name) for name in ("maml", "first_order_maml", "reptile", "score")} | {
+        name: getattr(InnerLoop, name) for name in ("score", "adapt", "drift", "inner_norms")
+    }
+    methods |= {
+        "belief": lambda loop, params, seqs: loop.belief(params, seqs, x[0]),
+        "sample": lambda loop, params, seqs: loop.sample(params, seqs.x, keys),
+        "rgen.sample": lambda loop, params, seqs: rgen.sample(loop, params, seqs.x, keys),
+        "predict": lambda loop, params, seqs: loop.predict(params, loop.start(params), seqs.x[0, 0]),
+        "step": lambda loop, params, seqs: loop.step(params, loop.start(params), seqs.x[0, 0], seqs.y[0, 0]),
+        "gradient": lambda loop, params, seqs: jax.grad(lambda params: loop.score(params, seqs).sum())(params),
+        "vmap": lambda loop, params, seqs: jax.vmap(lambda y: loop.score(params, seqs._replace(y=y)))(jnp.stack([seqs.y, 2 - seqs.y])),
+        "init": lambda loop, params, seqs: loop.init(jax.random.key(1), seqs.x[0, 0]),
+    }
+
+    def made():
+        loop = InnerLoop(network, Categorical(), "per-array", 0.1, form=form())
+        return loop, loop.init(jax.random.key(0), x[0, 0])
+
+    for name, method in methods.items():
+        for again in (False, True):
+            loop, params = made()
+            before = len(calls)
+            jax.block_until_ready(method(loop, params, seqs._replace(y=seqs.y if again else seqs.y[::-1])))
+            assert not again or len(calls) == before, name
+    loop, params = made()
+    close(jax.jit(rgen.maml, static_argnums=0)(loop, params, seqs), rgen.maml(loop, params, seqs))
 
 
 def test_memory_of_maml_grows_with_the_square_root_of_the_length():

@@ -11,11 +11,9 @@ import jax.numpy as jnp
 import pytest
 
 import rgen
-from rgen import batching
 from rgen.choices import NETWORKS, PRETRAINED
 from rgen.config import PRESETS, BenchmarkConfig
 from rgen.errors import InputError
-from rgen.hardware import Hardware, assumed, hardware
 from rgen.timing import benchmark, targets
 from rgen.timing.compiled import loops
 
@@ -57,13 +55,6 @@ def test_of_a_program_of_this_machine_too():
 
     found = loops(jax.jit(f).lower(jnp.ones((12, 3, 3))).compile().as_text() or "")
     assert found.forward >= 12 and found.backward == found.collectives == 0
-
-
-def test_plans_are_made_for_other_devices_only_inside():
-    there = hardware()
-    with assumed(Hardware("tpu", 4, 2**34)):
-        assert hardware().platform == "tpu" and batching.shards_of(8) == 4
-    assert hardware() == there
 
 
 @pytest.mark.parametrize(("name", "sentence"), [("tpu-v5", "There is no target"), ("h100:x", "as in h100:4"), ("h100:0", "as in h100:4")])

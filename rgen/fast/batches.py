@@ -249,7 +249,7 @@ def by_group(plan: Plan, params: Any, function: Callable, steps: Any) -> Any:
       What it returns, stacked over micro-batches.
     """
     steps = pad_rows(steps, plan.length, axis=1)
-    groups = group_rows(steps, plan.micro_batch)
+    groups = group_rows(steps, plan.micro_batch, plan.devices)
     of_all = known_inputs(plan, params.init, steps.x) if plan.shared else None
 
     def run(steps):
@@ -260,6 +260,6 @@ def by_group(plan: Plan, params: Any, function: Callable, steps: Any) -> Any:
     return jax.lax.map(run, groups)
 
 
-def outputs(groups: jax.Array, batch: int, length: int) -> jax.Array:
+def outputs(plan: Plan, groups: jax.Array, batch: int, length: int) -> jax.Array:
     """[groups, size, steps] to [batch, length]: undoes `by_group`'s stacking and filling."""
-    return ungroup_rows(groups, batch)[:, :length]
+    return ungroup_rows(groups, batch, plan.devices)[:, :length]

@@ -16,9 +16,11 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from rgen.fast.network import names_of
-from rgen.fast.views import Contraction, Convolution, Lookup, View, bias_axes, contraction, convolution, lookup, view_of
+from rgen.fast.views import PRODUCT, Contraction, Lookup, View, bias_axes, contraction, lookup, primitive, view_of
 
-INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "remat2": "jaxpr", "checkpoint": "jaxpr"}
+# Calls whose body is looked into, and where it stands
+INLINED = {primitive("jit"): "jaxpr", primitive("closed_call"): "call_jaxpr", primitive("remat"): "jaxpr"}
+ADD = primitive("add"), primitive("add_jaxvals")
 Answers = dict["Use", Callable]
 
 
@@ -35,7 +37,7 @@ class Use(NamedTuple):
     way: str
     operand: Any
     result: Any
-    form: Contraction | Convolution | Lookup
+    form: Contraction | Lookup
     first: int
 
 
@@ -201,7 +203,7 @@ class _Walk:
         self.refused: set[int] = {i for i, var in enumerate(jaxpr.invars[:count]) if var.aval.dtype not in (jnp.float32, jnp.float64)}
         self.uses: dict[int, list] = {i: [] for i in range(count)}
         self.biases: dict[int, list] = {i: [] for i in range(count)}
-        self.dots: dict[Any, Contraction | Convolution] = {}
+        self.dots: dict[Any, Contraction] = {}
         self.rows: list[tuple[Any, int]] = []
         self.counts = Counter(v for eqn in jaxpr.eqns for v in eqn.invars if not isinstance(v, Literal))
         self.counts.update(v for v in jaxpr.outvars if not isinstance(v, Literal))
@@ -220,7 +222,7 @@ class _Walk:
         if (moved := view_of(eqn, view)) is not None:
             self.views[result] = moved
             return moved.exact
-        if (dot := contraction(eqn, place, view) or convolution(eqn, place, view)) is not None:
+        if (dot := contraction(eqn, place, view)) is not None:
             self.uses[view.leaf].append((eqn.invars[1 - place], result, dot))
             self.dots[result] = dot
             return True
@@ -234,7 +236,7 @@ class _Walk:
 
     def _is_bias(self, eqn: Any, place: int, view: View) -> bool:
         """Whether it is added to a contraction that nothing else reads."""
-        if eqn.primitive.name not in ("add", "add_any"):
+        if eqn.primitive not in ADD:
             return False
         other = eqn.invars[1 - place]
         if isinstance(other, Literal) or other not in self.dots or self.counts[other] > 1 or other.aval.shape != eqn.outvars[0].aval.shape:
@@ -277,7 +279,7 @@ class _Walk:
 def without_bias(program: Program, layer: Layer) -> Layer:
     """The same layer, whose bias is added by the network itself."""
     ends = {eqn.outvars[0]: eqn for eqn in program.closed.jaxpr.eqns}
-    dots = {eqn.outvars[0] for eqn in ends.values() if eqn.primitive.name in ("dot_general", "conv_general_dilated")}
+    dots = {eqn.outvars[0] for eqn in ends.values() if eqn.primitive is PRODUCT}
     uses = tuple(use._replace(result=next(v for v in ends[use.result].invars if v in dots)) for use in layer.uses)
     return Layer(layer.leaf, layer.axes, layer.heads, layer.inputs, layer.outputs, uses)
 
@@ -287,7 +289,7 @@ def _inlined(jaxpr: Jaxpr, consts: Any, args: Any) -> list:
     env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args]))
     for eqn in jaxpr.eqns:
         values = [_value(env, v) for v in eqn.invars]
-        body = eqn.params.get(INLINED.get(eqn.primitive.name, ""))
+        body = eqn.params.get(INLINED.get(eqn.primitive, ""))
         if body is None:
             env |= _outcome(eqn, values)
         else:

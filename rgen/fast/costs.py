@@ -19,7 +19,7 @@ from typing import Any
 
 from rgen.batching import shards_of
 from rgen.fast.capture import Layer
-from rgen.hardware import hardware
+from rgen.hardware import Hardware
 
 STEPS = 16
 """About how many steps a folded chunk has, and a part of the reverse sweep: fewer fold too often, more read too much in vain."""
@@ -33,9 +33,10 @@ initialization."""
 
 @dataclass(frozen=True)
 class Costs:
-    """The choices for sequences [batch, length]; `form` is the `Dual` that may have made some of them."""
+    """The choices for sequences [batch, length] on some devices; `form` is the `Dual` that may have made some of them."""
 
     form: Any
+    hardware: Hardware
     batch: int
     length: int
     gradient: bool
@@ -47,7 +48,7 @@ class Costs:
 
     @property
     def _pieces(self) -> int:
-        if hardware().platform != "cpu":
+        if self.hardware.platform != "cpu":
             return 1  # what is launched counts there, not what is read, and every chunk is a program of its own
         most, least = KEPT[self.gradient]
         return max(1, min(most, self.length // least))
@@ -58,8 +59,8 @@ class Costs:
         if fold:
             chunk = self.chunk(True)
             return read + 3 * layer.size / chunk + chunk * layer.tap_size
-        share = self.batch // shards_of(self.batch)
-        together = min(share, LEAST[self.gradient]) if hardware().platform == "cpu" else share
+        share = self.batch // shards_of(self.batch, self.hardware.devices)
+        together = min(share, LEAST[self.gradient]) if self.hardware.platform == "cpu" else share
         return read / together + (1 + 1 / self._pieces) * self.length * layer.tap_size
 
     def worth(self, layers: dict[int, Layer], fold: bool) -> dict[int, Layer]:
@@ -80,38 +81,32 @@ class Costs:
         state = sum(layer.size if fold else self.length * layer.tap_size for layer in learning)
         if own:
             state += sum(self.length * layer.heads * layer.taps * layer.width for layer in learning if layer.foreseen)
-        if hardware().platform != "cpu":
+        if self.hardware.platform != "cpu":
             # written, and read once by the reverse sweep
             state += sum(self.length * layer.tap_size for layer in layers if not layer.learns)
         return state
+
+    def micro_batch(self, state: int, fold: bool) -> int:
+        """How many sequences are run at once if each has `state` numbers that are read again and again.
+
+        The reverse sweep needs about four times the taps. On a CPU as many for each device as keep these near the cache (8 times the
+        second level, of which each core has its own), but not too few. On accelerators as many as half the memory holds. Of the numbers
+        near that one, one that divides the sequences of a device is taken.
+        """
+        if self.form.micro_batch is not None:
+            return min(self.form.micro_batch, self.batch)
+        devices, cpu = shards_of(self.batch, self.hardware.devices), self.hardware.platform == "cpu"
+        share = self.batch // devices
+        room = 8 * self.hardware.cache if cpu else self.hardware.memory / 2
+        most = max(1, int(room / (4 * 4 * max(1, state))))  # four times the taps, of 4 bytes each
+        if cpu:
+            most = max(1 if fold else LEAST[self.gradient], most)
+        if most >= share:
+            return self.batch
+        exact = [size for size in range(math.ceil(most / 2), 2 * most) if share % size == 0]
+        return devices * (min(exact, key=lambda size: abs(size - most)) if exact else even(share, most))
 
 
 def even(length: int, size: int) -> int:
     """About `size`, so that pieces of it fill the length as exactly as they can."""
     return math.ceil(length / math.ceil(length / size))
-
-
-def micro_batch(form: Any, batch: int, state: int, fold: bool, gradient: bool) -> int:
-    """How many sequences are run at once if each has `state` numbers that are read again and again.
-
-    The reverse sweep needs about four times the taps. On a CPU as many for each device as keep these near the cache (8 times the second
-    level, of which each core has its own), but not too few. On accelerators as many as half the memory holds. Of the numbers near that one,
-    one that divides the sequences of a device is taken.
-    """
-    if form.micro_batch is not None:
-        return min(form.micro_batch, batch)
-    devices = shards_of(batch)
-    share = batch // devices
-    most = max(1, int(_room() / (4 * 4 * max(1, state))))  # four times the taps, of 4 bytes each
-    if hardware().platform == "cpu":
-        most = max(1 if fold else LEAST[gradient], most)
-    if most >= share:
-        return batch
-    exact = [size for size in range(math.ceil(most / 2), 2 * most) if share % size == 0]
-    return devices * (min(exact, key=lambda size: abs(size - most)) if exact else even(share, most))
-
-
-def _room() -> float:
-    """Bytes that what is read at every step may take on one device."""
-    there = hardware()
-    return 8 * there.cache if there.platform == "cpu" else there.memory / 2

@@ -17,6 +17,7 @@ from rgen.fast.batches import by_group, known_inputs, outputs, pay_late, prepare
 from rgen.fast.loop import InnerLoop, Params
 from rgen.fast.network import learning
 from rgen.fast.plan import GRADIENT, Plan, Purpose, plan
+from rgen.hardware import Hardware
 from rgen.sequence import Sequence, Trace
 from rgen.unroll import Observer, Scoring
 
@@ -34,6 +35,7 @@ class Dual:
       distinct: a promise that no input comes twice in a sequence, as in lines and pictures. An embedding of the input is then read as it
         was initialized, and what a layer behind it will see is known beforehand.
       every_layer: take over all that can be, also where carrying weights costs less.
+      hardware: the devices that the cost model is asked about; None: those that are there.
     Raises:
       ValueError: another precision.
     """
@@ -44,6 +46,7 @@ class Dual:
     precision: str = "float32"
     distinct: bool = False
     every_layer: bool = False
+    hardware: Hardware | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -63,16 +66,16 @@ class Dual:
             found: Any = batches.score(plan, weights, inputs, steps)
             return pay_late(plan, params, found, steps) if plan.late else found
 
-        return outputs(by_group(plan, params, of_group, seqs), *seqs.y.shape)
+        return outputs(plan, by_group(plan, params, of_group, seqs), *seqs.y.shape)
 
     def unroll(self, loop: InnerLoop, params: Params, observer: Observer, steps: Any, adapted: bool) -> tuple[Any, Trace]:
         purpose = Purpose(gradient=False, drawn=not isinstance(observer, Scoring), adapted=adapted)
         plan, weights = prepare(loop, params, steps, purpose)
         fast, trace = by_group(plan, params, partial(batches.adapt, plan, weights, observer), steps)
-        trace = jax.tree.map(lambda a: outputs(a, *steps.weight.shape), trace)
+        trace = jax.tree.map(lambda a: outputs(plan, a, *steps.weight.shape), trace)
         if not adapted:
             return None, trace
-        fast = ungroup_rows(fast, steps.weight.shape[0])
+        fast = ungroup_rows(fast, steps.weight.shape[0], plan.devices)
         init = jax.tree.leaves(params.init)
         whole = jax.tree.unflatten(jax.tree.structure(params.init), [fast.get(i, leaf) for i, leaf in enumerate(init)])
         return learning(whole, loop.fast), trace
@@ -91,7 +94,4 @@ class Dual:
 
         moved, nats = by_group(plan, params, of_group, seqs)
         mean = [moved[i].sum(0) / seqs.y.shape[0] for i in range(len(rates))]
-        return jax.tree.unflatten(jax.tree.structure(params.init), mean), outputs(nats, *seqs.y.shape)
-
-    def at_once(self, loop: InnerLoop, params: Params, seqs: Sequence) -> int:
-        return self.plan(loop, params.init, seqs.x, seqs.y.shape[0]).micro_batch
+        return jax.tree.unflatten(jax.tree.structure(params.init), mean), outputs(plan, nats, *seqs.y.shape)

@@ -232,7 +232,7 @@ def write(buffers: Any, rows: Any, reads: Any, step: jax.Array) -> Any:
     """Puts the rows [H, r, k] of one step of a chunk at their place in [H, C r, k], once all `reads` are done.
 
     The rows are made to depend on what was read. XLA then knows that its buffer is not read any more and writes into it in place; without
-    this it copies each buffer twice a step, which on CPUs is three quarters of the time.
+    this it copies each buffer twice a step, and text-mlp takes 1.11 to 1.15 times as long on CPUs (heads: no difference).
     """
     token: Any = sum(read.ravel()[0] for read in jax.tree.leaves(reads))
 

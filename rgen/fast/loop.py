@@ -4,7 +4,8 @@
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -42,10 +43,6 @@ class Form(Protocol):
         """(the initialization minus the mean of the final fast weights, nats [B, T]), where all weights learn."""
         ...
 
-    def at_once(self, loop: "InnerLoop", params: Params, seqs: Sequence) -> int:
-        """How many sequences a gradient is best taken of at once."""
-        ...
-
 
 @dataclass(frozen=True)
 class InnerLoop:
@@ -55,7 +52,7 @@ class InnerLoop:
       network: maps ONE input to logits, without a batch axis: a Linen module, or a `rgen.Function` of any library.
       likelihood: how logits become nats and draws.
       rate_kind: "fixed", "per-array" or "rank-one".
-      rate: the inner rate at the beginning. It enters `init` only, so another rate does not recompile anything.
+      rate: the inner rate at the beginning: where `init` starts the rates, which are parameters.
       fast: what learns in the inner loop: paths of modules or parameters such as "heads/memory"; None: all. The other weights are
         meta-learned, and the same for all sequences.
       end: the output that ends a sampled sequence, if one does.
@@ -69,7 +66,7 @@ class InnerLoop:
     network: nn.Module | Function
     likelihood: Likelihood
     rate_kind: str = "fixed"
-    rate: float = field(default=0.01, compare=False)
+    rate: float = 0.01
     fast: tuple[str, ...] | None = None
     end: int | None = None
     first_order: bool = False
@@ -94,7 +91,7 @@ class InnerLoop:
         Raises:
           ValueError: the network has no weights, or a path of `fast` is not among them.
         """
-        weights = jax.jit(as_function(self.network).init)(key, with_context(jnp.asarray(x)[None, None], None, self.context)[0, 0])
+        weights = _draw(self.network, key, with_context(jnp.asarray(x)[None, None], None, self.context)[0, 0])
         check_weights(weights)
         return Params(weights, init_rates(self.rate_kind, learning(weights, self.fast), self.rate))
 
@@ -116,7 +113,7 @@ class InnerLoop:
             output is none of the likelihood's.
         Source: Finn et al. 2017, arXiv:1703.03400; unixpickle/reptile-gen.
         """
-        return self.form.score(self, params, self.read(params, seqs))
+        return _score(self, params, self.read(params, seqs))
 
     def adapt(self, params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
         """Learns whole sequences.
@@ -125,12 +122,8 @@ class InnerLoop:
           (fast weights after the last step, each array with a leading B; [B, T] nats as `score` gives them). Weights that do not learn
           are not among them.
         """
-        fast, trace = self.form.unroll(self, params, Scoring(), self.read(params, seqs), True)
+        fast, trace = _unroll(self, params, Scoring(), self.read(params, seqs), True)
         return fast, trace.nll
-
-    def micro_batch(self, params: Params, seqs: Sequence) -> int:
-        """How many sequences a gradient is best taken of at once."""
-        return self.form.at_once(self, params, self.read(params, seqs))
 
     def sample(self, params: Params, x: Array, keys: jax.Array, given: Given | None = None, decoding: Decoding = PLAIN) -> Trace:
         """Draws sequences, learning each output as soon as it is drawn.
@@ -148,9 +141,8 @@ class InnerLoop:
         """
         check_keys(keys)
         x = with_context(x, None, self.context)
-        values.check_inputs(self.apply, params.init, x)
-        observer = Drawing(self.likelihood, self.end, decoding, self.context)
-        return self.form.unroll(self, params, observer, drawn_steps(x, keys, given, widest(params.init)), False)[1]
+        values.check_inputs(self.network, params.init, x)
+        return _sample(self, params, x, keys, given, decoding)
 
     def start(self, params: Params) -> Any:
         """The fast weights before the first step."""
@@ -158,12 +150,11 @@ class InnerLoop:
 
     def predict(self, params: Params, fast: Any, x: Any) -> jax.Array:
         """Log-probabilities [K] of all outputs at ONE input, by fast weights without a leading B."""
-        return self.likelihood.log_probs(paid(self.apply(overlaid(params.init, fast), x)))
+        return _predict(self, params, fast, x)
 
     def step(self, params: Params, fast: Any, x: Any, y: Any) -> tuple[Any, jax.Array]:
         """One inner step of ONE sequence, as it is defined: (fast weights after it, the nats [] that were paid before)."""
-        fast, trace = _advance(self, params)(fast, x, lambda logits: (y, jnp.ones((), logits.dtype)))
-        return fast, trace.nll
+        return _step(self, params, fast, x, y)
 
     def belief(self, params: Params, seqs: Sequence, x: Array, every: int = 1) -> jax.Array:
         """Asks the network about any places while it learns sequences; what is asked teaches it nothing.
@@ -180,39 +171,14 @@ class InnerLoop:
         """
         if self.context:
             raise ValueError(f"A network that reads the last {self.context} outputs cannot be asked about places out of turn.")
-        seqs = self.read(params, seqs)
-        moments = math.ceil(seqs.y.shape[1] / every)
-
-        def ask(fast):
-            return jax.vmap(lambda x: self.predict(params, fast, x))(x)
-
-        def learn(fast, steps):
-            fast, _ = unroll(_advance(self, params), fast, Scoring(), steps)
-            return fast, ask(fast)
-
-        def one(seq):
-            steps = jax.tree.map(lambda a: a.reshape(moments, every, *a.shape[1:]), pad_rows(seq, moments * every))
-            start = learning(params.init, self.fast)
-            return jnp.concatenate([ask(start)[None], jax.lax.scan(learn, start, steps)[1]])
-
-        return over_sequences(one, seqs)
+        return _belief(self, params, self.read(params, seqs), x, every)
 
     def inner_norms(self, params: Params, seqs: Sequence) -> tuple[Any, Any]:
         """How large the inner steps are: (norms of the gradients, norms of what they change the fast weights by).
 
         Each is shaped like the fast weights; for every array the norms [B, T] of each step.
         """
-        rates = self.rates(params)
-
-        def norms(tree):
-            return jax.tree.map(lambda a: jnp.linalg.norm(a.ravel()), tree)
-
-        def advance(fast, x, observe):
-            gradient, _ = _gradient(self, params, fast, x, observe)
-            return descend(fast, rates, gradient), (norms(gradient), norms(jax.tree.map(jnp.multiply, rates, gradient)))
-
-        start = learning(params.init, self.fast)
-        return over_sequences(lambda seq: unroll(advance, start, Scoring(), seq)[1], self.read(params, seqs))
+        return _inner_norms(self, params, self.read(params, seqs))
 
     def rates(self, params: Params) -> Any:
         """The inner rate of every weight that learns: a tree like the fast weights, whose leaves broadcast against its arrays."""
@@ -226,15 +192,90 @@ class InnerLoop:
         """
         if self.fast is not None:
             raise ValueError(f"Only {', '.join(self.fast)} learns in the inner loop; the drift, and Reptile, need weights that all do.")
-        return self.form.drift(self, params, self.read(params, seqs))
+        return _drift(self, params, self.read(params, seqs))
 
     def read(self, params: Params, seqs: Sequence) -> Sequence:
         """The sequences as the network reads them; raises ValueError if their shapes disagree, or values are out of range."""
         check_shapes(seqs)
         x = with_context(seqs.x, seqs.y, self.context)
-        values.check_inputs(self.apply, params.init, x)
-        values.check_outputs(self.likelihood, self.apply, params.init, seqs._replace(x=x))
+        values.check_inputs(self.network, params.init, x)
+        values.check_outputs(self.network, self.likelihood, params.init, seqs._replace(x=x))
         return Sequence(jnp.asarray(x), jnp.asarray(seqs.y), jnp.asarray(seqs.weight, widest(params.init)))
+
+
+# What the methods of `InnerLoop` compile, once for equal loops and arrays of the same shapes. They look at values first, which a compiled
+# function cannot; inside of another one all is as if these were not compiled themselves.
+_compiled = partial(jax.jit, static_argnums=0, inline=True)
+
+
+@_compiled
+def _draw(network: Any, key: jax.Array, x: jax.Array) -> Any:
+    return as_function(network).init(key, x)
+
+
+@_compiled
+def _score(loop: InnerLoop, params: Params, seqs: Sequence) -> jax.Array:
+    return loop.form.score(loop, params, seqs)
+
+
+@partial(jax.jit, static_argnums=(0, 2, 4), inline=True)
+def _unroll(loop: InnerLoop, params: Params, observer: Observer, steps: Any, adapted: bool) -> tuple[Any, Trace]:
+    return loop.form.unroll(loop, params, observer, steps, adapted)
+
+
+@partial(jax.jit, static_argnums=(0, 5), inline=True)
+def _sample(loop: InnerLoop, params: Params, x: Array, keys: jax.Array, given: Given | None, decoding: Decoding) -> Trace:
+    observer = Drawing(loop.likelihood, loop.end, decoding, loop.context)
+    return loop.form.unroll(loop, params, observer, drawn_steps(x, keys, given, widest(params.init)), False)[1]
+
+
+@_compiled
+def _drift(loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
+    return loop.form.drift(loop, params, seqs)
+
+
+@_compiled
+def _predict(loop: InnerLoop, params: Params, fast: Any, x: Any) -> jax.Array:
+    return loop.likelihood.log_probs(paid(loop.apply(overlaid(params.init, fast), x)))
+
+
+@_compiled
+def _step(loop: InnerLoop, params: Params, fast: Any, x: Any, y: Any) -> tuple[Any, jax.Array]:
+    fast, trace = _advance(loop, params)(fast, x, lambda logits: (y, jnp.ones((), logits.dtype)))
+    return fast, trace.nll
+
+
+@partial(jax.jit, static_argnums=(0, 4), inline=True)
+def _belief(loop: InnerLoop, params: Params, seqs: Sequence, x: Array, every: int) -> jax.Array:
+    moments = math.ceil(seqs.y.shape[1] / every)
+
+    def ask(fast):
+        return jax.vmap(lambda x: loop.predict(params, fast, x))(x)
+
+    def learn(fast, steps):
+        fast, _ = unroll(_advance(loop, params), fast, Scoring(), steps)
+        return fast, ask(fast)
+
+    def one(seq):
+        steps = jax.tree.map(lambda a: a.reshape(moments, every, *a.shape[1:]), pad_rows(seq, moments * every))
+        start = loop.start(params)
+        return jnp.concatenate([ask(start)[None], jax.lax.scan(learn, start, steps)[1]])
+
+    return over_sequences(one, seqs)
+
+
+@_compiled
+def _inner_norms(loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[Any, Any]:
+    rates = loop.rates(params)
+
+    def norms(tree):
+        return jax.tree.map(lambda a: jnp.linalg.norm(a.ravel()), tree)
+
+    def advance(fast, x, observe):
+        gradient, _ = _gradient(loop, params, fast, x, observe)
+        return descend(fast, rates, gradient), (norms(gradient), norms(jax.tree.map(jnp.multiply, rates, gradient)))
+
+    return over_sequences(lambda seq: unroll(advance, loop.start(params), Scoring(), seq)[1], seqs)
 
 
 @dataclass(frozen=True)
@@ -252,9 +293,6 @@ class Direct:
         fast, trace = self.unroll(loop, params, Scoring(), seqs, True)
         # the mean of differences, not the difference of means: in float32 it keeps more digits
         return jax.tree.map(lambda init, fast: (init - fast).mean(0), params.init, fast), trace.nll
-
-    def at_once(self, loop: InnerLoop, params: Params, seqs: Sequence) -> int:
-        return seqs.y.shape[0]
 
 
 FORMS: dict[str, Form] = {"direct": Direct()}  # short names; `rgen.fast` adds the dual form's

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from rgen.fast.capture import Layer, Program, capture, without_bias
-from rgen.fast.costs import STEPS, Costs, even, micro_batch
+from rgen.fast.costs import STEPS, Costs, even
 from rgen.fast.network import learning, learns
 from rgen.fast.rates import dense_layers
+from rgen.hardware import hardware
 from rgen.likelihood import Likelihood
 from rgen.sequence import Prediction
 
@@ -46,7 +47,7 @@ class Plan:
       chunk, chunks: steps of a chunk, and how many chunks there are; together they may be longer than the sequences.
       part: the reverse sweep cuts chunks into parts of this length, which divides theirs.
       fold: whether the taps of finished chunks are folded into weights for each sequence.
-      micro_batch: how many sequences are run at once.
+      micro_batch: how many sequences are run at once; devices: over how many they may be spread.
       precision: as in `Dual`.
       shared: whether all sequences have the same inputs x.
     """
@@ -65,6 +66,7 @@ class Plan:
     part: int
     fold: bool
     micro_batch: int
+    devices: int
     shared: bool
 
     @cached_property
@@ -132,7 +134,8 @@ def plan(loop: Any, weights: Any, x: Any, batch: int | None = None, purpose: Pur
     # every chunk, so that there the embedding learns as any other; for simplicity also where no reverse sweep follows
     kept = sort_out(loop, program, weights, once, purpose)
     roles = {False: kept, True: sort_out(loop, program, weights, frozenset(), purpose) if once else kept}
-    costs = Costs(form, batch, length, purpose.gradient)
+    there = form.hardware or hardware()
+    costs = Costs(form, there, batch, length, purpose.gradient)
     fold = costs.folds({fold: role.learning for fold, role in roles.items()})
     role, taken = roles[fold], costs.worth(roles[fold].learning, fold)
     layers = tuple(taken.values()) + tuple(la for la in role.static.values() if not role.inside.isdisjoint(la.leaves))
@@ -153,7 +156,8 @@ def plan(loop: Any, weights: Any, x: Any, batch: int | None = None, purpose: Pur
         math.ceil(length / chunk),
         part,
         fold,
-        micro_batch(form, batch, costs.state(layers, fold, own=rows == batch), fold, purpose.gradient),
+        costs.micro_batch(costs.state(layers, fold, own=rows == batch), fold),
+        there.devices,
         rows < batch,
     )
 

@@ -1,6 +1,6 @@
 """Whether inputs and outputs are in range, where that can be seen: in arrays that are not traced."""
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,49 +9,67 @@ import numpy as np
 from jax.core import Tracer
 
 from rgen.fast.capture import capture
+from rgen.fast.network import as_function
 from rgen.likelihood import Likelihood
 from rgen.sequence import Sequence, paid
 
 
 def concrete(*arrays: Any) -> bool:
-    """Whether their values can be seen."""
-    return not any(isinstance(a, Tracer) for a in arrays)
+    """Whether their values can be seen, all of them, by this process."""
+    return not any(isinstance(a, Tracer) or not getattr(a, "is_fully_addressable", True) for a in arrays)
 
 
-def check_inputs(apply: Callable, weights: Any, x: Any) -> None:
-    """Raises ValueError if inputs x [B, T, ...] ask an embedding of theirs for a row that it does not have.
-
-    Rows are looked at whose number depends on the input alone.
-    """
+def check_inputs(network: Any, weights: Any, x: Any) -> None:
+    """Raises ValueError if inputs x [B, T, ...] ask an embedding of theirs for a row that it does not have."""
     if not concrete(x):
         return
-    program = capture(apply, weights, jax.ShapeDtypeStruct(x.shape[2:], jnp.result_type(x)))
-    depends = program.depends()
-    rows = [(var, count) for var, count in program.rows if depends(var) == {"x"}]
-    if not rows:
-        return
-    inputs = np.unique(np.asarray(x).reshape(-1, *x.shape[2:]), axis=0)
-    with jax.ensure_compile_time_eval():
-        asked = jax.vmap(lambda x: program.evaluate({}, x, [var for var, _ in rows], {}))(jnp.asarray(inputs))
-    for index, (_, count) in zip(map(np.asarray, asked), rows):
-        wrong = ((index < 0) | (index >= count)).reshape(len(inputs), -1).any(1)
+    shapes, tree = _shapes(weights)
+    with jax.ensure_compile_time_eval():  # also while something else is traced
+        found = _rows_asked(network, tree, shapes, jnp.asarray(x))
+    for index, count in jax.tree.map(np.asarray, found):
+        wrong = ((index < 0) | (index >= count)).reshape(len(index), -1).any(1)
         if wrong.any():
+            value = np.asarray(x).reshape(-1, *x.shape[2:])[wrong][0].tolist()
             raise ValueError(
-                f"An input is {inputs[wrong][0].tolist()}, which asks an embedding of {count} rows for row {index[wrong][0].item()}; "
+                f"An input is {value}, which asks an embedding of {count} rows for row {index[wrong].ravel()[0]}; "
                 f"its rows are 0 to {count - 1}. Give inputs in that range, or a larger embedding."
             )
 
 
-def check_outputs(likelihood: Likelihood, apply: Callable, weights: Any, seqs: Sequence) -> None:
+def check_outputs(network: Any, likelihood: Likelihood, weights: Any, seqs: Sequence) -> None:
     """Raises ValueError if an output y [B, T] whose weight is not 0 is none of the K that the likelihood has."""
     if not concrete(seqs.y, seqs.weight):
         return
-    one = jax.ShapeDtypeStruct(seqs.x.shape[2:], jnp.result_type(seqs.x))
-    try:
-        count = jax.eval_shape(lambda weights, x: likelihood.log_probs(paid(apply(weights, x))), weights, one).shape[0]
-    except NotImplementedError:  # a likelihood that cannot be drawn from has outputs of its own kind
-        return
+    shapes, tree = _shapes(weights)
+    with jax.ensure_compile_time_eval():
+        count = int(_outputs(network, likelihood, tree, shapes, jax.ShapeDtypeStruct(seqs.x.shape[2:], jnp.result_type(seqs.x))))
     y = np.asarray(seqs.y)
     wrong = ((y < 0) | (y >= count)) & (np.asarray(seqs.weight) != 0)
-    if wrong.any():
+    if count and wrong.any():
         raise ValueError(f"An output is {y[wrong][0]}; there are {count}, 0 to {count - 1}. Give a network with more logits, or weight 0.")
+
+
+def _shapes(weights: Any) -> tuple[tuple, Any]:
+    leaves, tree = jax.tree.flatten(weights)
+    return tuple(jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)) for a in leaves), tree
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _rows_asked(network: Any, tree: Any, shapes: tuple, x: jax.Array) -> list[tuple[jax.Array, int]]:
+    """Of every embedding whose row number depends on the input alone: (row numbers [B T, ...], how many rows it has)."""
+    weights = jax.tree.unflatten(tree, shapes)
+    program = capture(as_function(network).apply, weights, jax.ShapeDtypeStruct(x.shape[2:], x.dtype))
+    depends = program.depends()
+    rows = [(var, count) for var, count in program.rows if depends(var) == {"x"}]
+    asked = jax.vmap(lambda x: program.evaluate({}, x, [var for var, _ in rows], {}))(x.reshape(-1, *x.shape[2:]))
+    return [(index, count) for index, (_, count) in zip(asked, rows)]
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _outputs(network: Any, likelihood: Likelihood, tree: Any, shapes: tuple, x: Any) -> int:
+    """How many outputs there are; 0 if the likelihood, which cannot be drawn from, does not say."""
+    weights = jax.tree.unflatten(tree, shapes)
+    try:
+        return jax.eval_shape(lambda weights, x: likelihood.log_probs(paid(as_function(network).apply(weights, x))), weights, x).shape[0]
+    except NotImplementedError:
+        return 0

@@ -4,13 +4,33 @@ Axes of size 1 carry nothing and are left out everywhere.
 """
 
 import math
+import warnings
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import primitives
 from jax.lax import GatherScatterMode
 
 Axes = tuple[int, ...]
+
+
+def primitive(name: str) -> Any:
+    """A primitive of JAX; None, with a warning, if this JAX has none of that name."""
+    found = getattr(primitives, f"{name}_p", None)
+    if found is None:
+        warnings.warn(
+            f"JAX {jax.__version__} has no primitive '{name}', by which rgen.fast knows some uses of a weight. Results are right, but "
+            "weights that are used so are carried, which is slow. Use a JAX that this version of rgen was made for.",
+            stacklevel=2,
+        )
+    return found
+
+
+TRANSPOSE, SQUEEZE, BROADCAST, RESHAPE, CONVERT, COPY, PRODUCT, GATHER, SLICE = map(
+    primitive,
+    ("transpose", "squeeze", "broadcast_in_dim", "reshape", "convert_element_type", "copy", "dot_general", "gather", "dynamic_slice"),
+)
 
 
 class View(NamedTuple):
@@ -62,35 +82,6 @@ class Contraction(NamedTuple):
         return jnp.transpose(rows.reshape(self.split), self.leave)
 
 
-class Convolution(NamedTuple):
-    """How a convolution is rows [1, r, m] times a kernel: a row is the patch of the input that one place of the output sees.
-
-    Attributes:
-      axes, rows, labels: as of a `Contraction`.
-      params: of the equation; filters: sizes of the kernel's spatial dimensions; out: shape of the result.
-    """
-
-    axes: tuple[Axes, Axes, Axes]
-    rows: int
-    labels: tuple[Axes, ...]
-    params: Any
-    filters: tuple[int, ...]
-    out: tuple[int, ...]
-
-    def into_rows(self, value: jax.Array) -> jax.Array:
-        p, image = self.params, jnp.transpose(value, self.params["dimension_numbers"].lhs_spec)
-        patches = jax.lax.conv_general_dilated_patches(
-            image, self.filters, p["window_strides"], p["padding"], p["lhs_dilation"], p["rhs_dilation"]
-        )
-        return jnp.moveaxis(patches, 1, -1).reshape(1, self.rows, -1)
-
-    def from_rows(self, rows: jax.Array) -> jax.Array:
-        batch, feature, *places = self.params["dimension_numbers"].out_spec
-        order = [batch, *places, feature]
-        back = sorted(range(len(order)), key=order.__getitem__)
-        return jnp.transpose(rows.reshape([self.out[k] for k in order]), back)
-
-
 class Lookup(NamedTuple):
     """How rows of a table are looked up: row numbers [1, r, 1]; rows [1, r, n] are reshaped to `split`, transposed by `leave` and
     reshaped to `out`.
@@ -128,21 +119,21 @@ class Lookup(NamedTuple):
 
 def view_of(eqn: Any, view: View) -> View | None:
     """What an equation makes of a view, if that is a view."""
-    name, params, shape = eqn.primitive.name, eqn.params, eqn.outvars[0].aval.shape
-    if name == "transpose":
+    kind, params, shape = eqn.primitive, eqn.params, eqn.outvars[0].aval.shape
+    if kind is TRANSPOSE:
         return view._replace(dims=tuple(view.dims[k] for k in params["permutation"]), shape=shape)
-    if name == "squeeze":
+    if kind is SQUEEZE:
         kept = [k for k in range(len(view.dims)) if k not in params["dimensions"]]
         return view._replace(dims=tuple(view.dims[k] for k in kept), shape=shape)
-    if name == "broadcast_in_dim" and len(eqn.invars) == 1:
+    if kind is BROADCAST and len(eqn.invars) == 1:
         source = {new: old for old, new in enumerate(params["broadcast_dimensions"])}
         return view._replace(dims=tuple(view.dims[source[k]] if k in source else () for k in range(len(shape))), shape=shape)
-    if name == "reshape" and params["dimensions"] is None and not view.repeats:
+    if kind is RESHAPE and params["dimensions"] is None and not view.repeats:
         dims = _regrouped(view, shape)
         return None if dims is None else view._replace(dims=dims, shape=shape)
-    if name == "convert_element_type":
+    if kind is CONVERT:
         return view._replace(exact=view.exact and eqn.invars[0].aval.dtype == params["new_dtype"])
-    return view if name == "copy" else None
+    return view if kind is COPY else None
 
 
 def _regrouped(view: View, shape: tuple[int, ...]) -> tuple[Axes, ...] | None:
@@ -160,7 +151,7 @@ def _regrouped(view: View, shape: tuple[int, ...]) -> tuple[Axes, ...] | None:
 
 def contraction(eqn: Any, place: int, view: View) -> Contraction | None:
     """A dot_general whose operand number `place` is the view, computed in single or double precision as JAX does by default."""
-    if eqn.primitive.name != "dot_general" or view.repeats or not _default_precision(eqn):
+    if eqn.primitive is not PRODUCT or view.repeats or not _default_precision(eqn):
         return None
     result, other = eqn.outvars[0].aval, eqn.invars[1 - place].aval
     if result.dtype not in (jnp.float32, jnp.float64) or result.dtype != other.dtype or result.dtype != eqn.invars[place].aval.dtype:
@@ -210,41 +201,17 @@ def _labels(shape: tuple[int, ...], heads: list, place_of: dict[int, int], view:
     return labels
 
 
-def convolution(eqn: Any, place: int, view: View) -> Convolution | None:
-    """A convolution without groups whose filters are the view."""
-    if eqn.primitive.name != "conv_general_dilated" or place != 1 or view.repeats or not _default_precision(eqn):
-        return None
-    params, result = eqn.params, eqn.outvars[0].aval
-    one_group = params["feature_group_count"] == params["batch_group_count"] == 1
-    if not one_group or result.dtype not in (jnp.float32, jnp.float64) or any(v.aval.dtype != result.dtype for v in eqn.invars):
-        return None
-    outs, ins, *places = params["dimension_numbers"].rhs_spec
-    labels: list[Axes] = [()] * len(result.shape)
-    labels[params["dimension_numbers"].out_spec[1]] = view.dims[outs]
-    axes = ((), sum((view.dims[k] for k in (ins, *places)), ()), view.dims[outs])
-    rows = math.prod(result.shape) // view.shape[outs]
-    params = _Hashed({**params, "padding": tuple(params["padding"])})
-    return Convolution(axes, rows, tuple(labels), params, tuple(view.shape[k] for k in places), result.shape)
-
-
-class _Hashed(dict):
-    """Parameters of an equation as part of something that is hashed."""
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return id(self)
-
-
 def lookup(eqn: Any, place: int, view: View) -> Lookup | None:
     """A gather or dynamic_slice of whole rows of the view, along one of its dimensions."""
-    name, params = eqn.primitive.name, eqn.params
-    if name not in ("gather", "dynamic_slice") or place != 0 or view.repeats:
+    kind, params = eqn.primitive, eqn.params
+    if kind not in (GATHER, SLICE) or place != 0 or view.repeats:
         return None
     cut = [k for k, size in enumerate(params["slice_sizes"]) if size != view.shape[k]]
     if len(cut) != 1 or params["slice_sizes"][cut[0]] != 1:
         return None
     (k,), out = cut, eqn.outvars[0].aval.shape
     rest = [j for j in range(len(view.dims)) if j != k]
-    if name == "gather":
+    if kind is GATHER:
         numbers = params["dimension_numbers"]
         if numbers.operand_batching_dims or numbers.collapsed_slice_dims != (k,) or numbers.start_index_map != (k,):
             return None
@@ -264,7 +231,7 @@ def _mode(params: dict) -> str | None:
     return known.get(params["mode"])
 
 
-def bias_axes(dot: Contraction | Convolution, view: View) -> Axes | None:
+def bias_axes(dot: Contraction, view: View) -> Axes | None:
     """The axes of a leaf that are H and n of a contraction's kernel, if its view is added to the result as a bias."""
     if len(view.dims) != len(dot.labels):
         return None

@@ -17,8 +17,8 @@ from rgen.choices import NETWORKS, ONE_CPU_DEVICE
 from rgen.config import PRESETS, BenchmarkConfig, TrainConfig
 from rgen.devices import place
 from rgen.errors import InputError
-from rgen.fast import InnerLoop
-from rgen.hardware import assumed, hardware
+from rgen.fast import Dual, InnerLoop
+from rgen.hardware import Hardware, hardware
 from rgen.host import plots
 from rgen.host.progress import Progress
 from rgen.sequence import Sequence, SequenceModel
@@ -91,25 +91,29 @@ def device_counts(config: BenchmarkConfig, network: str, algorithm: str) -> tupl
     return config.devices or (1 if alone else there.devices,)
 
 
-def model_and_data(name: str, form: str, meta_batch: int, length: int) -> tuple[SequenceModel, Sequence]:
-    """The model of a network or preset, and made-up data for it."""
+def model_and_data(name: str, form: str, meta_batch: int, length: int, there: Hardware | None = None) -> tuple[SequenceModel, Sequence]:
+    """The model of a network or preset, planned for some devices, and made-up data for it."""
     config = configuration(name)
     config = dataclasses.replace(config, form="direct" if form == "direct" else "dual")
     # the recurrent baseline takes both; by its own name, images
     text = networks.NETWORKS.get(config.network, ("image",))[0] == "text" or (name in PRESETS and config.data not in data.IMAGES)
     shape, symbols, seqs = made_up("text" if text else "image", meta_batch, length)
     model = models.configured(config, shape, symbols)
-    if form in FOLD and isinstance(model, InnerLoop):  # of every layer: where taps cost more, the cost model would carry weights
-        dual: Any = model.form
-        model = dataclasses.replace(model, form=dataclasses.replace(dual, fold=FOLD[form], every_layer=True))
+    if isinstance(model, InnerLoop) and isinstance(model.form, Dual):
+        dual = dataclasses.replace(model.form, hardware=there)
+        if form in FOLD:  # of every layer: where taps cost more, the cost model would carry weights
+            dual = dataclasses.replace(dual, fold=FOLD[form], every_layer=True)
+        model = dataclasses.replace(model, form=dual)
     return model, seqs
 
 
-def prepare(name: str, algorithm: str, form: str, meta_batch: int, length: int) -> tuple[Callable[[], Any], float, int, limits.Work]:
+def prepare(
+    name: str, algorithm: str, form: str, meta_batch: int, length: int, devices: int | None = None
+) -> tuple[Callable[[], Any], float, int, limits.Work]:
     """Compiles a meta-gradient or the sampler: (a call that runs it, seconds to compile, bytes of temporaries, the least work)."""
-    model, seqs = model_and_data(name, form, meta_batch, length)
+    model, seqs = model_and_data(name, form, meta_batch, length, hardware()._replace(devices=devices or jax.device_count()))
     params = model.init(jax.random.key(0), seqs.x[0, 0])
-    params, seqs = place(params, seqs)
+    params, seqs = place(params, seqs, devices)
     before = time.perf_counter()
     function = jax.jit(TIMED[algorithm], static_argnums=0).lower(model, params, seqs).compile()
     seconds = time.perf_counter() - before
@@ -139,8 +143,7 @@ def measure(config: BenchmarkConfig, limit: limits.Limits) -> tuple[list[Row], l
             these = [(*case, devices) for case in cases(config, network) for devices in device_counts(config, network, case[0])]
             ready = []
             for algorithm, form, devices in these:
-                with assumed(hardware()._replace(devices=devices)):
-                    ready.append((shards_of(meta_batch), *prepare(network, algorithm, form, meta_batch, length)))
+                ready.append((shards_of(meta_batch, devices), *prepare(network, algorithm, form, meta_batch, length, devices)))
             for _, call, *_ in ready:
                 limits.timed(call)
             times = np.array([[settled(call) for _, call, *_ in ready] for _ in range(config.repeats)])

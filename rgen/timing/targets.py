@@ -16,7 +16,7 @@ from rgen.batching import shards_of
 from rgen.config import BenchmarkConfig
 from rgen.devices import shardings_over
 from rgen.errors import InputError, nearest
-from rgen.hardware import Hardware, assumed, main_memory, second_level_cache
+from rgen.hardware import Hardware, main_memory, second_level_cache
 from rgen.host.progress import Progress
 from rgen.sequence import Sequence
 from rgen.timing import benchmark
@@ -127,24 +127,24 @@ def described(name: str) -> tuple[Any, ...]:
 def compile_row(name: str, network: str, algorithm: str, form: str, meta_batch: int, length: int) -> Row:
     """Compiles one meta-gradient, or the sampler, for a target; sequences are spread as `rgen.devices.shardings` does."""
     target, count = parse(name)
-    with assumed(Hardware(target.platform, count, target.memory, second_level_cache())):
-        devices = described(name)[: shards_of(meta_batch)]
-        everywhere, spread = shardings_over(devices)
-        about = (network, algorithm, form, meta_batch, length, name, len(devices))
-        model, one = benchmark.model_and_data(network, form, 1, length)
-        shape = jax.ShapeDtypeStruct
-        rows = ((a.dtype, (meta_batch, length)) for a in (one.y, one.weight))
-        seqs = Sequence(shape(one.x.shape, one.x.dtype, sharding=everywhere), *(shape(s, d, sharding=spread) for d, s in rows))
-        params = jax.eval_shape(model.init, jax.random.key(0), one.x[0, 0])
-        params = jax.tree.map(lambda a: shape(a.shape, a.dtype, sharding=everywhere), params)
-        began = time.perf_counter()
-        try:
-            compiled = jax.jit(benchmark.TIMED[algorithm], static_argnums=0).lower(model, params, seqs).compile()
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            return Row(*about, time.perf_counter() - began, None, None, None, False, None, 0, 0)
-        seconds = time.perf_counter() - began
+    there = Hardware(target.platform, count, target.memory, second_level_cache())
+    devices = described(name)[: shards_of(meta_batch, count)]
+    everywhere, spread = shardings_over(devices)
+    about = (network, algorithm, form, meta_batch, length, name, len(devices))
+    model, one = benchmark.model_and_data(network, form, 1, length, there)
+    shape = jax.ShapeDtypeStruct
+    rows = ((a.dtype, (meta_batch, length)) for a in (one.y, one.weight))
+    seqs = Sequence(shape(one.x.shape, one.x.dtype, sharding=everywhere), *(shape(s, d, sharding=spread) for d, s in rows))
+    params = jax.eval_shape(model.init, jax.random.key(0), one.x[0, 0])
+    params = jax.tree.map(lambda a: shape(a.shape, a.dtype, sharding=everywhere), params)
+    began = time.perf_counter()
+    try:
+        compiled = jax.jit(benchmark.TIMED[algorithm], static_argnums=0).lower(model, params, seqs).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return Row(*about, time.perf_counter() - began, None, None, None, False, None, 0, 0)
+    seconds = time.perf_counter() - began
     memory: Any = compiled.memory_analysis()
     sizes = (memory.argument_size_in_bytes, memory.temp_size_in_bytes, memory.generated_code_size_in_bytes)
     found = loops(compiled.as_text() or "")
