@@ -187,7 +187,7 @@ def test_the_checkpoint_of_another_network_is_refused(copied):
     checkpoints.save(4, {"init": {"logits": np.zeros(3)}})
     checkpoints.wait()
     before = contents(copied)
-    with pytest.raises(InputError, match=r"checkpoint of step 4 .* does not fit the network: .* needs shape"):
+    with pytest.raises(InputError, match=r"checkpoint of step 4 .* does not fit the network of this version: .* needs shape"):
         training.train(dataclasses.replace(TINY, run=copied, steps=5, resume=True))
     assert contents(copied) == before
 
