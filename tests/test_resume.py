@@ -170,6 +170,7 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used(damage, trained, copied,
     said = capsys.readouterr().err
     assert "The checkpoint of step 4 in" in said and "The one before is used." in said
     same(copied, trained)
+    assert (copied / "checkpoints" / "4.damaged").is_dir()
 
 
 @pytest.mark.parametrize("damage", [spoil_arrays, _truncate])

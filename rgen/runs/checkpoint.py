@@ -166,7 +166,8 @@ class Checkpoints:
             about: Any = read_metadata(path)
             saved, saved_with = about.custom_metadata["arrays"], about.custom_metadata.get("versions", {})
             day = date.fromtimestamp(about.init_timestamp_nsecs / 1e9)
-            arrays = by_path(read(path))
+            as_numpy = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), about.metadata)  # on whatever devices it was saved
+            arrays = by_path(read(path, as_numpy))
             found = _describe(arrays)
             wrong = [*(saved.keys() ^ found.keys())]
             wrong += [name for name in saved.keys() & found.keys() if found[name] | saved[name] != found[name]]

@@ -74,6 +74,7 @@ class Run:
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder} is a file; --run needs a folder.")
+        self.training()  # raises InputError if Orbax cannot read such a path
         if self.exists():
             self._keep_out()
             self._check(config)
