@@ -9,6 +9,7 @@ from typing import Any
 from rgen import models, training
 from rgen.config import TrainConfig
 from rgen.runs.folder import Run
+from rgen.training.outer_step import BOOKKEEPING
 
 ROOT = Path(__file__).parents[1]
 TINY = TrainConfig(  # digits of 4 by 4 pixels
@@ -56,7 +57,7 @@ def last_state(folder: Path) -> training.State:
     begun = training.init_state(
         models.from_config(config, data), data, training.make_optimizer(config), seed=0, timed=config.minutes is not None
     )
-    return run.training().load(run.training().steps()[0], begun)
+    return run.training().load(run.training().steps()[0], begun, BOOKKEEPING)
 
 
 def spoil_arrays(folder: Path) -> None:

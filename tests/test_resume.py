@@ -170,6 +170,7 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used(damage, trained, copied,
     said = capsys.readouterr().err
     assert "The checkpoint of step 4 in" in said and "The one before is used." in said
     same(copied, trained)
+    assert (copied / "checkpoints" / "4.damaged").is_dir()
 
 
 @pytest.mark.parametrize("damage", [spoil_arrays, _truncate])
@@ -187,7 +188,7 @@ def test_the_checkpoint_of_another_network_is_refused(copied):
     checkpoints.save(4, {"init": {"logits": np.zeros(3)}})
     checkpoints.wait()
     before = contents(copied)
-    with pytest.raises(InputError, match=r"checkpoint of step 4 .* does not fit the network: .* needs shape"):
+    with pytest.raises(InputError, match=r"checkpoint of step 4 .* does not fit the network of this version: .* needs shape"):
         training.train(dataclasses.replace(TINY, run=copied, steps=5, resume=True))
     assert contents(copied) == before
 

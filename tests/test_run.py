@@ -57,8 +57,10 @@ def test_the_options_of_the_scripts(tmp_path):
 
 
 def test_every_option_has_a_sentence_of_help():
-    tree = ast.parse(Path(config.__file__).read_text())
-    for node in [node for node in tree.body if isinstance(node, ast.ClassDef)]:
+    trees = [ast.parse(path.read_text()) for path in Path(config.__file__).parent.glob("*.py")]
+    classes = {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
+    assert {name for name in config.__all__ if name.endswith("Config")} <= classes.keys()
+    for node in classes.values():
         assert ast.get_docstring(node)
         for field, after in zip(node.body, node.body[1:]):
             if isinstance(field, ast.AnnAssign):

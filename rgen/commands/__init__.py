@@ -2,6 +2,7 @@
 that a user can mend to a sentence and exit code 2."""
 
 import io
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -69,6 +70,8 @@ def start(parse: Callable[[], Any], name: str, program: str | None = None) -> No
             os.environ["JAX_NUM_CPU_DEVICES"] = str(max(given) if isinstance(given, tuple) else given)
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cpu_devices(options)))
         sys.unraisablehook = _unraisable
+        for logger in ("absl", "asyncio"):  # Orbax and its tasks log what we say ourselves
+            logging.getLogger(logger).setLevel(logging.CRITICAL)
         import_module(f"rgen.commands.{name}").main(options)
     except InputError as error:
         _fail(str(error), program)

@@ -28,6 +28,7 @@ def main(config: TrainConfig) -> None:
         os._exit(2)  # at exit JAX would wait for processes that are gone
     if not run.writes:
         return
-    print(f"Curves:  {run.folder / 'curves.png'}")
-    print(f"Samples: {next(run.folder.glob('samples.*'))}")
+    for what, file in (("Curves: ", "curves.png"), ("Samples:", "samples.png"), ("Samples:", "samples.txt")):
+        if (run.folder / file).exists():  # unless they were moved away
+            print(f"{what} {run.folder / file}")
     print(f"Next:    bin/evaluate.py --run {run.folder}   and   bin/sample.py --run {run.folder}")

@@ -171,8 +171,10 @@ def from_json(text: str, origin: Path) -> TrainConfig:
     try:
         values = json.loads(text)
         fields = {f.name for f in dataclasses.fields(TrainConfig)}
-        if unknown := sorted(set(values) - fields):
-            raise InputError(f"{origin} has options that this version of rgen does not know: {', '.join(unknown)}.")
+        if unknown := sorted(name for name in set(values) - fields if values[name]):  # what is off asks for nothing
+            names = ", ".join(unknown)
+            raise InputError(f"{origin} has options that this version of rgen does not know: {names}. The version that made the run does.")
+        values = {name: value for name, value in values.items() if name in fields}
         for path in ("run", "data_dir"):
             values[path] = values.get(path) and Path(values[path])
         for several in ("widths", "fast"):

@@ -78,7 +78,7 @@ def pack(folder: Path, config: TrainConfig, data: Dataset, params: Any, step: in
       half: whether weights are kept in half precision.
     """
     folder.mkdir()
-    arrays: dict[str, Any] = {name: np.asarray(leaf).astype(np.float16 if half else np.float32) for name, leaf in _leaves(params).items()}
+    arrays: dict[str, Any] = {name: np.asarray(leaf).astype(np.float16 if half else np.float32) for name, leaf in by_path(params).items()}
     np.savez_compressed(folder / "weights.npz", **arrays)
     (folder / "config.json").write_text(to_json(config))
     about = {"step": step, "shape": data.shape, "sequences": _sizes(data), "sha256": fingerprint(data), "test": test}
@@ -92,6 +92,11 @@ def fingerprint(data: Dataset) -> str:
         for start in range(0, len(data.splits[split]), BLOCK):
             digest.update(data.rows(split, slice(start, start + BLOCK)).tobytes())
     return digest.hexdigest()
+
+
+def by_path(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their places in it, as params/init/logits/bias."""
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _load_data(name: str, config: TrainConfig, about: dict[str, Any], source: Source, needed: bool) -> Dataset:
@@ -134,15 +139,11 @@ def _without_data(config: TrainConfig, shape: tuple[int, ...]) -> Dataset:
 def _load_params(path: Path, like: Any) -> Any:
     with np.load(path) as file:
         stored = {name: file[name] for name in file.files}
-    wanted = {name: leaf.shape for name, leaf in _leaves(like).items()}
+    wanted = {name: leaf.shape for name, leaf in by_path(like).items()}
     if wanted != {name: array.shape for name, array in stored.items()}:
         raise InputError(f"The weights in {path} do not fit the network of this version of rgen; install it anew.")
-    leaves = [stored[name].astype(leaf.dtype) for name, leaf in _leaves(like).items()]
+    leaves = [stored[name].astype(leaf.dtype) for name, leaf in by_path(like).items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
-
-
-def _leaves(tree: Any) -> dict[str, Any]:
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _sizes(data: Dataset) -> dict[str, int]:

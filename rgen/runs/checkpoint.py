@@ -1,8 +1,14 @@
 """Checkpoints: Orbax writes them, a checksum of our own vouches for them."""
 
 import hashlib
-import logging
-from collections.abc import Callable
+import itertools
+import os
+import re
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Collection
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,13 +20,19 @@ from orbax.checkpoint import v1 as ocp
 
 import rgen
 from rgen.errors import InputError
+from rgen.pretrained import by_path
 
-for name in ("absl", "asyncio"):  # Orbax and its tasks log what we say ourselves
-    logging.getLogger(name).setLevel(logging.CRITICAL)
+PLAIN = re.compile(r"[\w .,+=@~#-]*")  # names of folders that Orbax reads as they are; it globs some others and splits at colons
+LEFT = (".orbax-checkpoint-tmp", ".removed")  # in the names of what a kill leaves half written or half removed
+ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # errors of the system that say what is there: that is damage
 
 
 class Damaged(InputError):
     """A checkpoint is not, or not any more, what was saved."""
+
+
+class Unwritable(InputError):
+    """A checkpoint cannot be written."""
 
 
 class Checkpoints:
@@ -28,34 +40,34 @@ class Checkpoints:
 
     They are written while training goes on; a kill at any moment leaves those that were whole before. What it left half written is
     removed with `clean`, which only the process that writes may ask for.
-
-    Raises:
-      Damaged: one of them says of itself what no checkpoint says.
     """
 
     def __init__(self, folder: Path, keep: int = 2, every: int | None = None, clean: bool = False):
-        policies = ocp.training.preservation_policies
-        kept: Any = policies.LatestN(keep)
-        if every is not None:
-            kept = policies.AnyPreservationPolicy([kept, policies.EveryNSteps(every)])
-        self._folder = folder
-        try:
-            self._checkpointer = ocp.training.Checkpointer(str(folder.absolute()), preservation_policy=kept, cleanup_tmp_directories=clean)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:  # by what it finds in their _CHECKPOINT_METADATA
-            raise Damaged(f"A checkpoint in {folder} cannot be read ({_short(error)}). Move it away, and the others are used.") from error
+        self._folder, self._keep, self._every = folder, keep, every
+        self._first = jax.process_index() == 0
+        self._orbax_folder = self._find_plain_path()
         self._writing: Any = None
+        self._damaged: set[int] = set()
+        if clean and self._first and folder.is_dir():
+            for path in folder.iterdir():
+                if any(mark in path.name for mark in LEFT):
+                    shutil.rmtree(path, ignore_errors=True)
 
     def save(self, step: int, state: Any) -> None:
         """Begins to save a pytree of arrays, which may change as soon as this returns.
 
         Raises:
-          InputError: it cannot be written, or the one before could not.
+          Unwritable: it cannot be written, or the one before could not.
         """
         self.wait()
         copy = jax.tree.map(lambda a: np.array(a), state)  # not a view: training goes on in the same memory
-        metadata: Any = {"arrays": _describe(copy), "versions": versions()}
-        begun = self._try(step, lambda: self._checkpointer.save_async(step, copy, custom_metadata=metadata, overwrite=True))
-        self._writing = None if begun is None else (step, begun)
+        metadata: Any = {"arrays": _describe(by_path(copy)), "versions": versions()}
+
+        def begin() -> Any:
+            self._folder.mkdir(exist_ok=True)  # not its parents: a run folder that was moved is not made anew
+            return ocp.save_async(self._orbax_folder / str(step), copy, custom_metadata=metadata, overwrite=True)
+
+        self._writing = step, self._try(step, begin)
 
     def wait(self) -> None:
         """Returns when all that was saved is on disk. Raises as `save`."""
@@ -63,6 +75,7 @@ class Checkpoints:
             step, response = self._writing
             self._writing = None
             self._try(step, response.result)
+            self._try(step, self._prune)
 
     def _try(self, step: int, call: Callable[[], Any]) -> Any:
         try:
@@ -70,68 +83,155 @@ class Checkpoints:
         except jax.errors.JaxRuntimeError:  # processes wait for each other here: one of them is lost, and the disk is well
             raise
         except Exception as error:  # Orbax and tensorstore raise many kinds
-            raise InputError(
+            raise Unwritable(
                 f"The checkpoint of step {step} cannot be written to {self._folder} ({_short(error)}). "
                 "Those before it are whole; make room, or make the folder writable, and go on with --resume."
             ) from error
 
+    def _prune(self) -> None:
+        for step in self.steps()[self._keep :]:
+            if self._every is None or step % self._every:
+                self._remove(step)
+
+    def _remove(self, step: int) -> None:
+        if self._first:
+            path = self._folder / f"{step}{LEFT[1]}"
+            (self._folder / str(step)).rename(path)  # a kill leaves no half of a checkpoint
+            shutil.rmtree(path, ignore_errors=True)
+
     def steps(self) -> list[int]:
         """The steps there are, the newest first."""
         self.wait()
-        return sorted((c.step for c in self._checkpointer.checkpoints), reverse=True)
+        names = [path.name for path in self._folder.iterdir() if path.is_dir()] if self._folder.is_dir() else []
+        return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
     def forget_after(self, step: int) -> None:
-        """Removes checkpoints of later steps than `step`."""
+        """Removes checkpoints of later steps than `step`, which will be made again; damaged ones are kept as STEP.damaged."""
         for later in [s for s in self.steps() if s > step]:
-            self._checkpointer.delete(later)
+            if later not in self._damaged:
+                self._remove(later)
+            elif self._first:
+                (self._folder / str(later)).rename(free(self._folder / f"{later}.damaged"))
 
-    def newest(self, like: Any, say: Callable[[str], None]) -> tuple[int, Any] | None:
+    def newest(self, like: Any, say: Callable[[str], None], may_lack: Collection[str] = ()) -> tuple[int, Any] | None:
         """The newest whole checkpoint, (step, state), shaped `like` a pytree; None if there is none at all.
 
         Args:
           say: is told of each that is damaged.
+          may_lack: as of `load`.
         Raises:
           Damaged: all of them are.
-          InputError: it is of another network.
+          InputError: it is of another network or version, or the disk does not give it.
         """
         steps = self.steps()
         for step in steps:
             try:
-                return step, self.load(step, like)
+                return step, self.load(step, like, may_lack)
             except Damaged as error:
+                self._damaged.add(step)
                 if step == steps[-1]:
                     raise Damaged(f"{error} No whole one is left there; train anew in another folder.") from error
                 say(f"{error} The one before is used.")
         return None
 
-    def load(self, step: int, like: Any) -> Any:
+    def load(self, step: int, like: Any, may_lack: Collection[str] = ()) -> Any:
         """Loads a checkpoint shaped `like` a pytree of arrays or shapes.
 
+        Args:
+          may_lack: branches of the tree that checkpoints of older versions of rgen do not have; they are as in `like` then.
         Raises:
           Damaged: it is not what was saved.
-          InputError: it is the checkpoint of another network.
+          InputError: it is of another network or version, or the disk does not give it.
         """
         where = f"The checkpoint of step {step} in {self._folder}"
+        arrays, saved_with, day = self._read(step, where)
+        wanted = by_path(like)
+        for name in (*wanted, *arrays):
+            needed, there = (tuple(tree[name].shape) if name in tree else None for tree in (wanted, arrays))
+            if needed == there or (None in (needed, there) and name.split("/")[0] in may_lack):
+                continue
+            needed, there = ("nothing" if shape is None else f"shape {list(shape)}" for shape in (needed, there))
+            raise InputError(
+                f"{where} does not fit the network of this version: {name} needs {needed}, and there is {there}."
+                f"{_changes(saved_with)} It was saved on {day}; a version of rgen of that day goes on with it."
+            )
+        filled = [jnp.asarray(arrays[name].astype(a.dtype)) if name in arrays else a for name, a in wanted.items()]
+        return jax.tree.unflatten(jax.tree.structure(like), filled)
+
+    def _read(self, step: int, where: str) -> tuple[dict[str, np.ndarray], dict[str, str], date]:
+        """What was saved, proven by checksums: arrays by their paths, versions and day. Raises as `load`."""
+        path, saved_with = self._orbax_folder / str(step), {}
+        read_metadata, read = ocp.metadata, ocp.load  # an Orbax without them damages nothing
         try:
-            metadata: Any = self._checkpointer.metadata(step).custom_metadata
-            saved: dict[str, dict] = metadata["arrays"]
-        except Exception as error:  # Orbax raises many kinds
-            raise Damaged(f"{where} cannot be read ({type(error).__name__}).") from error
-        for name, wanted in _leaves(like).items():
-            shape = [*map(int, wanted.shape)]
-            if name not in saved or saved[name]["shape"] != shape:
-                found = f"shape {saved[name]['shape']}" if name in saved else "nothing"
-                changed = _changes(metadata.get("versions", {}))
-                raise InputError(f"{where} does not fit the network: {name} needs shape {shape}, and there is {found}.{changed}")
+            about: Any = read_metadata(path)
+            saved, saved_with = about.custom_metadata["arrays"], about.custom_metadata.get("versions", {})
+            day = date.fromtimestamp(about.init_timestamp_nsecs / 1e9)
+            as_numpy = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), about.metadata)  # on whatever devices it was saved
+            arrays = by_path(read(path, as_numpy))
+            found = _describe(arrays)
+            wrong = [*(saved.keys() ^ found.keys())]
+            wrong += [name for name in saved.keys() & found.keys() if found[name] | saved[name] != found[name]]
+        except (MemoryError, jax.errors.JaxRuntimeError):
+            raise
+        except Exception as error:  # Orbax and tensorstore raise many kinds
+            if (reason := _unreadable(self._folder / str(step), error)) is not None:
+                raise InputError(f"{where} cannot be read now ({reason}). Nothing was changed; run the same command again.") from error
+            if saved_with.get("orbax-checkpoint", version("orbax-checkpoint")) != version("orbax-checkpoint"):
+                raise InputError(f"{where} cannot be read ({_short(error)}).{_changes(saved_with)} Use the versions of then.") from error
+            raise Damaged(f"{where} is damaged ({_short(error)}).") from error
+        if wrong:
+            raise Damaged(f"{where} is damaged: {min(wrong)} is not what was saved.")
+        return arrays, saved_with, day
+
+    def _find_plain_path(self) -> Path:
+        """The folder's path, or where Orbax would misread it, a link to it that lives as long as this object."""
+        if _is_plain(folder := self._folder.absolute()):
+            return folder
         try:
-            state = self._checkpointer.load(step, _as_saved(like, saved))
-        except Exception as error:
-            raise Damaged(f"{where} is damaged ({type(error).__name__}).") from error
-        found = _describe(state)
-        for name in found:
-            if found[name]["sha256"] != saved[name]["sha256"]:
-                raise Damaged(f"{where} is damaged: {name} is not what was saved.")
-        return jax.tree.map(lambda a, wanted: jnp.asarray(a.astype(wanted.dtype)), state, like)
+            links = Path(tempfile.mkdtemp(prefix="rgen-"))
+            weakref.finalize(self, shutil.rmtree, links, ignore_errors=True)
+            (links / "checkpoints").symlink_to(folder, target_is_directory=True)
+        except OSError as error:
+            reason = f"no link to it can be made ({error})"
+        else:
+            if _is_plain(links):
+                return links / "checkpoints"
+            reason = f"the path of the folder for temporary files, {links.parent}, has some too"
+        raise InputError(
+            f"The path {folder} has characters that Orbax misreads, and {reason}; choose a --run folder whose path has none of "
+            "[ ] * ? : \\ or control characters, or move the run to one."
+        )
+
+
+def _is_plain(path: Path) -> bool:
+    return all(PLAIN.fullmatch(part) for part in path.parts[1:])
+
+
+def _unreadable(folder: Path, error: BaseException | None) -> str | None:
+    """The system's reason if a checkpoint's files cannot be read, now or when an error was raised: that is no damage."""
+    while error is not None:
+        if isinstance(error, OSError) and not isinstance(error, ABSENT):
+            return _short(error)
+        error = error.__cause__ or error.__context__
+    try:
+        for parent, _, files in os.walk(folder, onerror=_raise):
+            for name in files:
+                (Path(parent) / name).read_bytes()
+    except ABSENT:
+        return None
+    except OSError as system:
+        return _short(system)
+    return None
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def free(path: Path) -> Path:
+    """The path, or if something is there already, the first of PATH-2, PATH-3, ... where nothing is."""
+    names = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return path if not os.path.lexists(path) else next(name for name in names if not os.path.lexists(name))
 
 
 def versions() -> dict[str, str]:
@@ -146,26 +246,15 @@ def _changes(before: dict[str, str]) -> str:
     return f" It was saved with {'; '.join(changed)}." if changed else ""
 
 
-def _short(error: Exception) -> str:
+def _short(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
-def _leaves(tree: Any) -> dict[str, Any]:
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _describe(tree: Any) -> dict[str, dict]:
-    """Shape, type and checksum of every array, by its path."""
+def _describe(arrays: dict[str, Any]) -> dict[str, dict]:
+    """Shape, type and checksum of every array."""
 
     def describe(a: np.ndarray) -> dict:
         return {"shape": list(a.shape), "dtype": str(a.dtype), "sha256": hashlib.sha256(a.tobytes()).hexdigest()}
 
-    return {name: describe(np.asarray(leaf)) for name, leaf in _leaves(tree).items()}
-
-
-def _as_saved(tree: Any, saved: dict[str, dict]) -> Any:
-    """Arrays of NumPy with the tree's shapes and the types that were saved: JAX would round float64 before the checksums are compared."""
-    leaves, structure = jax.tree.flatten(tree)
-    types = [saved[name].get("dtype", a.dtype) for name, a in _leaves(tree).items()]
-    return jax.tree.unflatten(structure, [np.empty(a.shape, t) for a, t in zip(leaves, types)])
+    return {name: describe(np.asarray(a)) for name, a in arrays.items()}

@@ -13,7 +13,9 @@ tensorboard/    the metrics once more, if --tensorboard asks for it
 import dataclasses
 import json
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -25,7 +27,7 @@ from rgen.data import Dataset, stored
 from rgen.errors import InputError
 from rgen.host.files import NEW, RECORD, is_foreign, lock, replace, write
 from rgen.pretrained import Source
-from rgen.runs.checkpoint import Checkpoints
+from rgen.runs.checkpoint import Checkpoints, Unwritable, free
 from rgen.sequence import SequenceModel
 
 # What may differ when a run goes on: where things are, how often to look, how the same numbers are computed, and a larger budget.
@@ -44,12 +46,14 @@ class Run:
 
     def __init__(self, folder: Path, writes: bool = True, board: bool = False):
         self.folder, self.writes = folder, writes
+        self._place = folder.absolute()  # known even when it is gone
         self._make_board = _board_maker() if board and writes else None
         self._board: Any = None
         self.config_file = folder / "config.json"
         self.data_file = folder / "data.npz"
         self.metrics_file = folder / "metrics.jsonl"
         self._lock: IO[Any] | None = None
+        self._logged: list[dict] = []  # what metrics.jsonl has, for `rescue`
 
     def samples_file(self, kind: str) -> Path:
         """The picture of samples, or for text the file of lines."""
@@ -70,6 +74,7 @@ class Run:
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder} is a file; --run needs a folder.")
+        self.training()  # raises InputError if Orbax cannot read such a path
         if self.exists():
             self._keep_out()
             self._check(config)
@@ -108,6 +113,30 @@ class Run:
     def _keep_out(self) -> None:
         self._lock = (self.folder / "lock").open("a")
         lock(self._lock, f"the run in {self.folder}")
+
+    def is_there(self) -> bool:
+        """Whether the folder is still the one in which this process keeps others out."""
+        try:
+            return self._lock is None or os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self.folder / "lock"))
+        except OSError:
+            return False
+
+    def rescue(self, config: TrainConfig, data: Dataset, step: int, state: Any, params: Any) -> Path | None:
+        """Saves a run that can go on in a new folder beside this one, or else among the temporary files. Returns where, None if nowhere."""
+        for parent in (self._place.parent, Path(tempfile.gettempdir())):
+            other = Run(free(parent / f"{self._place.name}-rescued"))
+            try:
+                other.make(dataclasses.replace(config, run=other.folder), data)
+                replace(other.metrics_file, _lines(self._logged))
+                for checkpoints, tree in ((other.training(), state), (other.best(), params)):
+                    checkpoints.save(step, tree)
+                    checkpoints.wait()
+                return other.folder
+            except (OSError, Unwritable):
+                shutil.rmtree(other.folder, ignore_errors=True)
+            finally:
+                other.end()
+        return None
 
     def end(self) -> None:
         """Lets other processes train in the folder."""
@@ -158,8 +187,9 @@ class Run:
 
     def log(self, **row: Any) -> None:
         if self.writes:
-            with self.metrics_file.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            self._logged.append(row)
+            with self.metrics_file.open("ab") as file:
+                file.write(_lines([row]))
             if self._board is not None:
                 for name in row.keys() - {"step"}:
                     self._board.add_scalar(name, row[name], row["step"])
@@ -167,9 +197,9 @@ class Run:
 
     def forget_after(self, step: int) -> None:
         """Drops what was logged after `step`, for a run that goes on from there."""
-        rows = [json.dumps(row) + "\n" for row in self.metrics() if row["step"] <= step]
+        self._logged = [row for row in self.metrics() if row["step"] <= step]
         if self.writes:
-            replace(self.metrics_file, "".join(rows).encode())
+            replace(self.metrics_file, _lines(self._logged))
             if self._make_board is not None:
                 self._board = self._make_board(str(self.folder / "tensorboard"), purge_step=step + 1)
 
@@ -247,6 +277,10 @@ def _board_maker() -> Any:
     except ImportError:
         raise InputError("--tensorboard needs tensorboardX, which is not installed; pip install tensorboardX, or leave it out.") from None
     return SummaryWriter
+
+
+def _lines(rows: list[dict]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
 def _parse(line: str) -> dict | None:

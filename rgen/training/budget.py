@@ -1,19 +1,60 @@
 """How long training goes on: so many outer steps, or so many minutes of its own time."""
 
+import threading
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from rgen import devices
 from rgen.config import TrainConfig
 
 
-class Clock:
-    """Seconds of training, those of earlier parts of the run included. What is left out, as compiling and validation, does not count."""
+class Awake:
+    """A clock that stands still while the process is stopped, as by Ctrl-Z or by a laptop that sleeps.
 
-    def __init__(self, seconds: float = 0.0, now: Callable[[], float] = time.perf_counter):
-        self._now = now
-        self._began = now() - seconds
+    It is to be read at least once a second: what is more than `LONGEST` after the time before is no time of ours.
+
+    Attributes:
+      stopped: seconds that were left out so far.
+    """
+
+    LONGEST = 2.0
+
+    def __init__(self, now: Callable[[], float] = time.perf_counter):
+        self._now, self._before, self._lock = now, now(), threading.Lock()
+        self.stopped = 0.0
+
+    def __call__(self) -> float:
+        with self._lock:
+            now = self._now()
+            if now - self._before > self.LONGEST:
+                self.stopped += now - self._before
+            self._before = now
+            return now - self.stopped
+
+
+@cache
+def awake() -> Awake:
+    """The clock of this process; a thread reads it, as an outer step may take longer than a second."""
+    clock = Awake()
+
+    def read() -> None:
+        while True:
+            time.sleep(0.5)
+            clock()
+
+    threading.Thread(target=read, daemon=True).start()
+    return clock
+
+
+class Clock:
+    """Seconds of training, those of earlier parts of the run included. What is left out, as compiling and validation, does not count, and
+    neither does time in which the process is stopped."""
+
+    def __init__(self, seconds: float = 0.0, now: Callable[[], float] | None = None):
+        self._now = now or awake()
+        self._began = self._now() - seconds
 
     def seconds(self) -> float:
         return self._now() - self._began

@@ -13,7 +13,7 @@ from rgen.host.progress import Progress
 from rgen.models import fitting_batch
 from rgen.runs.checkpoint import Checkpoints
 from rgen.runs.folder import Run
-from rgen.training.budget import Budget
+from rgen.training.budget import Budget, awake
 from rgen.training.outer_step import State, Window, inner_norms
 from rgen.training.setting import Setting
 
@@ -26,12 +26,16 @@ class Log:
     def __init__(self, run: Run, progress: Progress, budget: Budget, start: int):
         self.run, self.progress, self.budget, self.then = run, progress, budget, budget.clock.seconds()
         self.counted = start + 1  # the first step compiles, and its time is left out
+        self.stopped = awake().stopped
 
     def __call__(self, step: int, state: State) -> State:
         steps, nats, norm, skipped = (float(value) for value in state.window)
         now = self.budget.clock.seconds()
         rate, self.then, self.counted = (step - self.counted) / max(now - self.then, 1e-9), now, step
         note = f", {skipped:.0f} steps skipped that were not finite" if skipped else ""
+        if (stopped := awake().stopped) > self.stopped:
+            note += f"; {stopped - self.stopped:.0f} s in which the process was stopped do not count"
+            self.stopped = stopped
         row = {"step": step, "steps_per_second": rate} | ({"skipped": int(skipped)} if skipped else {})
         row |= {"seconds": now} if self.budget.timed else {}
         self.run.log(**row, **({"nats": nats / steps, "gradient_norm": norm / steps} if steps else {}))
@@ -47,15 +51,17 @@ class Validate:
         self.checkpoints, self.best, self.progress = checkpoints, best, progress
         self.index = scoring.choose(self.data, "valid", setting.config.eval_count or None, seed=0)
         self.batch = fitting_batch(self.model, self.data)
-        logged = [row["valid_nats"] for row in self.run.metrics() if "valid_nats" in row]
-        self.least = min((nats for nats in logged if np.isfinite(nats)), default=np.inf)
+        logged = {row["step"]: row["valid_nats"] for row in self.run.metrics() if np.isfinite(row.get("valid_nats", np.nan))}
+        kept = best.steps()
+        self.none, self.least = not kept, logged.get(kept[0], np.inf) if kept else np.inf
 
     def __call__(self, step: int, state: State) -> State:
         self.checkpoints.wait()  # several processes write one at a time
         nats = scoring.score_all(self.model, state.params, self.data, "valid", self.index, self.batch).sum(1).mean()
-        if nats < self.least or not self.best.steps():
+        if nats < self.least or self.none:
             self.best.save(step, state.params)
             self.best.wait()
+            self.none = False
         self.least = min(self.least, nats) if np.isfinite(nats) else self.least
         self.run.log(step=step, valid_nats=float(nats), **self.inner_gradients(state.params))
         self.progress.say(f"step {step}: {nats:.3f} validation nats per sequence")
@@ -95,8 +101,14 @@ class Save:
         self.checkpoints, self.budget = checkpoints, budget
 
     def __call__(self, step: int, state: State) -> State:
-        if state.seconds is not None:
-            seconds = np.asarray(devices.largest(self.budget.clock.seconds()), state.seconds.dtype)
-            state = state._replace(seconds=devices.put(seconds, state.seconds.sharding))
+        state = with_seconds(state, self.budget)
         self.checkpoints.save(step, state)
         return state
+
+
+def with_seconds(state: State, budget: Budget) -> State:
+    """The state with the time it took, if that is what the budget is of."""
+    if state.seconds is None:
+        return state
+    seconds = np.asarray(devices.largest(budget.clock.seconds()), state.seconds.dtype)
+    return state._replace(seconds=devices.put(seconds, state.seconds.sharding))

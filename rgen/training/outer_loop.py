@@ -1,5 +1,8 @@
 """The outer loop: draw a meta-batch, take an outer step, and now and then log, validate, draw samples and save."""
 
+import errno
+import os
+import shlex
 from pathlib import Path
 
 import jax
@@ -10,10 +13,10 @@ from rgen.errors import InputError
 from rgen.host import plots
 from rgen.host.progress import Progress
 from rgen.host.signals import Signals
-from rgen.runs.checkpoint import Checkpoints
+from rgen.runs.checkpoint import Checkpoints, Unwritable
 from rgen.runs.folder import Run
 from rgen.training.budget import Budget, Clock
-from rgen.training.hooks import Hook, Log, Save, Sketch, Validate
+from rgen.training.hooks import Hook, Log, Save, Sketch, Validate, with_seconds
 from rgen.training.outer_step import Measured, State, make_step
 from rgen.training.setting import Setting, prepare, restore
 
@@ -64,35 +67,62 @@ def go_on(setting: Setting, state: State, checkpoints: Checkpoints, best: Checkp
     state, stop = devices.put(state, _everywhere(setting)), 0
     outer_step, measured = make_step(setting.model, config.algorithm, setting.optimizer, config.schedule), None
     what = "train, seconds" if budget.timed else "train"
-    with Progress(round(budget.total), round(budget.used(start)), what, not run.writes) as progress, Signals() as signals:
-        log, save = Log(run, progress, budget, start), Save(checkpoints, budget)
-        looks = (Validate(setting, checkpoints, best, progress), Sketch(setting), save)
-        hooks: list[tuple[int, Hook]] = [(config.log_every, log), *((config.eval_every, hook) for hook in looks)]
-        while not over and not stop:
-            batch = devices.place_rows(data.batch(config.seed, done, config.meta_batch))
-            before, done = measured, done + 1
-            compiles = before is None  # the first one does: that is no training
-            state, measured = budget.clock.leave_out(outer_step, state, batch, annealed) if compiles else outer_step(state, batch, annealed)
-            if before is not None:  # a step late, so that the device never waits for us
-                check_finite(done - 1, before, run.folder, checkpoints)
-                progress.update(round(budget.used(done - 1)), f"{float(before.nats):.3f} nats")
-            over, annealed = budget.after(done)
-            due = [hook for every, hook in hooks if done % every == 0 or over]
-            # read once, as a signal may come at any time; several processes agree on it when they log
-            stop = int(devices.largest(signals.number)) if log in due or jax.process_count() == 1 else 0
-            due += [save] if stop and save not in due else []
-            if due:
-                check_finite(done, measured, run.folder, checkpoints)
-            for hook in due:
-                state = budget.clock.leave_out(hook, done, state)
-        checkpoints.wait()
-        best.wait()
-    if run.writes:
-        run.show(run.folder / "curves.png", plots.curves(run.metrics()))
+    try:
+        with Progress(round(budget.total), round(budget.used(start)), what, not run.writes) as progress, Signals() as signals:
+            log, save = Log(run, progress, budget, start), Save(checkpoints, budget)
+            looks = (Validate(setting, checkpoints, best, progress), Sketch(setting), save)
+            hooks: list[tuple[int, Hook]] = [(config.log_every, log), *((config.eval_every, hook) for hook in looks)]
+            while not over and not stop:
+                batch = devices.place_rows(data.batch(config.seed, done, config.meta_batch))
+                before, done = measured, done + 1
+                compiles = before is None  # the first one does: that is no training
+                state, measured = (
+                    budget.clock.leave_out(outer_step, state, batch, annealed) if compiles else outer_step(state, batch, annealed)
+                )
+                if before is not None:  # a step late, so that the device never waits for us
+                    check_finite(done - 1, before, run.folder, checkpoints)
+                    progress.update(round(budget.used(done - 1)), f"{float(before.nats):.3f} nats")
+                over, annealed = budget.after(done)
+                due = [hook for every, hook in hooks if done % every == 0 or over]
+                # read once, as a signal may come at any time; several processes agree on it when they log
+                stop = int(devices.largest(signals.number)) if log in due or jax.process_count() == 1 else 0
+                due += [save] if stop and save not in due else []
+                if due:
+                    if not run.is_there():  # else Orbax makes it anew, with half a run in it
+                        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(run.folder))
+                    check_finite(done, measured, run.folder, checkpoints)
+                for hook in due:
+                    state = budget.clock.leave_out(hook, done, state)
+            checkpoints.wait()
+            best.wait()
+        if run.writes:
+            run.show(run.folder / "curves.png", plots.curves(run.metrics()))
+    except (OSError, Unwritable) as error:
+        raise _rescued(setting, state, budget, error) from error
     if stop and not over:
         run.say(f"Stopped after step {done}, which is saved. The same command with --resume goes on.")
         return stop
     return 0
+
+
+def _rescued(setting: Setting, state: State, budget: Budget, error: OSError | Unwritable) -> InputError:
+    """Saves the state where it can be saved, as the run folder cannot be written any more. Returns what to say."""
+    run, step = setting.run, int(state.step)
+    if not run.is_there():
+        reason = f"The folder {run.folder} was moved or removed while the run trained in it."
+    elif isinstance(error, OSError):
+        reason = f"{error.filename or run.folder} cannot be written: {error.strerror or error}."
+    else:
+        reason = str(error)
+    if jax.process_count() > 1:  # who would have to agree on another folder
+        return InputError(f"{reason} Steps behind the last checkpoint are lost.")
+    saved = run.rescue(setting.config, setting.data, step, with_seconds(state, budget), state.params)
+    if saved is None:
+        return InputError(f"{reason} The state of step {step} could not be saved elsewhere either.")
+    return InputError(
+        f"{reason} The run as it was after step {step} is saved in {saved}; the same command goes on with "
+        f"--run {shlex.quote(str(saved))} --resume."
+    )
 
 
 def check_finite(step: int, measured: Measured, folder: Path, checkpoints: Checkpoints) -> None:

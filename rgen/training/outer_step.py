@@ -56,6 +56,13 @@ class State(NamedTuple):
     seconds: jax.Array | None = None
 
 
+BOOKKEEPING = (
+    "bad",
+    "window",
+    "seconds",
+)  # what begins anew if the checkpoint of an older version lacks it; State has more of it over time
+
+
 class Measured(NamedTuple):
     """Of one outer step: mean nats of a sequence, norm of the meta-gradient, how many steps in a row were not finite."""
 

@@ -11,7 +11,7 @@ from rgen.data import Dataset
 from rgen.runs.checkpoint import Checkpoints
 from rgen.runs.folder import Run
 from rgen.sequence import SequenceModel
-from rgen.training.outer_step import State, init_state, make_optimizer
+from rgen.training.outer_step import BOOKKEEPING, State, init_state, make_optimizer
 
 
 class Setting(NamedTuple):
@@ -46,5 +46,5 @@ def prepare(config: TrainConfig, run: Run) -> tuple[Setting, bool]:
 def restore(setting: Setting, checkpoints: Checkpoints | None) -> State:
     """The state of the newest whole checkpoint; the first one if there is none."""
     state = init_state(setting.model, setting.data, setting.optimizer, setting.config.seed, timed=setting.config.minutes is not None)
-    found = checkpoints and checkpoints.newest(state, setting.run.say)
+    found = checkpoints and checkpoints.newest(state, setting.run.say, may_lack=BOOKKEEPING)
     return found[1] if found else state
