@@ -5,7 +5,6 @@ import errno
 import io
 import logging
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -84,6 +83,7 @@ def guarded(work: Callable[[], object], program: str) -> None:
     _open_streams()
     sys.unraisablehook = _unraisable
     with signals.interruptible():
+        code: Any = 130
         try:
             code, sentence = _outcome(work)
             if sentence:
@@ -91,9 +91,10 @@ def guarded(work: Callable[[], object], program: str) -> None:
                     print(f"{program}: {sentence}", file=sys.stderr)
             _close_streams()
         except BaseException as error:
-            if signals.asked() or isinstance(error, KeyboardInterrupt):
-                signals.end(signals.asked() or signal.SIGINT)
-            raise
+            if not (signals.asked() or isinstance(error, KeyboardInterrupt)):
+                raise
+        if number := signals.asked():
+            signals.end(number)  # Python's own end waits for threads
         sys.exit(code)
 
 
