@@ -158,7 +158,7 @@ def test_interrupted_it_goes_on_where_it_stopped(number, tmp_path):
         time.sleep(0.1)
     child.send_signal(number)
     _, said = child.communicate(timeout=60)
-    assert child.returncode == (130 if number != signal.SIGKILL else -signal.SIGKILL), said
+    assert child.returncode == (128 + number if number != signal.SIGKILL else -signal.SIGKILL), said
     log = folder.with_name(folder.name + ".log")
     for _ in range(600):  # of a kill, the runs hear from the system
         if "Stopped after step" in log.read_text():

@@ -20,10 +20,9 @@ from rgen.data import DataError, known
 from rgen.data.images import Images
 from rgen.data.text import Text
 from rgen.errors import InputError
-from rgen.host import plots
 from rgen.runs.folder import load_run
 from rgen.sampling import records
-from rgen.sampling.records import Records
+from rgen.sampling.records import Records, as_text
 from runs import ROOT
 
 TINY = TrainConfig(steps=2, meta_batch=2, log_every=1, eval_every=2, eval_count=2, inner_rate=0.05)
@@ -332,7 +331,7 @@ def test_an_exported_sampler_draws_the_same_without_rgen(name, request, tmp_path
     run(run=folder, count=5, seed=3, out=tmp_path / "out.png")
     if name == "lines":
         shown = [ast.literal_eval(line) for line in said.splitlines()[1::2]]
-        assert plots.text(shown) == (tmp_path / "out.png").read_bytes() and len(shown) == 5
+        assert as_text(shown) == (tmp_path / "out.png").read_bytes() and len(shown) == 5
     else:
         with np.load(tmp_path / "out.npz") as file:
             drawn = file["images"]
@@ -341,11 +340,11 @@ def test_an_exported_sampler_draws_the_same_without_rgen(name, request, tmp_path
 
 
 BAD_EXPORTS = {
-    "no file": (["nowhere", "3", "0"], "nowhere must be a file"),
+    "no file": (["nowhere", "3", "0"], "'nowhere' must be a file"),
     "none": (["sampler", "0", "0"], "0 at least 1"),
     "seed": (["sampler", "1", "-1"], "-1 a seed from 0"),
     "not a number": (["sampler", "many", "0"], "invalid int value: 'many'"),
-    "damaged": (["sampler", "1", "0"], "sampler is not what bin/sample.py --export writes, or it is damaged"),
+    "damaged": (["sampler", "1", "0"], "'sampler' is not what rgen sample --export writes, or it is damaged"),
 }
 
 

@@ -1,45 +1,46 @@
 """The commands: one module each, with `main(config)`. Here is what they share: from a command line to a configuration, and from an error
-that a user can mend to a sentence and exit code 2."""
+that a user can mend to a sentence and exit code 2. What takes long to import is imported where Ctrl-C is heard already."""
 
+import errno
 import io
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
-import tyro
-
-from rgen import config
 from rgen.choices import ONE_CPU_DEVICE
-from rgen.config import checks
 from rgen.errors import InputError, nearest
+from rgen.host import signals
 from rgen.host.cores import cores
+from rgen.host.terminal import Terminal
 
-COMMANDS: dict[str, Any] = {
-    "train": config.TrainConfig,
-    "evaluate": config.EvaluateConfig,
-    "sample": config.SampleConfig,
-    "inside": config.InsideConfig,
-    "benchmark": config.BenchmarkConfig,
-    "leaderboard": config.LeaderboardConfig,
-    "report": config.ReportConfig,
-    "check": config.CheckConfig,
-}
+COMMANDS = ("train", "evaluate", "sample", "inside", "benchmark", "leaderboard", "report", "check")
+
+
+def options_of(name: str) -> Any:
+    """The class of a command's configuration."""
+    return getattr(import_module("rgen.config"), f"{name.capitalize()}Config")
 
 
 def main() -> None:
     """`rgen COMMAND ...`: one program for all commands."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if name in ("-h", "--help"):
-        print("usage: rgen COMMAND [OPTIONS]; rgen COMMAND --help has the options.\n")
-        for command, options in COMMANDS.items():
-            print(f"  rgen {command:<11} {options.__doc__.splitlines()[0]}")
-    elif name not in COMMANDS:
-        _fail(f"There is no command '{name}'. {nearest(name, COMMANDS)}", "rgen")
-    else:
+    if name in COMMANDS:
         run(name, sys.argv[2:], f"rgen {name}")
+    else:
+        guarded(lambda: _overview(name), "rgen")
+
+
+def _overview(name: str) -> None:
+    if name not in ("-h", "--help"):
+        raise InputError(f"There is no command '{name}'. {nearest(name, COMMANDS)}")
+    print("usage: rgen COMMAND [OPTIONS]; rgen COMMAND --help has the options.\n")
+    for command in COMMANDS:
+        print(f"  rgen {command:<11} {options_of(command).__doc__.splitlines()[0]}")
 
 
 def run(name: str, arguments: list[str] | None = None, program: str | None = None) -> None:
@@ -49,42 +50,91 @@ def run(name: str, arguments: list[str] | None = None, program: str | None = Non
 
 def parse(name: str, arguments: list[str] | None = None, program: str | None = None) -> Any:
     """The configuration of a command. Raises InputError; exits after --help, and if an option does not exist."""
+    import tyro
+
+    from rgen import config
+    from rgen.config import checks
+
     arguments = sys.argv[1:] if arguments is None else arguments
     if name == "train":
         config.choose_preset(arguments)
-    checks.words(COMMANDS[name], arguments)
+    checks.words(options_of(name), arguments)
     if name != "train":
-        return tyro.cli(COMMANDS[name], args=arguments, prog=program)
+        return tyro.cli(options_of(name), args=arguments, prog=program)
     return tyro.extras.overridable_config_cli(config.PRESETS, args=arguments, prog=program)
 
 
 def start(parse: Callable[[], Any], name: str, program: str | None = None) -> None:
     """Parses, then imports the command (and with it JAX) and calls its `main` with the configuration."""
-    program = program or sys.argv[0].rsplit("/", 1)[-1]
-    _open_streams()
-    try:
+
+    def work() -> None:
+        Terminal.colours = True  # of the help
         options = parse()
-        os.environ["JAX_THREEFRY_PARTITIONABLE"] = "1"  # what a seed stands for does not depend on settings of JAX
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache_folder())
-        if given := getattr(options, "devices", None):
-            os.environ["JAX_NUM_CPU_DEVICES"] = str(max(given) if isinstance(given, tuple) else given)
-        os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cpu_devices(options)))
-        sys.unraisablehook = _unraisable
-        for logger in ("absl", "asyncio"):  # Orbax and its tasks log what we say ourselves
-            logging.getLogger(logger).setLevel(logging.CRITICAL)
+        Terminal.colours = False
+        _prepare_libraries(options)
         import_module(f"rgen.commands.{name}").main(options)
+
+    guarded(work, program or sys.argv[0].rsplit("/", 1)[-1])
+
+
+def guarded(work: Callable[[], object], program: str) -> None:
+    """Does the work of a program and exits. What goes wrong becomes a sentence, and an exit code: 2 of what a user can mend, 1 of a
+    closed pipe, 128 and its number of a signal."""
+    _open_streams()
+    sys.unraisablehook = _unraisable
+    with signals.interruptible():
+        code: Any = 130
+        try:
+            code, sentence = _outcome(work)
+            if sentence:
+                with suppress(OSError):
+                    print(f"{program}: {sentence}", file=sys.stderr)
+            _close_streams()
+        except BaseException as error:
+            if not (signals.asked() or isinstance(error, KeyboardInterrupt)):
+                raise
+        if number := signals.asked():
+            signals.end(number)  # Python's own end waits for threads
+        sys.exit(code)
+
+
+def _outcome(work: Callable[[], object]) -> tuple[Any, str]:
+    """The exit code, and what there is to say."""
+    code = 0
+    try:
+        try:
+            work()
+        except SystemExit as end:  # after --help, and of options that do not exist
+            code = end.code
+        sys.stdout.flush()  # here, where it can be said that there is no space left
     except InputError as error:
-        _fail(str(error), program)
+        return 2, str(error)
     except BrokenPipeError:
-        sys.exit(1)
+        return 1, ""
     except OSError as error:
-        _fail(f"{error.filename or 'A file'}: {error.strerror or error}.", program)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of a file, `rgen.host.files` says of which
+        where = error.filename or ("stdout" if full else "")
+        return 2, f"{where}{': ' * bool(where)}{error.strerror or error}."
     except (RuntimeError, AssertionError):  # JAX raises either
         if (sentence := _no_device()) is None:
             raise
-        _fail(sentence, program)
+        return 2, sentence
+    return code, ""
+
+
+def _prepare_libraries(options: Any) -> None:
+    os.environ["JAX_THREEFRY_PARTITIONABLE"] = "1"  # what a seed stands for does not depend on settings of JAX
+    try:
+        os.makedirs(cache_folder(), exist_ok=True)
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache_folder())
+    except OSError:  # there is no home: Matplotlib would look through all fonts at each start, and fontconfig complain
+        os.environ.setdefault("MPL_IGNORE_SYSTEM_FONTS", "1")
+    if given := getattr(options, "devices", None):
+        os.environ["JAX_NUM_CPU_DEVICES"] = str(max(given) if isinstance(given, tuple) else given)
+    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cpu_devices(options)))
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")  # then it compiles
+    for name in ("absl", "asyncio", "matplotlib"):  # Orbax and its tasks log what we say ourselves, Matplotlib that there is no home
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def cache_folder() -> str:
@@ -98,7 +148,7 @@ def cpu_devices(options: Any) -> int:
     XLA runs small products on one core, so that there is a device for each core: every core has sequences of its own. Only in training, the
     products of the recurrent baseline are large; one device that uses all cores is faster. docs/scaling.md has what was measured.
     """
-    return 1 if isinstance(options, config.TrainConfig) and options.network in ONE_CPU_DEVICE else cores()
+    return 1 if isinstance(options, options_of("train")) and options.network in ONE_CPU_DEVICE else cores()
 
 
 def _no_device() -> str | None:
@@ -116,19 +166,26 @@ def _no_device() -> str | None:
 
 
 def _open_streams() -> None:
-    """Closed streams swallow what is written; those that lack a character, as of a folder's name, show it by its number."""
-    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
+    """Closed streams swallow what is written; those that lack a character, as of a folder's name, show it by its number; on a terminal,
+    control characters too."""
+    for name in ("stdout", "stderr"):
+        stream: Any = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+        setattr(sys, name, Terminal(stream) if stream.isatty() else stream)
+
+
+def _close_streams() -> None:
+    """Writes what is left in them, or drops it: Python would report that it cannot be written when it ends."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _unraisable(unraisable: Any) -> None:
-    """Leaves out what Orbax's threads still report after a checkpoint could not be written, of which a sentence tells."""
-    if str(unraisable.exc_value) != "Event loop is closed":
+    """Leaves out what is dealt with: Ctrl-C, and what Orbax's threads report after a checkpoint could not be written."""
+    if unraisable.exc_type is not KeyboardInterrupt and str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
-
-
-def _fail(sentence: str, program: str) -> None:
-    print(f"{program}: {sentence}", file=sys.stderr)
-    sys.exit(2)

@@ -1,4 +1,4 @@
-"""bin/benchmark.py: the meta-gradients side by side."""
+"""`rgen benchmark`: the meta-gradients side by side."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from rgen.timing.machine import machine
 
 
 def main(config: BenchmarkConfig) -> None:
-    """bin/benchmark.py."""
+    """`rgen benchmark`."""
     picture = None if config.target or config.original else config.out or Path("benchmark.png")
     check_results([("--json", config.json), ("--out", picture)], config.overwrite)
     if config.target:

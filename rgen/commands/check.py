@@ -1,4 +1,4 @@
-"""bin/check.py: does the dual form give the direct form's numbers for the network of a run?"""
+"""`rgen check`: does the dual form give the direct form's numbers for the network of a run?"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""bin/evaluate.py: exact held-out nats of a run, beside what counting reaches."""
+"""`rgen evaluate`: exact held-out nats of a run, beside what counting reaches."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ from rgen.scoring import choose_exactly, score_all, summarize
 
 
 def main(config: EvaluateConfig) -> None:
-    """bin/evaluate.py."""
+    """`rgen evaluate`."""
     check_results([("--json", config.json), ("--out", config.out)], config.overwrite)
     name, _, data, model, params, step = load_run(config.run, **config.source(), needs_data=True)
     index = choose_exactly(data, config.split, config.count, config.seed)

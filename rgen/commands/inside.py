@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import numpy as np
 from flax import traverse_util
-from matplotlib import pyplot as plt
 
 from rgen import devices, scoring
 from rgen.config import InsideConfig
@@ -25,7 +24,7 @@ WIDTH = 9.0  # of the picture, inches
 
 
 def main(config: InsideConfig) -> None:
-    """bin/inside.py."""
+    """`rgen inside`."""
     run = load_run(config.run, **config.source(), needs_data=True)
     if not isinstance(run.model, InnerLoop):
         raise InputError(f"The run in {config.run} is the recurrent baseline; it has no inner loop to look into.")
@@ -81,7 +80,7 @@ def picture(run: Trained, seqs: Sequence, nats: np.ndarray) -> bytes:
     if heads is not None:
         rows, columns = _grid(len(heads))
         heights.append(0.4 + WIDTH * rows / columns)
-    figure = plt.figure(figsize=(WIDTH, sum(heights)), layout="constrained")
+    figure = plots.figure(figsize=(WIDTH, sum(heights)), layout="constrained")
     parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
     _draw_nats(parts[0], nats)
     _draw_learned(parts[1], learned(model, run.params, Sequence(*(np.asarray(a)[:FEW] for a in seqs))))
@@ -105,9 +104,11 @@ def _draw_nats(part: Any, nats: np.ndarray) -> None:
 
 def _draw_learned(part: Any, learned: dict[str, np.ndarray]) -> None:
     part.suptitle("How far each step moves the fast weights", fontsize=11, color=plots.INK)
+    from matplotlib import colormaps
+
     axis = part.subplots()
     for index, (layer, norms) in enumerate(learned.items()):
-        axis.plot(np.arange(1, len(norms) + 1), norms, color=plt.get_cmap("viridis")(index / max(1, len(learned) - 1)), label=layer)
+        axis.plot(np.arange(1, len(norms) + 1), norms, color=colormaps["viridis"](index / max(1, len(learned) - 1)), label=layer)
     norms = np.concatenate(list(learned.values()))
     wide = np.nanmax(norms) > 10 * np.nanmin(norms)  # ticks of a narrow logarithmic axis cannot be read
     axis.set(xlabel="inner step", ylabel="norm of the change", yscale="log" if wide else "linear")

@@ -1,4 +1,4 @@
-"""bin/leaderboard.py: networks compared after equal minutes of training."""
+"""`rgen leaderboard`: networks compared after equal minutes of training."""
 
 import json
 from dataclasses import asdict
@@ -6,13 +6,12 @@ from dataclasses import asdict
 from rgen.config import LeaderboardConfig
 from rgen.errors import InputError
 from rgen.host.files import check_results, is_foreign, write
-from rgen.host.signals import interruptible
 from rgen.leaderboard import table
 from rgen.leaderboard.cells import Row, Runner, chosen, finished
 
 
 def main(config: LeaderboardConfig) -> None:
-    """bin/leaderboard.py."""
+    """`rgen leaderboard`."""
     runner, files = Runner(config), [config.out / f"leaderboard.{kind}" for kind in ("md", "json", "png")]
     runner.check(cells := chosen(config))
     config.out.mkdir(parents=True, exist_ok=True)
@@ -26,11 +25,8 @@ def main(config: LeaderboardConfig) -> None:
                     write(file, content, config.overwrite)
         return rows
 
-    try:
-        with interruptible():
-            runner.run(cells, publish)
-    finally:
-        rows = publish()
+    runner.run(cells, publish)
+    rows = publish()
     if not rows:
         raise InputError(f"No run of the leaderboard was finished. {next(iter(runner.failed.values()), '')}")
     print(f"{table.markdown(rows, runner.failed)}\n{', '.join(map(str, files))}")

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import pyplot as plt
 
 from rgen.config import ReportConfig
-from rgen.errors import InputError
+from rgen.errors import InputError, command
 from rgen.host import plots
 from rgen.host.files import check_results, write
 from rgen.runs.folder import FREE, Run
@@ -29,12 +28,12 @@ COLOURS = (plots.ACCENT, plots.INK, "#e9a15b", "#4f9d69", "#7d5ba6", "#5aa9c9")
 
 
 def main(config: ReportConfig) -> None:
-    """bin/report.py."""
+    """`rgen report`."""
     check_results([("--out", config.out)], config.overwrite)
     runs = [Run(folder) for folder in config.run]
     for run in runs:
         if not run.exists():
-            raise InputError(f"There is no run in {run.folder}; make one with bin/train.py PRESET --run {run.folder}.")
+            raise InputError(f"There is no run in {run.folder}; make one with {command('train')} PRESET --run {run.folder}.")
         if not run.metrics():
             raise InputError(f"The run in {run.folder} has logged nothing yet; wait for its first --log-every steps.")
     write(config.out, page(runs).encode(), config.overwrite)
@@ -101,7 +100,7 @@ def _table(runs: list[Run], names: list[str]) -> str:
 
 
 def _test(folder: Path) -> float | None:
-    """What `bin/evaluate.py --json RUN/test.json` found, if it was asked."""
+    """What `rgen evaluate --json RUN/test.json` found, if it was asked."""
     try:
         return float(json.loads((folder / "test.json").read_text())["nats_per_sequence"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -110,7 +109,7 @@ def _test(folder: Path) -> float | None:
 
 def _curves(runs: list[Run], names: list[str]) -> bytes:
     """Validation (dots) and training (pale) nats against outer steps, and against seconds of training."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True)
+    figure, axes = plots.subplots(1, 2, figsize=(11, 4), sharey=True)
     lowest, highest = np.inf, -np.inf
     for index, (run, name) in enumerate(zip(runs, names)):
         colour, metrics = COLOURS[index % len(COLOURS)], run.metrics()

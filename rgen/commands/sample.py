@@ -1,9 +1,8 @@
-"""bin/sample.py: draws, completes, shows what the network believes on the way, exports the sampler, or writes a page to play on."""
+"""`rgen sample`: draws, completes, shows what the network believes on the way, exports the sampler, or writes a page to play on."""
 
 import json
 import math
 import sys
-import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,13 +17,14 @@ from rgen.config import SampleConfig
 from rgen.data import Dataset, known
 from rgen.errors import InputError
 from rgen.host import plots
-from rgen.host.files import check_results, is_special, write, writing
+from rgen.host.files import check_results, is_special, temporary, write, writing
 from rgen.host.progress import Progress
+from rgen.host.signals import leaving
 from rgen.likelihood import Decoding
 from rgen.models import fitting_batch
 from rgen.runs.folder import Trained, load_run
 from rgen.sampling import Sampler, batches, export, film, make_sampler
-from rgen.sampling.records import Records, fingerprint
+from rgen.sampling.records import Records, as_text, fingerprint
 from rgen.scoring import choose, score_all
 from rgen.sequence import Given
 
@@ -78,7 +78,7 @@ def make_task(config: SampleConfig, data: Dataset) -> Task:
 
 
 def main(config: SampleConfig) -> None:
-    """bin/sample.py."""
+    """`rgen sample`."""
     decoding = Decoding(config.temperature, config.top_k, config.top_p, config.min_p)
     of_split = config.complete is not None and not config.complete.lower().endswith(".png")
     trained = load_run(config.run, **config.source(), needs_data=of_split)
@@ -144,9 +144,9 @@ def _is_prefix(known: np.ndarray) -> bool:
 
 
 def _sample(config: SampleConfig, trained: Trained, sampler: Sampler, task: Task, out: Path | None) -> None:
-    with tempfile.TemporaryDirectory() as folder:  # what is printed leaves nothing behind
+    with temporary() as folder:  # what is printed leaves nothing behind
         kept = out is not None and not is_special(out)
-        records = _draw(config, trained, sampler, task, out if out and kept else Path(folder) / "lines", kept)
+        records = _draw(config, trained, sampler, task, out if out and kept else folder / "lines", kept)
         _write(records, config, trained, task, out)
         records.close(delete=len(records) <= config.count)  # an earlier call may have drawn more
 
@@ -187,20 +187,20 @@ def _draw(config: SampleConfig, trained: Trained, sampler: Sampler, task: Task, 
         print(f"Going on: {min(len(records), config.count):,} samples are there already.", file=sys.stderr)
     batch = config.batch or fitting_batch(trained.model, trained.data)
     numbers, began, said = range(len(records), config.count), time.monotonic(), time.monotonic()
-    try:
-        with Progress(config.count, len(records), "sample") as progress:
-            for values, nats in batches(sampler, trained.params, config.seed, numbers, batch, task.known if given else None):
-                records.append(values, nats)
-                now = time.monotonic()
-                rate = f"{(len(records) - numbers.start) / (now - began):,.0f} a second"
-                progress.update(len(records), f"{nats.mean():.2f} nats, {rate}")
-                if now - said > EVERY:
-                    said = now
-                    progress.say(f"{len(records):,} of {config.count:,} samples, {rate}")
-    except KeyboardInterrupt:
+
+    def stopped() -> None:
         if kept:
             print(f"Stopped; {len(records):,} samples are kept in {records.path}. The same command goes on from there.", file=sys.stderr)
-        raise
+
+    with leaving(stopped), Progress(config.count, len(records), "sample") as progress:
+        for values, nats in batches(sampler, trained.params, config.seed, numbers, batch, task.known if given else None):
+            records.append(values, nats)
+            now = time.monotonic()
+            rate = f"{(len(records) - numbers.start) / (now - began):,.0f} a second"
+            progress.update(len(records), f"{nats.mean():.2f} nats, {rate}")
+            if now - said > EVERY:
+                said = now
+                progress.say(f"{len(records):,} of {config.count:,} samples, {rate}")
     return records
 
 
@@ -239,7 +239,7 @@ def _write_lines(records: Records, order: np.ndarray, out: Path | None, data: Da
             drawn = data.decode(None, rows["values"])
             for line in drawn:
                 counts[f"in_{places[line]}" if line in places else "new"] += 1
-            lines.write(plots.text(drawn, rows["nats"] if config.nats else None))
+            lines.write(as_text(drawn, rows["nats"] if config.nats else None))
             if nats:
                 nats.write(b"".join(b"%.4f\n" % value for value in rows["nats"]))
         lines.flush()

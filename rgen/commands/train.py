@@ -1,4 +1,4 @@
-"""bin/train.py: meta-trains a run, alone or as one of several processes."""
+"""`rgen train`: meta-trains a run, alone or as one of several processes."""
 
 import os
 import sys
@@ -7,12 +7,12 @@ import jax
 
 from rgen import devices
 from rgen.config import TrainConfig
-from rgen.errors import InputError
+from rgen.errors import InputError, command
 from rgen.training import train
 
 
 def main(config: TrainConfig) -> None:
-    """bin/train.py."""
+    """`rgen train`."""
     if config.distributed:
         devices.join(config.distributed)
         if not devices.is_first():  # it is ended at once then, and has no time to say so
@@ -31,4 +31,4 @@ def main(config: TrainConfig) -> None:
     for what, file in (("Curves: ", "curves.png"), ("Samples:", "samples.png"), ("Samples:", "samples.txt")):
         if (run.folder / file).exists():  # unless they were moved away
             print(f"{what} {run.folder / file}")
-    print(f"Next:    bin/evaluate.py --run {run.folder}   and   bin/sample.py --run {run.folder}")
+    print(f"Next:    {command('evaluate')} --run {run.folder}   and   {command('sample')} --run {run.folder}")

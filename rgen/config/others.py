@@ -105,7 +105,7 @@ class SampleConfig(_Writes, _Trained):
     """Instead of samples, show what the network believes of all places while it draws (or completes) so many images, or the first line:
     RUN/belief.png and .gif, or --out."""
     export: Path | None = None
-    """Instead of samples, write the sampler with its weights to this file; bin/run_exported.py runs it without rgen."""
+    """Write the sampler with its weights to this file instead; it runs with JAX alone, as bin/run_exported.py in the source shows."""
     page: Path | None = None
     """Instead of samples, write a page to play on: one HTML file with the weights inside, in which one draws or types, and the network
     learns that and goes on."""
@@ -142,7 +142,7 @@ class ReportConfig(_Writes):
     """Compare runs on one HTML page that holds all its pictures: curves, samples, nats, rates, and what differs in the configurations."""
 
     run: tuple[Path, ...]
-    """Folders of the runs. Test nats are shown of those with a RUN/test.json, which bin/evaluate.py --json writes."""
+    """Folders of the runs. Test nats are shown of those with a RUN/test.json, which `rgen evaluate --json` writes."""
     out: Path = Path("report.html")
     """The page."""
 

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from rgen.data import DataError, official
+from rgen.host.signals import leaving
 
 Splits = dict[str, np.ndarray]
 
@@ -174,7 +175,8 @@ def _prepare(builder: tfds.core.DatasetBuilder, url: str | None = None) -> None:
         downloads = tempfile.TemporaryDirectory(dir=home())
     except OSError as error:
         raise DataError(f"{str(home())!r} cannot be written; set TFDS_DATA_DIR to another folder. ({_line(error)})") from error
-    with downloads, contextlib.redirect_stdout(sys.stderr):
+    tfds.disable_progress_bar()  # it moves the cursor
+    with downloads, leaving(downloads.cleanup), contextlib.redirect_stdout(sys.stderr):
         try:
             builder.download_and_prepare(download_dir=downloads.name, file_format="array_record")
         except DataError:

@@ -5,17 +5,21 @@ write is not overwritten without --overwrite. What it wrote is known by a record
 """
 
 import hashlib
+import io
 import json
 import os
 import secrets
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from rgen.errors import InputError
+from rgen.host.signals import leaving
+from rgen.host.terminal import Terminal
 
 try:
     import fcntl
@@ -36,29 +40,48 @@ def replacing(path: Path, ready: Callable[[Path, Path], None] = lambda new, path
       ready: is called with the whole new file and the one whose place it takes. If it raises, both stay.
     """
     if is_special(path):
-        with _through(path) as file:
+        with naming(path), _through(path) as file:
             yield file
         return
     path = _real(path)
-    new, file = _begin(path)
-    try:
-        with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
-    if path.exists():
-        shutil.copymode(path, new)
-    ready(new, path)
-    new.replace(path)
+    new = _beside(path)
+    with naming(path), leaving(lambda: new.unlink(missing_ok=True)):
+        try:
+            with new.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            new.unlink(missing_ok=True)
+            raise
+        if path.exists():
+            shutil.copymode(path, new)
+        ready(new, path)
+        new.replace(path)
 
 
 def replace(path: Path, content: bytes) -> None:
     """Writes a file as `replacing` does."""
     with replacing(path) as file:
         file.write(content)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """While a file is written: an error of the system that names none, as that of a full disk, names this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
+def temporary() -> Iterator[Path]:
+    """A folder that is removed at the end, whatever the end is."""
+    with tempfile.TemporaryDirectory() as folder, leaving(lambda: shutil.rmtree(folder, ignore_errors=True)):
+        yield Path(folder)
 
 
 def is_special(path: Path) -> bool:
@@ -135,12 +158,13 @@ def _try(option: str, path: Path, real: Path) -> None:
     """Raises InputError if a file cannot be written there, or is protected."""
     if real.exists() and not (os.access(real, os.W_OK) and real.stat().st_mode & 0o222):  # the superuser may write anything
         raise InputError(f"{option} is '{path}', which is write-protected. Give another file, or make it writable.")
+    new = _beside(real)
     try:
-        new, file = _begin(real)
+        with leaving(lambda: new.unlink(missing_ok=True)):
+            new.touch(exist_ok=False)
+            new.unlink()
     except OSError as error:
         raise InputError(f"{option} is '{path}', which cannot be written: {error.strerror}. Give another file.") from None
-    file.close()
-    new.unlink()
 
 
 def _record(path: Path, content: Path) -> None:
@@ -173,10 +197,9 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))  # Path.resolve raises a RuntimeError for a link to itself
 
 
-def _begin(path: Path) -> tuple[Path, IO[bytes]]:
+def _beside(path: Path) -> Path:
     """A new file in the same folder, under a name that nothing has."""
-    new = path.with_name(f"{path.name}.{secrets.token_hex(4)}{NEW}")
-    return new, new.open("xb")
+    return path.with_name(f"{path.name}.{secrets.token_hex(4)}{NEW}")
 
 
 def _stream(path: Path) -> int | None:
@@ -188,13 +211,14 @@ def _stream(path: Path) -> int | None:
     return None
 
 
-def _through(path: Path) -> IO[bytes]:
+def _through(path: Path) -> Any:
     """Opens a special file. A stream is shared, with its place in the file: opened anew, the two would write over each other."""
-    if (number := _stream(path)) is None:
-        return path.open("wb")
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    return os.fdopen(os.dup(number), "wb")
+    number = _stream(path)
+    if number is not None:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    file = path.open("wb") if number is None else os.fdopen(os.dup(number), "wb")
+    return Terminal(io.TextIOWrapper(file, "utf-8", "backslashreplace")) if file.isatty() else file
 
 
 def lock(file: IO[Any], what: str) -> None:

@@ -1,24 +1,29 @@
 """Pictures, as the bytes of a PNG: sheets of images, and curves."""
 
 import io
+import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 INK, PALE, ACCENT = "#1b2a49", "#9fb3d1", "#d1495b"
 
 
-def text(lines: Sequence[bytes], nats: np.ndarray | None = None) -> bytes:
-    """One line each, behind its nats and a tab if there are any; a line break that was drawn is written as a question mark."""
-    front = [b""] * len(lines) if nats is None else [b"%.3f\t" % value for value in nats]
-    return b"".join(start + line.replace(b"\n", b"?").replace(b"\r", b"?") + b"\n" for start, line in zip(front, lines))
+def figure(**options: Any) -> "Figure":
+    """A figure of Matplotlib, which is imported only here, and without pyplot, whose backend is the user's."""
+    from matplotlib.figure import Figure
+
+    return Figure(**options)
+
+
+def subplots(rows: int = 1, columns: int = 1, figsize: tuple[float, float] | None = None, **options: Any) -> tuple["Figure", Any]:
+    """A figure and its axes."""
+    whole = figure(figsize=figsize)
+    return whole, whole.subplots(rows, columns, **options)
 
 
 def sheet(groups: dict[str, np.ndarray], columns: int = 8) -> bytes:
@@ -31,7 +36,7 @@ def sheet(groups: dict[str, np.ndarray], columns: int = 8) -> bytes:
     tiles = {caption: tile(images, columns) for caption, images in groups.items()}
     widths = [t.shape[1] for t in tiles.values()]
     height = max(t.shape[0] for t in tiles.values()) / max(widths) * 4.2
-    figure, axes = plt.subplots(1, len(tiles), figsize=(4.4 * len(tiles), height + 0.5), width_ratios=widths, squeeze=False)
+    figure, axes = subplots(1, len(tiles), figsize=(4.4 * len(tiles), height + 0.5), width_ratios=widths, squeeze=False)
     for axis, (caption, image) in zip(axes[0], tiles.items(), strict=True):
         axis.imshow(1 - image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axis.set_title(caption, fontsize=11, color=INK)
@@ -63,6 +68,8 @@ def paint(ink: np.ndarray, known: np.ndarray, paper: str = "white") -> np.ndarra
     Returns:
       RGB [..., H, W, 3] of 0 to 1.
     """
+    from matplotlib.colors import to_rgb
+
     empty = np.where(known[..., None], to_rgb(paper), 1.0)
     colour = np.where(known[..., None], to_rgb(INK), to_rgb(ACCENT))
     mixed = empty + np.nan_to_num(ink)[..., None] * (colour - empty)
@@ -80,7 +87,7 @@ def completions(rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]]
     tiles = [tile(images, n) for images, n in groups]
     widths = [t.shape[1] for t in tiles]
     scale = 0.55 / (blank.shape[1] + 1)
-    figure, axes = plt.subplots(1, len(tiles), figsize=(sum(widths) * scale + 1.2, tiles[0].shape[0] * scale + 0.5), width_ratios=widths)
+    figure, axes = subplots(1, len(tiles), figsize=(sum(widths) * scale + 1.2, tiles[0].shape[0] * scale + 0.5), width_ratios=widths)
     for axis, image, title in zip(axes, tiles, titles):
         axis.imshow(image, interpolation="nearest")
         axis.set_title(title, fontsize=10, color=INK)
@@ -92,7 +99,7 @@ def strip(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str]) -> byte
     """A filmstrip: RGB images [H, W, 3] in columns under a caption each, a row for each sequence."""
     height, width = rows[0][0].shape[:2]
     side = 1.15
-    figure, axes = plt.subplots(
+    figure, axes = subplots(
         len(rows), len(captions), figsize=(side * len(captions), side * height / width * len(rows) + 0.3), squeeze=False
     )
     for axis, image in zip(axes.flat, (image for row in rows for image in row)):
@@ -106,9 +113,11 @@ def strip(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str]) -> byte
 
 def curves(metrics: Sequence[dict]) -> bytes:
     """Training and validation nats per sequence against outer steps; the norms of the meta-gradient and of the inner gradients below."""
+    from matplotlib.ticker import LogLocator
+
     training = [row for row in metrics if "nats" in row]
     validation = [row for row in metrics if "valid_nats" in row]
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 5), sharex=True, height_ratios=[3, 1])
+    figure, (top, bottom) = subplots(2, 1, figsize=(7, 5), sharex=True, height_ratios=[3, 1])
     top.plot([r["step"] for r in training], [r["nats"] for r in training], color=PALE, label="training")
     top.plot([r["step"] for r in validation], [r["valid_nats"] for r in validation], "o-", color=ACCENT, ms=4, label="validation")
     top.set_ylabel("nats per sequence")
@@ -132,7 +141,7 @@ def bars(labels: Sequence[str], kinds: Sequence[str], values: Sequence[float], u
     """Grouped bars on a logarithmic scale: a group for each label, a colour for each kind."""
     groups, colours = list(dict.fromkeys(labels)), dict(zip(dict.fromkeys(kinds), (ACCENT, "#e9a15b", INK)))
     width = 0.8 / len(colours)
-    figure, axis = plt.subplots(figsize=(max(5, 1.6 * len(groups) + 2), 4))
+    figure, axis = subplots(figsize=(max(5, 1.6 * len(groups) + 2), 4))
     for offset, (kind, colour) in enumerate(colours.items()):
         mine = [(groups.index(label), value) for label, k, value in zip(labels, kinds, values) if k == kind]
         drawn = axis.bar([g + (offset + 0.5) * width - 0.4 for g, _ in mine], [v for _, v in mine], width * 0.92, color=colour, label=kind)
@@ -147,7 +156,7 @@ def bars(labels: Sequence[str], kinds: Sequence[str], values: Sequence[float], u
 
 def growth(points: dict[str, list[tuple[float, float, float]]], unit: str) -> bytes:
     """How seconds and megabytes grow: a line for each name through its points (size, seconds, MB), all scales logarithmic."""
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4))
+    figure, panels = subplots(1, 2, figsize=(11, 4))
     for name, mine in points.items():
         for axis, value in zip(panels, (1, 2)):
             axis.plot([point[0] for point in mine], [point[value] for point in mine], "o-", ms=4, label=name)
@@ -161,7 +170,7 @@ def growth(points: dict[str, list[tuple[float, float, float]]], unit: str) -> by
     return finish(figure)
 
 
-def finish(figure: Figure) -> bytes:
+def finish(figure: "Figure") -> bytes:
     """Of diagrams: without frames, with a pale grid."""
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)
@@ -169,11 +178,24 @@ def finish(figure: Figure) -> bytes:
     return png(figure)
 
 
-def png(figure: Figure, pad: float | None = 1.08) -> bytes:
-    """A figure with `pad` letters' widths around its parts, or with the layout it has; it is forgotten."""
-    if pad is not None:
-        figure.tight_layout(pad=pad)
+def png(figure: "Figure", pad: float | None = 1.08) -> bytes:
+    """A figure with `pad` letters' widths around its parts, or with the layout it has."""
     content = io.BytesIO()
-    figure.savefig(content, dpi=130)
-    plt.close(figure)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of letters in names that no font has
+        if pad is not None:
+            figure.tight_layout(pad=pad)
+        figure.savefig(content, dpi=130)
     return content.getvalue()
+
+
+def pixels(figure: "Figure") -> np.ndarray:
+    """A figure as an RGB picture [H, W, 3] of 0 to 1."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        figure.tight_layout()
+        canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3] / 255

@@ -1,51 +1,44 @@
 """Progress of long work: a bar on a terminal, plain lines elsewhere. Always on stderr, so that stdout stays clean."""
 
 import sys
+from contextlib import ExitStack
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+from tqdm import tqdm
+
+from rgen.host.signals import leaving
+from rgen.host.terminal import Terminal
 
 
 class Progress:
     """Counts up to `total` from `start`.
 
-    Use as a context manager. On a terminal: done, of how many, a note, time passed and time left; else only what is said; if `silent`
+    Use as a context manager. On a terminal: done, of how many, time passed and time left, a note; else only what is said; if `silent`
     nothing at all.
     """
 
     def __init__(self, total: int, start: int = 0, what: str = "", silent: bool = False):
-        self._silent = silent
-        self._console = Console(stderr=True)
-        note, left = TextColumn("{task.fields[note]}"), TextColumn("left")
-        columns = [
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            note,
-            TimeElapsedColumn(),
-            left,
-            TimeRemainingColumn(),
-        ]
-        self._bar = Bar(*columns, console=self._console, disable=silent or not sys.stderr.isatty())
-        self._task = self._bar.add_task(what, total=total, completed=start, note="")
+        self._silent, self._stack = silent, ExitStack()
+        hidden = silent or not sys.stderr.isatty()
+        terminal = getattr(sys.stderr, "stream", sys.stderr)  # of rgen.host.terminal: the bar returns to the start of its line
+        self._bar = tqdm(total=total, initial=start, desc=what, file=terminal, disable=hidden, dynamic_ncols=True)
 
     def __enter__(self) -> "Progress":
-        self._bar.start()
+        self._stack.enter_context(leaving(self._bar.close))
+        Terminal.clear = self._bar.clear
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+    def __exit__(self, *about: object) -> None:
+        self._bar.close()
+        Terminal.clear = staticmethod(lambda: None)
+        self._stack.__exit__(*about)  # type: ignore[reportArgumentType]
 
     def update(self, done: int, note: str = "") -> None:
         """Sets how many are done."""
-        self._bar.update(self._task, completed=done, note=note)
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(done - self._bar.n)
 
     def say(self, line: str) -> None:
         """Prints a line above the bar."""
-        if self._silent:
-            return
-        if sys.stderr.isatty():
-            self._bar.console.print(line, highlight=False)
-        else:
+        if not self._silent:
             print(line, file=sys.stderr, flush=True)
+            self._bar.refresh()

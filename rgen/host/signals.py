@@ -1,14 +1,27 @@
-"""Being asked to stop: once politely, so that work can be saved, and a second time at once."""
+"""Being asked to stop, by SIGINT, SIGTERM or SIGHUP.
+
+A command ends by KeyboardInterrupt. Alone that is not enough: Python handles a signal between two of its own instructions, so not while XLA
+compiles or computes; and an exception out of a callback, as of the garbage collector, is dropped. A thread hears of each signal
+from the system too, and ends the process if the command has not ended it in time.
+"""
 
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 NOTE = b"\nStopping after this step, with a checkpoint; once more, and it stops at once.\n"
+PATIENCE = 1.2  # seconds that a command has to end by itself
+MOMENT = 0.4  # seconds for what is done first if it has not
+
+_asked = 0  # the signal for which KeyboardInterrupt was raised
+_spared = False  # whether the next signal is answered by a checkpoint, however long that takes
+_under_way = threading.Event()  # what was asked for is being done, and takes its time
+_before_end: list[Callable[[], object]] = []
 
 
 def _install(handler: Any) -> dict[int, Any]:
@@ -31,12 +44,90 @@ def _restore(before: dict[int, Any]) -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """While it is entered, the signals raise KeyboardInterrupt, also where the shell had SIGINT ignored, as in the background."""
-    before = _install(signal.default_int_handler)
+    """While it is entered, the first signal raises KeyboardInterrupt, and the process ends soon after, whatever becomes of that.
+
+    Also where the shell had SIGINT ignored, as in the background.
+    """
+    global _asked, _spared
+    _asked, _spared = 0, False
+    _under_way.clear()
+    before = _install(_interrupt)
+    if not before:
+        yield
+        return
+    heard, hear = os.pipe()
+    os.set_blocking(hear, False)
+    wakeup = signal.set_wakeup_fd(hear, warn_on_full_buffer=False)
+    watch = threading.Thread(target=_watch, args=(heard, tuple(before)), daemon=True)
+    watch.start()
     try:
         yield
     finally:
+        signal.set_wakeup_fd(wakeup)
         _restore(before)
+        os.close(hear)
+        _under_way.set()
+        watch.join()
+        os.close(heard)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raises once: what is done then is not interrupted again, and does not last long."""
+    global _asked
+    first, _asked = not _asked, number
+    if first:
+        raise KeyboardInterrupt
+
+
+def _watch(heard: int, numbers: tuple[int, ...]) -> None:
+    """Reads the numbers of signals as they come; ends the process if one has not ended it in time."""
+    global _spared
+    while number := os.read(heard, 1):
+        if number[0] not in numbers:
+            continue
+        if _spared:
+            _spared = False
+        elif _under_way.wait(PATIENCE):
+            _under_way.clear()
+        else:
+            end(number[0])
+
+
+def asked() -> int:
+    """The signal that the command was interrupted by, or 0."""
+    return _asked
+
+
+def take_time() -> None:
+    """Called where KeyboardInterrupt was caught: what has to be done now may last, until there is another signal."""
+    _under_way.set()
+
+
+@contextmanager
+def leaving(act: Callable[[], object]) -> Iterator[None]:
+    """While it is entered, `act` is done if the process is asked to stop: on KeyboardInterrupt, or just before `end`."""
+    _before_end.append(act)
+    try:
+        yield
+    except KeyboardInterrupt:
+        act()
+        raise
+    finally:
+        _before_end.remove(act)
+
+
+def end(number: int) -> NoReturn:
+    """Ends the process at once, with the exit code of a signal; only what `leaving` names is done, if a moment suffices for it."""
+
+    def act() -> None:
+        for last in (*reversed(_before_end), sys.stdout.flush, sys.stderr.flush):
+            with suppress(Exception):
+                last()
+
+    last = threading.Thread(target=act, daemon=True)  # it may wait for what the main thread holds
+    last.start()
+    last.join(MOMENT)
+    os._exit(128 + number)
 
 
 class Signals:
@@ -51,14 +142,23 @@ class Signals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
+        global _spared
+        _spared = True
         self._before = _install(self._ask)
         return self
 
     def __exit__(self, *_: object) -> None:
+        global _spared
+        if not self.number:
+            _spared = False
+        self._restore()
+
+    def _restore(self) -> None:
         _restore(self._before)
         self._before = {}
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.number = number
-        self.__exit__()
-        os.write(2, NOTE)  # print may be what was interrupted
+        self._restore()
+        with suppress(OSError):  # nobody reads it
+            os.write(2, NOTE)  # print may be what was interrupted

@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from rgen.choices import BoardData, BoardEntry
 from rgen.config import LeaderboardConfig
 from rgen.errors import InputError
+from rgen.host import signals
 from rgen.host.cores import cores, shares
 from rgen.host.files import replace
 from rgen.host.progress import Progress
@@ -156,8 +157,9 @@ class Runner:
                 self._stopped = True
                 for future in futures:
                     future.cancel()
+                signals.take_time()
                 for child in list(self._children):
-                    child.terminate()
+                    _stop(child)
                 raise
 
     def _options(self, cell: Cell) -> str:
@@ -201,7 +203,7 @@ class Runner:
             with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=file, stderr=file, start_new_session=True) as child:
                 self._children.add(child)
                 if self._stopped:  # since we looked
-                    child.terminate()
+                    _stop(child)
                 try:
                     return child.wait() == 0
                 finally:
@@ -211,6 +213,12 @@ class Runner:
         used = len(share) if share else cores()
         beside = f" for {self.config.jobs} runs" if self.config.jobs > 1 and share is None else ""
         return ", ".join([f"{used} core{'s' * (used > 1)}{beside} of {processor()}", *caches(), f"jax {version('jax')}"])
+
+
+def _stop(child: subprocess.Popen) -> None:
+    """Ends its input, of which it hears as well if we are ended: once in all, which stops it with a checkpoint."""
+    assert child.stdin
+    child.stdin.close()
 
 
 def summary(cell: Cell, folder: Path, machine: str, options: str) -> Row:

@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-from matplotlib import pyplot as plt
 
 from rgen.choices import BoardData, BoardEntry
 from rgen.host import plots
@@ -67,7 +66,7 @@ def picture(rows: list[Row]) -> bytes:
     """Test score against minutes, as PNG: a panel for each data set, a line for each network through the means of its seeds."""
     groups, minutes = grouped(rows), sorted({row.minutes for row in rows})
     names: list[BoardData] = [data for data in DATA if any(row.data == data for row in rows)]
-    figure, panels = plt.subplots(1, len(names), figsize=(3.2 * len(names) + 2.6, 3.6), squeeze=False)
+    figure, panels = plots.subplots(1, len(names), figsize=(3.2 * len(names) + 2.6, 3.6), squeeze=False)
     for panel, data in zip(panels[0], names):
         for entry, title in ENTRIES.items():
             points = [(number, groups[data, entry, number]) for number in minutes if (data, entry, number) in groups]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from rgen.errors import InputError
+from rgen.errors import InputError, command
 from rgen.play.instructions import Arrays, Builder, Value, page_type, strides_of
 
 # Bodies of calls take the place of the calls: primitive -> its parameter
@@ -84,7 +84,7 @@ def _equation(build: Builder, eqn: Any, values: list[Value]) -> Value | list[Val
 
 
 def _unknown(what: str) -> InputError:
-    return InputError(f"The page cannot compute {what}, which this network needs; draw with bin/sample.py, without --page.")
+    return InputError(f"The page cannot compute {what}, which this network needs; draw with {command('sample')}, without --page.")
 
 
 def _surely_zero(name: str, zeros: Sequence[bool]) -> bool:

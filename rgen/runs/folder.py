@@ -24,8 +24,8 @@ from rgen import models, pretrained
 from rgen.choices import PREFIX
 from rgen.config import TrainConfig, from_json, to_json
 from rgen.data import Dataset, stored
-from rgen.errors import InputError
-from rgen.host.files import NEW, RECORD, is_foreign, lock, replace, write
+from rgen.errors import InputError, command
+from rgen.host.files import NEW, RECORD, is_foreign, lock, naming, replace, write
 from rgen.pretrained import Source
 from rgen.runs.checkpoint import Checkpoints, Unwritable, free
 from rgen.sequence import SequenceModel
@@ -188,7 +188,7 @@ class Run:
     def log(self, **row: Any) -> None:
         if self.writes:
             self._logged.append(row)
-            with self.metrics_file.open("ab") as file:
+            with naming(self.metrics_file), self.metrics_file.open("ab") as file:
                 file.write(_lines([row]))
             if self._board is not None:
                 for name in row.keys() - {"step"}:
@@ -261,12 +261,12 @@ def load_run(
 def _load_folder(folder: Path) -> Trained:
     run = Run(folder)
     if not run.exists() or not run.data_file.exists():
-        raise InputError(f"There is no run in {folder}; make one with bin/train.py PRESET --run {folder}.")
+        raise InputError(f"There is no run in {folder}; make one with {command('train')} PRESET --run {folder}.")
     config, data = run.config(), run.data()
     model = models.from_config(config, data)
     best = run.best().newest(models.template(model, data), run.say)
     if best is None:
-        raise InputError(f"The run in {folder} has no checkpoint yet; go on with bin/train.py PRESET --run {folder} --resume.")
+        raise InputError(f"The run in {folder} has no checkpoint yet; go on with {command('train')} PRESET --run {folder} --resume.")
     step, params = best
     return Trained(str(folder), config, data, model, params, step)
 

@@ -14,7 +14,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def export(sampler: Sampler, params: Any) -> bytes:
     """Serializes (seed uint32 [], numbers int32 [B]) -> (outputs uint8 [B, *shape], nats float32 [B]) for any B.
 
-    Sample number k is the one that bin/sample.py draws, up to the rounding of a device. `bin/run_exported.py` shows how it is used.
+    Sample number k is the one that `rgen sample` draws, up to the rounding of a device. `bin/run_exported.py` shows how it is used.
     """
 
     def draw(seed: jax.Array, numbers: jax.Array) -> tuple[jax.Array, jax.Array]:

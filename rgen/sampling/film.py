@@ -7,7 +7,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from matplotlib import pyplot as plt
 from PIL import Image
 
 from rgen.errors import InputError
@@ -88,18 +87,15 @@ def lines(probs: np.ndarray, line: bytes, steps: np.ndarray) -> tuple[bytes, byt
     symbols = sorted({*line, *np.flatnonzero((probs > 0.05).any((0, 1))).tolist()})
     chosen = np.unique(np.linspace(0, last, LINES).round().astype(int))
     width, height = 1.6 + 0.17 * max(length, 20), 0.8 + 0.13 * len(symbols)
-    figure, axes = plt.subplots(len(chosen), 1, figsize=(width, height * len(chosen)), sharex=True, squeeze=False)
+    figure, axes = plots.subplots(len(chosen), 1, figsize=(width, height * len(chosen)), sharex=True, squeeze=False)
     for axis, i in zip(axes[:, 0], chosen):
         _heat(axis, probs[i], line, int(steps[i]), symbols)
     strip = plots.png(figure)
     frames = []
     for moment, step in zip(probs, steps):
-        figure, axis = plt.subplots(figsize=(width, height))
+        figure, axis = plots.subplots(figsize=(width, height))
         _heat(axis, moment, line, int(step), symbols)
-        figure.tight_layout()
-        figure.canvas.draw()
-        frames.append(np.asarray(figure.canvas.buffer_rgba())[..., :3] / 255)  # type: ignore[reportAttributeAccessIssue]
-        plt.close(figure)
+        frames.append(plots.pixels(figure))
     return strip, _animate(frames, 1)
 
 

@@ -3,13 +3,13 @@
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from rgen.host.files import lock
+from rgen.host.files import lock, naming
 from rgen.sequence import Array
 
 
@@ -39,8 +39,9 @@ class Records:
         """Adds outputs [n, *shape] and nats [n], and hands them over to the operating system."""
         rows = np.empty(len(values), self._type)
         rows["values"], rows["nats"] = values, nats
-        self._file.write(rows.tobytes())
-        self._file.flush()
+        with naming(self.path):
+            self._file.write(rows.tobytes())
+            self._file.flush()
         self._count += len(rows)
 
     def nats(self, count: int) -> np.ndarray:
@@ -68,6 +69,12 @@ class Records:
 
     def _all(self) -> Any:
         return np.memmap(self.path, self._type, "r", shape=(self._count,))
+
+
+def as_text(lines: Sequence[bytes], nats: np.ndarray | None = None) -> bytes:
+    """One line each, behind its nats and a tab if there are any; a line break that was drawn is written as a question mark."""
+    front = [b""] * len(lines) if nats is None else [b"%.3f\t" % value for value in nats]
+    return b"".join(start + line.replace(b"\n", b"?").replace(b"\r", b"?") + b"\n" for start, line in zip(front, lines))
 
 
 def _write_npy(file: zipfile.ZipFile, name: str, dtype: np.dtype, shape: tuple[int, ...], parts: Iterable[np.ndarray]) -> None:

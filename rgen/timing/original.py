@@ -14,6 +14,7 @@ import numpy as np
 from rgen.config import BenchmarkConfig
 from rgen.errors import InputError
 from rgen.host.progress import Progress
+from rgen.host.signals import leaving
 from rgen.timing import benchmark
 
 # Runs in the original's checkout, with its Python. Each line on stdin names a meta-gradient; how many seconds it took is the answer.
@@ -103,7 +104,7 @@ def started(config: BenchmarkConfig, network: str, meta_batch: int, length: int)
         )
     except OSError as error:
         raise InputError(f"--original-python is '{config.original_python}', which cannot be run: {error.strerror}.") from error
-    with child:
+    with child, leaving(child.kill):
         try:
             yield child
         finally:

@@ -3,23 +3,23 @@
 import gzip
 import json
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 
+from rgen.host.files import temporary
+
 
 def by_operation(call: Callable[[], Any], most: int = 8) -> list[tuple[str, float, int]]:
     """Runs a call under JAX's profiler: (operation, its number left out; seconds, summed over threads; calls), the longest first."""
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary() as folder:
         with jax.profiler.trace(folder):
             call()
         events = [
             event
-            for file in Path(folder).rglob("*.trace.json.gz")
+            for file in folder.rglob("*.trace.json.gz")
             for event in json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
             if "dur" in event and event.get("args", {}).get("hlo_op")
         ]

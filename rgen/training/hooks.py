@@ -13,6 +13,7 @@ from rgen.host.progress import Progress
 from rgen.models import fitting_batch
 from rgen.runs.checkpoint import Checkpoints
 from rgen.runs.folder import Run
+from rgen.sampling.records import as_text
 from rgen.training.budget import Budget, awake
 from rgen.training.outer_step import State, Window, inner_norms
 from rgen.training.setting import Setting
@@ -89,7 +90,7 @@ class Sketch:
         drawn = np.concatenate([values for values, _ in batches])
         if self.run.writes:
             image = self.data.kind == "image"
-            content = plots.sheet({"16 samples": drawn}) if image else plots.text(self.data.decode(None, drawn))
+            content = plots.sheet({"16 samples": drawn}) if image else as_text(self.data.decode(None, drawn))
             self.run.show(self.run.samples_file(self.data.kind), content)
         return state
 
