@@ -46,6 +46,6 @@ class Progress:
         if self._silent:
             return
         if sys.stderr.isatty():
-            self._bar.console.print(line, highlight=False)
+            self._bar.console.print(line, highlight=False, markup=False)
         else:
             print(line, file=sys.stderr, flush=True)
