@@ -65,7 +65,7 @@ class Checkpoints:
 
         def begin() -> Any:
             self._folder.mkdir(exist_ok=True)  # not its parents: a run folder that was moved is not made anew
-            return ocp.save_async(self._orbax_folder / str(step), copy, custom_metadata=metadata, overwrite=True)
+            return ocp.save_async(str(self._orbax_folder / str(step)), copy, custom_metadata=metadata, overwrite=True)
 
         self._writing = step, self._try(step, begin)
 
@@ -159,7 +159,7 @@ class Checkpoints:
 
     def _read(self, step: int, where: str) -> tuple[dict[str, np.ndarray], dict[str, str], date]:
         """What was saved, proven by checksums: arrays by their paths, versions and day. Raises as `load`."""
-        path, saved_with = self._orbax_folder / str(step), {}
+        path, saved_with = str(self._orbax_folder / str(step)), {}
         read_metadata, read = ocp.metadata, ocp.load  # an Orbax without them damages nothing
         try:
             about: Any = read_metadata(path)
