@@ -15,6 +15,7 @@ from test_devices import TRAINING, close_metrics, on_devices
 
 from rgen import devices
 from rgen.errors import InputError
+from rgen.runs import checkpoint
 from rgen.runs.checkpoint import Checkpoints
 from rgen.runs.folder import Run, load_run
 from runs import ROOT
@@ -93,7 +94,7 @@ def test_a_process_that_is_lost_while_saving_is_not_the_disks_fault(tmp_path, mo
         raise jax.errors.JaxRuntimeError("Gloo AllReduce failed: Connection closed by peer")
 
     checkpoints = Checkpoints(tmp_path / "run")
-    monkeypatch.setattr(checkpoints._checkpointer, "save_async", save)
+    monkeypatch.setattr(checkpoint.ocp, "save_async", save)
     with pytest.raises(jax.errors.JaxRuntimeError, match="Gloo"):
         checkpoints.save(1, {"w": np.zeros(2)})
 

@@ -20,6 +20,7 @@ from test_resume import at_step
 
 from rgen import training
 from rgen.commands import train as train_command
+from rgen.data import stored
 from rgen.errors import InputError
 from rgen.runs import checkpoint
 from rgen.runs.checkpoint import Checkpoints
@@ -127,7 +128,7 @@ def test_options_that_are_gone_matter_only_where_they_were_used(copied):
 # ---------------------------------------------------------------- errors of the disk
 
 
-@pytest.mark.parametrize("where", ["load", "files"])
+@pytest.mark.parametrize("where", ["load", "files", "data"])
 def test_what_cannot_be_read_now_is_not_damaged(where, copied, monkeypatch):
     """It is not replaced by an older one, and nothing is changed."""
 
@@ -142,7 +143,10 @@ def test_what_cannot_be_read_now_is_not_damaged(where, copied, monkeypatch):
         patch.setattr(checkpoint.ocp, "load", fail if where == "load" else fail_otherwise)
         if where == "files":
             patch.setattr(checkpoint.Path, "read_bytes", fail)
-        with pytest.raises(InputError, match=r"step 4 .* cannot be read now .*Input/output error.* run the same command again"):
+        if where == "data":
+            patch.setattr(stored.np, "load", fail)
+        what = r"data\.npz" if where == "data" else "step 4"
+        with pytest.raises(InputError, match=rf"{what} .*cannot be read now .*Input/output error.* [Rr]un the same command again"):
             training.train(dataclasses.replace(TINY, run=copied, resume=True))
     assert contents(copied) == before
 

@@ -1,6 +1,7 @@
 """A data set in one file, so that a run does not depend on where its data came from."""
 
 import dataclasses
+import errno
 import io
 import json
 import zipfile
@@ -51,6 +52,8 @@ def restore(path: Path) -> Dataset:
                     rows = file[name]
                     splits[name] = np.unpackbits(rows, count=np.prod(shape)).reshape(shape) if about["kind"] == "image" else rows
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # the disk's; zipfile's has EINVAL
+            raise InputError(f"{path} cannot be read now ({error}). Run the same command again.") from error
         raise InputError(f"{path}, the run's own copy of its data, is damaged ({error}). Train anew in another folder.") from error
     fields = about["fields"] | {"notes": tuple(about["fields"]["notes"])} | others
     return KINDS[about["kind"]](splits, **fields)

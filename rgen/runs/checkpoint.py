@@ -65,7 +65,7 @@ class Checkpoints:
 
         def begin() -> Any:
             self._folder.mkdir(exist_ok=True)  # not its parents: a run folder that was moved is not made anew
-            return ocp.save_async(self._orbax_folder / str(step), copy, custom_metadata=metadata, overwrite=True)
+            return ocp.save_async(str(self._orbax_folder / str(step)), copy, custom_metadata=metadata, overwrite=True)
 
         self._writing = step, self._try(step, begin)
 
@@ -95,8 +95,7 @@ class Checkpoints:
 
     def _remove(self, step: int) -> None:
         if self._first:
-            path = self._folder / f"{step}{LEFT[1]}"
-            (self._folder / str(step)).rename(path)  # a kill leaves no half of a checkpoint
+            path = (self._folder / str(step)).rename(free(self._folder / f"{step}{LEFT[1]}"))  # a kill leaves no half of a checkpoint
             shutil.rmtree(path, ignore_errors=True)
 
     def steps(self) -> list[int]:
@@ -160,13 +159,14 @@ class Checkpoints:
 
     def _read(self, step: int, where: str) -> tuple[dict[str, np.ndarray], dict[str, str], date]:
         """What was saved, proven by checksums: arrays by their paths, versions and day. Raises as `load`."""
-        path, saved_with = self._orbax_folder / str(step), {}
+        path, saved_with = str(self._orbax_folder / str(step)), {}
         read_metadata, read = ocp.metadata, ocp.load  # an Orbax without them damages nothing
         try:
             about: Any = read_metadata(path)
-            saved, saved_with = about.custom_metadata["arrays"], about.custom_metadata.get("versions", {})
+            saved, saved_with = about.custom_metadata["arrays"], dict(about.custom_metadata.get("versions", {}))
             day = date.fromtimestamp(about.init_timestamp_nsecs / 1e9)
-            as_numpy = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), about.metadata)  # on whatever devices it was saved
+            # as NumPy's, on whatever devices they were; without memory of their own, as a damaged shape may be of any size
+            as_numpy = jax.tree.map(lambda a: np.broadcast_to(np.zeros((), a.dtype), a.shape), about.metadata)
             arrays = by_path(read(path, as_numpy))
             found = _describe(arrays)
             wrong = [*(saved.keys() ^ found.keys())]
