@@ -171,7 +171,7 @@ def _folder(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
         found[split], frames = _pictures(group)
         more.update(frames)
     if more:
-        notes.append(f"Of {len(more):,} pictures only the first frame, page or layer is read; {more.total():,} others are left out.")
+        notes.append(f"Further frames, pages or layers left out: {more.total():,}, in {len(more):,} of the pictures.")
     return found, tuple(notes)
 
 
