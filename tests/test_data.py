@@ -708,9 +708,11 @@ def test_text_files_without_enough_lines(tmp_path, content, message):
 def test_text_files_that_cannot_be_read(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="folder"):
         data.load(tmp_path)
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(DataError, match="regular file"):
-        data.load(tmp_path / "pipe")
+    (tmp_path / "pictures").mkdir()
+    for pipe in (tmp_path / "pipe", tmp_path / "pipe.npy", tmp_path / "pictures" / "pipe.png"):
+        os.mkfifo(pipe)
+        with pytest.raises(DataError, match=r"pipe.* cannot be read: it is not a regular file"):
+            data.load(pipe if pipe.suffix != ".png" else pipe.parent)
     (tmp_path / "dangling").symlink_to(tmp_path / "gone")
     with pytest.raises(DataError, match="cannot be read: No such file"):
         data.load(tmp_path / "dangling")

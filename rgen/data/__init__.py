@@ -132,6 +132,12 @@ def divide(found: dict[str, np.ndarray], held_out: float, split_seed: int) -> tu
     return splits, f"its own test split, and valid by split seed {split_seed}"
 
 
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Raises DataError for a folder, or a pipe, from which a program could read for ever; not for what is not there."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise DataError(f"{os.fspath(path)!r} cannot be read: it is not a regular file.")
+
+
 def sizes(splits: dict[str, np.ndarray], what: str, how: str) -> str:
     """The sentence that reports how many sequences each split has, and how the splits were cut."""
     return ", ".join(f"{len(rows):,} {name}" for name, rows in splits.items()) + f" {what} ({how})."

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rgen.data import DataError
+from rgen.data import DataError, check_regular
 from rgen.data.kinds import kind_of
 
 LUMA = np.array([299, 587, 114])  # of red, green and blue, as Pillow and JPEG weigh them
@@ -18,6 +18,7 @@ def read(path: Path, choose: Callable[[list[str]], Iterable[str]] = list) -> dic
     Raises:
       DataError: the file cannot be read, or is damaged, or holds objects only.
     """
+    check_regular(path)
     shown, head = str(path), b""
     try:
         with path.open("rb") as file:

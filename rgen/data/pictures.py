@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from rgen.data import DataError, arrays
+from rgen.data import DataError, arrays, check_regular
 from rgen.data.kinds import kind_of
 
 NOT_OPENED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF")
@@ -77,6 +77,7 @@ def read(path: Path, paper: int) -> Picture:
     Raises:
       DataError: it cannot be read, or it is not sure which of its numbers is white.
     """
+    check_regular(path)
     shown = f"The picture {str(path)!r}"
     try:
         with warnings.catch_warnings():

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rgen.data import DataError, Dataset, cut, duplicates, sizes
+from rgen.data import DataError, Dataset, check_regular, cut, duplicates, sizes
 from rgen.data.kinds import HTML, binary, kind_of
 from rgen.sequence import Sequence, until_end
 
@@ -174,8 +174,7 @@ def from_file(
       DataError: the file cannot be read, or its lines cannot be used.
     """
     shown = os.fspath(path)
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise DataError(f"{shown!r} is not a regular file; a text file with one sequence per line is expected.")
+    check_regular(path)
     try:
         with open(path, "rb") as file:
             content = file.read()
