@@ -87,8 +87,8 @@ def test_text_is_read_right_however_it_is_stored(case, tmp_path):
 
 
 def test_text_that_begins_as_a_compressed_file_does_is_text(tmp_path):
-    loaded = data.load(write(tmp_path / "words", b"BZh\nBZh9\nPK\n"))
-    assert sorted(all_lines(loaded)) == [b"BZh", b"BZh9", b"PK"]
+    loaded = data.load(write(tmp_path / "words", b"BZh\nBZh9\nPK\n" + b"LZIP\n"))
+    assert sorted(all_lines(loaded)) == [b"BZh", b"BZh9", b"LZIP", b"PK"]
 
 
 def tar() -> bytes:

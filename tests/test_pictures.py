@@ -4,6 +4,7 @@ import io
 import struct
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -191,11 +192,14 @@ def test_splits_of_their_own_may_have_folders_inside_too(tmp_path):
     assert "4 pictures that are not in its folders train, test" in loaded.notes[1] and "from 4 folders inside" in loaded.notes[2]
 
 
+LOSSLESS: dict[str, Any] = {"webp": {"lossless": True}}
+
+
 @pytest.mark.parametrize("end", ["gif", "tif", "png", "webp"])
 def test_of_several_frames_the_first_is_read_and_the_others_are_said(end, tmp_path):
     at, frames = draw(tmp_path / "a", GREY), [Image.fromarray(image * 255) for image in WHITE[1:4]]
     path = at / f"zz.{end}"
-    frames[0].save(path, save_all=True, append_images=frames[1:], **{"lossless": True} if end == "webp" else {})
+    frames[0].save(path, save_all=True, append_images=frames[1:], **LOSSLESS.get(end, {}))
     loaded = data.load(at)
     assert loaded.notes[1] == "Further frames, pages or layers left out: 2, in 1 of the pictures."
     everything = {image.tobytes() for split in loaded.splits.values() for image in split}

@@ -11,6 +11,8 @@ from rgen.data.kinds import kind_of
 LUMA = np.array([299, 587, 114])  # of red, green and blue, as Pillow and JPEG weigh them
 EXPECTED = "Expected are bytes 0 to 255, booleans, or numbers 0 to 1, as [N, H, W], or [N, H, W, 3] in colour"
 
+OBJECTS = "it holds Python objects, which are not read"
+
 
 def read(path: Path, choose: Callable[[list[str]], Iterable[str]] = list) -> dict[str, np.ndarray]:
     """The arrays of an .npz file that `choose` takes from their names, less those of Python objects; of an .npy file, its array as "".
@@ -36,14 +38,14 @@ def read(path: Path, choose: Callable[[list[str]], Iterable[str]] = list) -> dic
     except Exception as error:  # of what is damaged, NumPy raises whatever its bytes lead to
         kind = None if head.startswith((b"\x93NUMPY", b"PK")) else kind_of(head)
         why = f"it is {kind}" if kind else f"it is damaged or not NumPy's ({error})"
-        why = OBJECTS if _of_objects(error) else why
-        raise DataError(f"The array {shown!r} cannot be read: {why}. Save the images with numpy.save as bytes [N, H, W].") from error
+        raise _unreadable(shown, OBJECTS if _of_objects(error) else why) from error
     if names and not arrays:
-        raise DataError(f"The array {shown!r} cannot be read: {OBJECTS}. Save the images with numpy.save as bytes [N, H, W].")
+        raise _unreadable(shown, OBJECTS)
     return arrays
 
 
-OBJECTS = "it holds Python objects, which are not read"
+def _unreadable(shown: str, why: str) -> DataError:
+    return DataError(f"The array {shown!r} cannot be read: {why}. Save the images with numpy.save as bytes [N, H, W].")
 
 
 def _unless_objects(content: np.lib.npyio.NpzFile, name: str) -> np.ndarray | None:

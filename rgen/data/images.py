@@ -74,10 +74,6 @@ class Options:
     split_seed: int = 0
     deduplicate: bool = False
 
-    def compared(self, chances: np.ndarray) -> np.ndarray:
-        """Of images by their chances, what is the same in two that count as one: black and white, or grey if that is drawn."""
-        return chances > SURE // 2 if self.binarize == "threshold" else chances
-
     def __post_init__(self):
         if self.order not in ORDERS:
             raise DataError(f"There is no pixel order {self.order!r}; it is one of {', '.join(ORDERS)}.")
@@ -87,6 +83,10 @@ class Options:
             raise DataError(f"The reduction must be a positive whole number, 1 for none; it is {self.reduce}.")
         if self.split_seed < 0:
             raise DataError(f"The split seed cannot be negative; it is {self.split_seed}.")
+
+    def compared(self, chances: np.ndarray) -> np.ndarray:
+        """Of images by their chances, what is the same in two that count as one: black and white, or grey if that is drawn."""
+        return chances > SURE // 2 if self.binarize == "threshold" else chances
 
 
 def chances(grey: np.ndarray, white: int, reduce: int) -> np.ndarray:

@@ -11,7 +11,7 @@ KINDS = {
     rb"version https://git-lfs\.github\.com/spec/": "a pointer of Git LFS and not the file itself: fetch that with git lfs pull",
     rb"(\xef\xbb\xbf)?\s*<(?i:!doctype html|html[\s>])": HTML,
     rb"\x28\xb5\x2f\xfd": "compressed by Zstandard: unpack it first, with zstd -d",
-    rb"\x04\x22\x4d\x18|\x1f\x9d|LZIP|\x89LZO|\x5d\0\0[\x80\0]\0": "compressed by a program that is not known here: unpack it first",
+    rb"\x04\x22\x4d\x18|\x1f\x9d|LZIP\x01|\x89LZO|\x5d\0\0[\x80\0]\0": "compressed by a program that is not known here: unpack it first",
     rb"PK(\x03\x04|\x05\x06)": "a ZIP archive (.zip, .npz, .docx, PyTorch's .pt): unpack it first",
     rb".{257}ustar": "a tar archive: unpack it first, with tar -xf",
     rb"7z\xbc\xaf\x27\x1c|Rar!\x1a\x07|!<arch>\n": "an archive (7-Zip, RAR, ar): unpack it first",
@@ -26,7 +26,7 @@ KINDS = {
         "an IDX file, as MNIST's: for MNIST itself give --data mnist and its folder as --data-dir; save others with numpy.save"
     ),
     rb"RIFF.{4}(WAVE|AVI )|OggS\0|fLaC\0|ID3[\x02-\x04]\0|\0\0..ftyp|\x1aE\xdf\xa3": "sound or video",
-    rb"%PDF": "a PDF",
+    rb"%PDF-": "a PDF",
     rb"\xd0\xcf\x11\xe0\xa1\xb1": "a document of Microsoft Office",
     rb"SQLite format 3\0": "a database of SQLite",
     rb"PAR1\x15|ARROW1\0\0|FEA1\0|\x89HDF\r\n|CDF[\x01\x02\x05]|Obj\x01|MATLAB 5\.0 MAT": (

@@ -94,7 +94,8 @@ def unpack(content: bytes, shown: str = "A file of MNIST") -> np.ndarray:
     dimensions = content[3] if len(content) > 3 and content[:3] == bytes((0, 0, 8)) else 0
     start = 4 + 4 * dimensions
     if not 1 <= dimensions <= 3 or len(content) < start:
-        raise DataError(f"{shown} is {kind_of(content) or 'no IDX file of bytes; get it again'}.")
+        kind = None if content.startswith(b"\0\0") else kind_of(content)  # of IDX, another type, or cut off
+        raise DataError(f"{shown} is {kind or 'no IDX file of bytes; get it again'}.")
     shape = struct.unpack(f">{dimensions}I", content[4:start])
     if len(content) != start + math.prod(shape):
         raise DataError(f"{shown} says that it holds {math.prod(shape):,} bytes, and has {len(content) - start:,}; get it again.")

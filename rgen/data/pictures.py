@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from rgen.data import DataError, arrays, check_regular
 from rgen.data.kinds import kind_of
 
-NOT_OPENED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF")
+NOT_OPENED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
 """What Pillow opens with the help of other programs only, or not at all."""
 IGNORED = ("thumbs.db", "desktop.ini", "__macosx")
 """What systems leave in folders, beside hidden files."""

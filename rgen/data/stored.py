@@ -48,8 +48,8 @@ def restore(path: Path) -> Dataset:
                     shape = (int(file[f"{name}_count"]), *about["shape"])
                     rows = file[name]
                     splits[name] = np.unpackbits(rows, count=np.prod(shape)).reshape(shape) if about["kind"] == "image" else rows
-    except OSError as error:
-        raise InputError(f"{path}, the run's own copy of its data, cannot be read: {error.strerror or error}.") from error
+    except (OSError, MemoryError) as error:
+        raise InputError(f"{path}, the run's own copy of its data, cannot be read: {getattr(error, 'strerror', None) or error}.") from error
     except Exception as error:  # of what is damaged, NumPy raises whatever its bytes lead to
         raise InputError(f"{path}, the run's own copy of its data, is damaged ({error}). Train anew in another folder.") from error
     fields = about["fields"] | {"notes": tuple(about["fields"]["notes"])} | others

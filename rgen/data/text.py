@@ -103,7 +103,7 @@ def from_content(
         raise DataError(f"{origin} has {few}; at least 3 are needed, one each to train, validate and test on.")
     shorter = shorten(symbols, starts, lengths, max_length - 1)
     width = int(shorter.max()) + 1  # most files have short lines, and memory for those is enough
-    several = len(used)
+    filled = len(used)
     if deduplicate:
         used = used[duplicates.kept({"": table(symbols, starts[used], shorter[used], width)})[""]]
     splits = {
@@ -114,10 +114,10 @@ def from_content(
         said.append(f"Lines cut to {max_length - 1} bytes, since they were longer: {longer:,} of {len(used):,}.")
     if with_nul:
         said.append(f"Lines cut before a NUL byte, which ends a line here: {with_nul:,}.")
-    if several < len(lengths):
-        said.append(f"Empty lines dropped: {len(lengths) - several:,}.")
-    if len(used) < several:
-        said.append(f"Lines dropped, since they came twice: {several - len(used):,}.")
+    if filled < len(lengths):
+        said.append(f"Empty lines dropped: {len(lengths) - filled:,}.")
+    if len(used) < filled:
+        said.append(f"Lines dropped, since they came twice: {filled - len(used):,}.")
     said += duplicates.also_in_train(splits, "lines")
     return Text(splits, tuple(said), split_seed, score_padding, max_length)
 
