@@ -8,14 +8,18 @@ import hashlib
 import io
 import lzma
 import os
+import pickle
 import re
 import struct
+import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from rgen import data
@@ -83,8 +87,21 @@ def test_text_is_read_right_however_it_is_stored(case, tmp_path):
 
 
 def test_text_that_begins_as_a_compressed_file_does_is_text(tmp_path):
-    loaded = data.load(write(tmp_path / "words", b"BZh\nBZh9\nPK\n"))
-    assert sorted(all_lines(loaded)) == [b"BZh", b"BZh9", b"PK"]
+    loaded = data.load(write(tmp_path / "words", b"BZh\nBZh9\nPK\n" + b"LZIP\n"))
+    assert sorted(all_lines(loaded)) == [b"BZh", b"BZh9", b"LZIP", b"PK"]
+
+
+def tar() -> bytes:
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w") as file:
+        file.addfile(tarfile.TarInfo("empty.txt"))
+    return whole.getvalue()
+
+
+def picture(kind: str) -> bytes:
+    whole = io.BytesIO()
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(whole, kind)
+    return whole.getvalue()
 
 
 NOT_READ = {
@@ -94,6 +111,24 @@ NOT_READ = {
     "gzip of a PDF": (gzip.compress(b"%PDF-1.7\n" + TEXT.encode()), "is a PDF"),
     "cut gzip": (gzip.compress(TEXT.encode())[:-9], "compressed by gzip and damaged"),
     "cut xz": (lzma.compress(TEXT.encode())[:-9], "compressed by xz and damaged"),
+    "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a pointer of Git LFS .* git lfs pull"),
+    "tar": (tar(), "a tar archive"),
+    "tar.gz": (gzip.compress(tar()), "a tar archive"),
+    "JPEG": (picture("JPEG"), "a JPEG image"),
+    "GIF": (picture("GIF"), "a GIF image"),
+    **{kind: (picture(kind), "is an image") for kind in ("BMP", "TIFF", "WEBP", "JPEG2000")},
+    "MNIST": (bytes((0, 0, 8, 3, 0, 0, 0, 9)) + bytes(range(256)), "an IDX file, as MNIST's: .* --data-dir"),
+    "SQLite": (b"SQLite format 3\0" + bytes(99), "a database of SQLite"),
+    "Parquet": (b"PAR1\x15\4" + bytes(99), "a table or arrays"),
+    "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(99), "a table or arrays"),
+    "pickle": (pickle.dumps(WORDS), "a pickle of Python"),
+    "old pickle": (pickle.dumps(WORDS, 2), "a pickle of Python"),
+    "Python itself": (Path(sys.executable).read_bytes()[:9999], "is a program"),
+    "WAV": (b"RIFF\0\1\0\0WAVEfmt " + bytes(99), "sound or video"),
+    "MP4": (b"\0\0\0\x18ftypmp42" + bytes(99), "sound or video"),
+    "random": (np.random.default_rng(0).bytes(5000), r"no text, since \d+% of its bytes are control characters"),
+    "numbers": (np.arange(5000).astype(np.int16).tobytes(), "no text"),
+    "small numbers": ((np.arange(999) % 9).astype(np.uint8).tobytes(), "no text"),
     "odd UTF-16": (TEXT.encode("utf-16") + b"a", "looks like utf-16 and is not"),
 }
 
@@ -103,6 +138,41 @@ def test_text_that_is_not_read_says_why(case, tmp_path):
     content, sentence = NOT_READ[case]
     with pytest.raises(DataError, match=sentence):
         data.load(write(tmp_path / "words", content))
+
+
+@pytest.mark.parametrize("separator", [b"\x01", b"\t", b"\x1b[0m", b"\x7f"])
+def test_text_with_a_few_control_characters_is_text(tmp_path, separator):
+    lines = [separator.join(word.encode() for word in WORDS[n:] + WORDS[:n]) for n in range(len(WORDS))]
+    assert sorted(all_lines(data.load(write(tmp_path / "words", b"\n".join(lines))))) == sorted(lines)
+    old = write(tmp_path / "old", "\n".join(WORDS).encode("iso8859-2", "replace"))
+    assert len(data.load(old).notes) == 1
+
+
+def test_a_page_of_html_is_text_and_that_is_said(tmp_path):
+    loaded = data.load(write(tmp_path / "names.txt", b"<!DOCTYPE HTML>\n<html>\n<p>404 Not found</p>\n"))
+    assert "names.txt' begins as a page of HTML" in loaded.notes[0]
+
+
+CHARACTER = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
+
+
+def shortened(line: bytes, most: int) -> bytes:
+    """At most so many bytes; a character of UTF-8 that goes beyond is left out, unless it is the first."""
+    starts = (place for place in range(max(1, most - 3), most) if (found := CHARACTER.match(line, place)) and found.end() > most)
+    return line[: next(starts, most)]
+
+
+@settings(max_examples=300)
+@given(st.lists(st.text(max_size=9).map(str.encode) | st.binary(max_size=9), min_size=1), st.integers(1, 9))
+def test_lines_are_cut_before_a_character_that_does_not_fit(lines, most):
+    symbols = np.frombuffer(b"\n".join(lines) + b"\n", np.uint8)
+    starts, lengths, _ = text.find_lines(symbols)
+    shorter = text.shorten(symbols, starts, lengths, most)
+    for start, length, short in zip(starts, lengths, shorter):
+        line = symbols[start : start + length].tobytes()
+        assert line[:short] == shortened(line, most)
+        with contextlib.suppress(UnicodeDecodeError):
+            assert line.decode().startswith(line[:short].decode() if most > 3 else "")
 
 
 @given(st.binary(max_size=60), st.integers(2, 9))
@@ -159,7 +229,10 @@ def test_a_listed_file_word_for_word(tmp_path):
 
 
 @settings(max_examples=150, deadline=None)
-@given(content=st.binary(max_size=200) | st.lists(st.binary(max_size=12), max_size=30).map(b"\n".join), max_length=st.integers(2, 12))
+@given(
+    content=st.binary(max_size=200) | st.lists(st.binary(max_size=12) | st.text(max_size=9).map(str.encode), max_size=30).map(b"\n".join),
+    max_length=st.integers(2, 12),
+)
 def test_any_bytes_load_or_are_refused(tmp_path_factory, content, max_length):
     path = write(tmp_path_factory.getbasetemp() / "fuzz", content)
     try:
@@ -171,10 +244,44 @@ def test_any_bytes_load_or_are_refused(tmp_path_factory, content, max_length):
         return
     end = b"\n" if b"\n" in content else b"\r"
     lines = [line.removesuffix(b"\r") if end == b"\n" else line for line in content.split(end)]
-    expected = [line.split(b"\0")[0][: max_length - 1] for line in lines]
+    expected = [shortened(line.split(b"\0")[0], max_length - 1) for line in lines]
     assert sorted(all_lines(loaded)) == sorted(line for line in expected if line)
     weights = [loaded.sequences(split, range(len(rows))).weight.sum() for split, rows in loaded.splits.items()]
     assert sum(weights) == sum(len(line) + 1 for line in all_lines(loaded))
+
+
+# Sequences that come twice
+
+
+def test_lines_that_come_twice_are_said_or_dropped(tmp_path):
+    path = write(tmp_path / "lines", b"\n".join(b"line %d" % (number % 60) for number in range(100)))
+    loaded, without = data.load(path, held_out=0.2), data.load(path, held_out=0.2, deduplicate=True)
+    train = set(loaded.decode(None, loaded.splits["train"]))
+    valid, test = (sum(line in train for line in loaded.decode(None, loaded.splits[split])) for split in ("valid", "test"))
+    assert loaded.notes[1:] == (
+        f"Lines that stand in train too: {valid} of 10 valid and {test} of 20 test; --deduplicate drops what comes twice.",
+    )
+    assert sorted(all_lines(without)) == sorted(b"line %d" % number for number in range(60))
+    assert "42 train, 6 valid, 12 test" in without.notes[0] and without.notes[1:] == ("Lines dropped, since they came twice: 40.",)
+    cut_same = data.load(write(tmp_path / "long", b"same1\nsame2\nsame3\nother\nthird\n"), max_length=5, deduplicate=True)
+    assert sorted(all_lines(cut_same)) == [b"othe", b"same", b"thir"]
+
+
+def test_splits_of_their_own_lose_in_train_what_comes_twice(tmp_path):
+    grey = np.random.default_rng(0).integers(0, 256, (30, 4, 6), np.uint8)
+    lighter = np.where(grey >= 128, 200, grey)  # the same in black and white
+    np.savez(tmp_path / "a.npz", train=np.concatenate([grey[:20], lighter[:3], lighter[18:]]), valid=grey[20:24], test=grey[24:])
+    loaded, without = data.load(tmp_path / "a.npz"), data.load(tmp_path / "a.npz", deduplicate=True)
+    assert loaded.notes[1].startswith("Images that stand in train too: 4 of 4 valid and 6 of 6 test;")
+    np.testing.assert_array_equal(without.splits["train"], grey[:20] >= 128)
+    assert without.notes[1:] == ("Images dropped, since they came twice: 15.",)
+    assert len(data.load(tmp_path / "a.npz", binarize="dynamic").notes) == 1  # drawn from other greys
+    np.savez(tmp_path / "b.npz", train=np.tile(grey[:20], (2, 1, 1)), test=grey[:6])
+    valid = data.load(tmp_path / "b.npz", deduplicate=True)
+    assert [len(valid.splits[split]) for split in SPLITS] == [13, 1, 6] and len(valid.notes) == 2
+    np.savez(tmp_path / "c.npz", train=grey[:6], test=grey[:6])
+    with pytest.raises(DataError, match="With --deduplicate nothing is left of train"):
+        data.load(tmp_path / "c.npz", deduplicate=True)
 
 
 # Images
@@ -466,6 +573,7 @@ def test_mnist_as_keras_has_it(inside, mnist, tmp_path):
 
 
 IMAGES = "train-images-idx3-ubyte.gz"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 REFUSED = {
     "no folder": (lambda folder: folder / "nowhere", "nowhere' does not exist; give the folder with MNIST's four official files"),
     "empty": (
@@ -483,6 +591,12 @@ REFUSED = {
     ),
     "no labels": (lambda folder: removed(folder / "train-labels-idx1-ubyte.gz"), "MNIST's train labels are not in the folder"),
     "a folder of that name": (lambda folder: made(removed(folder / IMAGES) / IMAGES), "MNIST's train images are not in the folder"),
+    "a pointer": (lambda folder: written(folder / IMAGES, POINTER), f"{IMAGES}' is a pointer of Git LFS .* git lfs pull"),
+    "a page": (lambda folder: written(folder / IMAGES, b"<html><body>403</body></html>"), f"{IMAGES}' is a page of HTML"),
+    "a pointer to Keras'": (
+        lambda folder: written(folder / "mnist.npz", POINTER) / "mnist.npz",
+        "Keras' mnist.npz. .* a pointer of Git LFS",
+    ),
     "another file": (lambda folder: folder / IMAGES, "cannot be read as Keras' mnist.npz"),
     "pickled": (lambda folder: pickled(folder / "mnist.npz"), "cannot be read as Keras' mnist.npz"),
 }
@@ -594,9 +708,11 @@ def test_text_files_without_enough_lines(tmp_path, content, message):
 def test_text_files_that_cannot_be_read(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="folder"):
         data.load(tmp_path)
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(DataError, match="regular file"):
-        data.load(tmp_path / "pipe")
+    (tmp_path / "pictures").mkdir()
+    for pipe in (tmp_path / "pipe", tmp_path / "pipe.npy", tmp_path / "pictures" / "pipe.png"):
+        os.mkfifo(pipe)
+        with pytest.raises(DataError, match=r"pipe.* cannot be read: it is not a regular file"):
+            data.load(pipe if pipe.suffix != ".png" else pipe.parent)
     (tmp_path / "dangling").symlink_to(tmp_path / "gone")
     with pytest.raises(DataError, match="cannot be read: No such file"):
         data.load(tmp_path / "dangling")

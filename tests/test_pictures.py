@@ -1,7 +1,10 @@
 """Anybody's images: folders of pictures, and arrays of NumPy; read right, or refused in a sentence."""
 
+import io
+import struct
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +14,9 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from rgen import data, training
-from rgen.data import DataError, pictures
+from rgen.data import DataError, known, pictures
+from rgen.data.images import Images
+from rgen.errors import InputError
 from rgen.runs.folder import load_run
 from rgen.sampling import make_sampler
 from runs import TINY
@@ -20,11 +25,27 @@ GREY = np.random.default_rng(0).integers(0, 256, (30, 4, 6), np.uint8)
 WHITE = (GREY >= 128).astype(np.uint8)
 
 
-def draw(folder: Path, images: np.ndarray, end: str = "png", mode: str | None = None) -> Path:
+def draw(folder: Path, images: np.ndarray, end: str = "png", *modes: str, **options) -> Path:
+    """Writes them as pictures, converted to one mode after the other."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, image in enumerate(images):
         picture = Image.fromarray(image)
-        (picture.convert(mode) if mode else picture).save(folder / f"{number:03}.{end}")
+        for mode in modes:
+            picture = picture.convert(mode)
+        picture.save(folder / f"{number:03}.{end}", **options)
+    return folder
+
+
+def of_12_bits(folder: Path, images: np.ndarray) -> Path:
+    """As TIFFs, which Pillow reads and does not write: of 12 bits, two pixels in three bytes."""
+    folder.mkdir()
+    for number, image in enumerate(images):
+        pairs = image.astype(int).reshape(-1, 2) * 4095 // 255
+        pixels = bytes(np.stack([pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], 1).astype(np.uint8).flat)
+        tags = {256: image.shape[1], 257: image.shape[0], 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: image.shape[0], 279: len(pixels)}
+        entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+        header = struct.pack("<2sHI", b"II", 42, 8 + len(pixels))
+        (folder / f"{number:03}.tif").write_bytes(header + pixels + struct.pack("<H", len(tags)) + entries + bytes(4))
     return folder
 
 
@@ -60,9 +81,29 @@ WHOLE = {
     "an archive with labels": lambda at: save(at / "a.npz", labels=np.arange(30), pictures=GREY),
     "pictures": lambda at: rest(draw(at / "a", GREY)),
     "in colour": lambda at: draw(at / "a", COLOUR),
-    "transparent": lambda at: draw(at / "a", COLOUR, mode="RGBA"),
+    "transparent": lambda at: draw(at / "a", COLOUR, "png", "RGBA"),
     "of 16 bits": lambda at: draw(at / "a", GREY.astype(np.uint16) * 257),
     "bitmaps": lambda at: draw(at / "a", GREY, "BMP"),
+    "JPEG 2000": lambda at: draw(at / "a", GREY, "jp2"),
+    "Targa": lambda at: draw(at / "a", COLOUR, "TGA"),
+    "of 12 bits": lambda at: of_12_bits(at / "a", GREY),
+    "of 16 bits, big-endian": lambda at: draw(at / "a", GREY.astype(">u2") * 257, "tif"),
+    "of 16 bits, white is 0": lambda at: draw(at / "a", (255 - GREY).astype(np.uint16) * 257, "tif", tiffinfo={262: 0}),
+    "white is 0": lambda at: draw(at / "a", GREY, "tif", tiffinfo={262: 0}),
+    "PGM of 16 bits": lambda at: draw(at / "a", GREY.astype(np.uint16) * 257, "pgm"),
+    "floats": lambda at: draw(at / "a", (GREY / 255).astype(np.float32), "tif"),
+    "a hair above 1": lambda at: one(at / "a.npy", GREY / 254.99),
+    "bytes in 32 bits": lambda at: draw(at / "a", GREY.astype(np.int32), "tif"),
+    "16 of 32 bits": lambda at: draw(at / "a", GREY.astype(np.int32) * 257, "tif"),
+    "32 bits": lambda at: draw(at / "a", GREY.astype(np.int32) * 8421504, "tif"),
+    "1": lambda at: draw(at / "a", WHITE * 255, "png", "1"),
+    "P": lambda at: draw(at / "a", WHITE * 255, "png", "P"),
+    "LA": lambda at: draw(at / "a", GREY, "png", "LA"),
+    "PA": lambda at: draw(at / "a", WHITE * 255, "tif", "P", "PA"),
+    "CMYK": lambda at: draw(at / "a", WHITE * 255, "tif", "RGB", "CMYK"),
+    "YCbCr": lambda at: draw(at / "a", WHITE * 255, "tif", "RGB", "YCbCr"),
+    "LAB": lambda at: draw(at / "a", WHITE * 255, "tif", "RGB", "LAB"),
+    "objects beside": lambda at: save(at / "a.npz", about=np.array([{}], object), pictures=GREY),
 }
 
 
@@ -72,6 +113,99 @@ def test_images_are_read_right_however_they_are_stored(case, tmp_path):
     assert loaded.shape == (4, 6) and "25 train, 2 valid, 3 test images of 4 by 6 pixels" in loaded.notes[0]
     for split, rows in data.cut(30, 0.1, 3).items():
         np.testing.assert_array_equal(loaded.splits[split], WHITE[rows])
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "P", "PA", "LA", "La", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV", "LAB", "F", "I;16", "I;16B"]
+)
+def test_black_and_white_are_so_in_every_mode_of_pillow(mode, tmp_path, monkeypatch):
+    """Also in those that no format has that can be written here."""
+    grey = np.repeat([[0, 255]], 3, 0).astype(np.uint8)
+    by_way_of = {"La": "LA", "RGBa": "RGBA", "PA": "P"}.get(mode, "RGB")
+    picture = Image.fromarray(grey if mode != "F" else grey / np.float32(255))
+    if mode.startswith("I"):
+        picture = Image.frombytes(mode, (2, 3), (grey.astype(np.uint16) * 257).tobytes())
+    elif mode not in ("L", "F"):
+        picture = picture.convert(by_way_of).convert(mode)
+    monkeypatch.setattr(Image, "open", lambda path: picture)
+    np.testing.assert_array_equal(pictures.read(tmp_path / "any", paper=128).grey, grey)
+
+
+def test_what_is_transparent_is_paper_in_16_bits_too(tmp_path):
+    ink = np.where(WHITE == 0, 1000, 0).astype(np.uint16)
+    loaded = data.load(draw(tmp_path / "a", ink, transparency=0), split_seed=3)
+    np.testing.assert_array_equal(loaded.splits["test"], WHITE[data.cut(30, 0.1, 3)["test"]])
+
+
+TURNED = {1: None, **{number + 2: Image.Transpose(way) for number, way in enumerate((0, 3, 1, 5, 2, 6, 4))}}
+"""Orientation in EXIF -> what turns an upright picture so that a viewer turns it back."""
+
+
+@pytest.mark.parametrize("kind", ["L", "I;16", "P"])
+@pytest.mark.parametrize("orientation", TURNED)
+def test_pictures_are_read_as_viewers_show_them(orientation, kind, tmp_path):
+    exif, way = Image.Exif(), TURNED[orientation]
+    exif[0x0112] = orientation
+    picture = Image.fromarray(WHITE[0] * np.uint16(65535) if kind == "I;16" else WHITE[0] * 255)
+    picture = picture if kind == "I;16" else picture.convert(kind)
+    (picture if way is None else picture.transpose(way)).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(pictures.read(tmp_path / "a.png", 255).grey, WHITE[0] * 255)
+    np.testing.assert_array_equal(known.picture(Images({"train": WHITE}), tmp_path / "a.png").y, 1 - WHITE[0])
+
+
+def test_what_is_damaged_in_exif_turns_nothing(tmp_path, recwarn):
+    Image.fromarray(WHITE[0] * 255).save(tmp_path / "a.png", exif=b"damaged")
+    np.testing.assert_array_equal(pictures.read(tmp_path / "a.png", 255).grey, WHITE[0] * 255)
+    assert not recwarn.list
+
+
+def in_classes(folder: Path, images: np.ndarray) -> Path:
+    """Half in a folder, half in one inside of another."""
+    draw(folder / "cat", images[::2])
+    draw(folder / "dog" / "small", images[1::2])
+    return folder
+
+
+def test_pictures_in_folders_inside_are_read_and_what_is_left_out_is_said(tmp_path):
+    at = draw(in_classes(tmp_path / "a", GREY[:20]), GREY[20:])
+    rest(at)
+    (at / "cat" / "photo.HEIC").write_bytes(b"any")
+    (at / "cat" / "Thumbs.db").write_bytes(b"any")
+    draw(at / "__MACOSX", GREY[:3])
+    (at / "dog" / "above").symlink_to(at)
+    (at / "linked").symlink_to(draw(tmp_path / "elsewhere", GREY[:5]))
+    loaded = data.load(at)
+    read = np.concatenate([GREY[20:], GREY[:20:2], GREY[1:20:2], GREY[:5]])
+    for split, rows in data.cut(35, 0.1, 0).items():
+        np.testing.assert_array_equal(loaded.splits[split], (read >= 128)[rows])
+    left, inside, again = loaded.notes[1:]
+    assert left.endswith("Pillow does not open them as pictures: .heic: 1, .txt: 1.")
+    assert inside.startswith("Pictures are read from 3 folders inside") and again.startswith("Images that stand in train too")
+
+
+def test_splits_of_their_own_may_have_folders_inside_too(tmp_path):
+    at = tmp_path / "a"
+    in_classes(at / "train", GREY[:20])
+    in_classes(at / "test", GREY[20:])
+    loaded = data.load(draw(at, GREY[:4]))
+    np.testing.assert_array_equal(loaded.splits["test"], np.concatenate([WHITE[20::2], WHITE[21::2]]))
+    assert "4 pictures that are not in its folders train, test" in loaded.notes[1] and "from 4 folders inside" in loaded.notes[2]
+
+
+LOSSLESS: dict[str, Any] = {"webp": {"lossless": True}}
+
+
+@pytest.mark.parametrize("end", ["gif", "tif", "png", "webp"])
+def test_of_several_frames_the_first_is_read_and_the_others_are_said(end, tmp_path):
+    at, frames = draw(tmp_path / "a", GREY), [Image.fromarray(image * 255) for image in WHITE[1:4]]
+    path = at / f"zz.{end}"
+    frames[0].save(path, save_all=True, append_images=frames[1:], **LOSSLESS.get(end, {}))
+    loaded = data.load(at)
+    assert loaded.notes[1] == "Further frames, pages or layers left out: 2, in 1 of the pictures."
+    everything = {image.tobytes() for split in loaded.splits.values() for image in split}
+    assert WHITE[1].tobytes() in everything and sum(map(len, loaded.splits.values())) == 31
+    with pytest.raises(DataError, match="has 3 frames, pages or layers; save one of them"):
+        known.picture(Images({"train": WHITE}), path)
 
 
 FOLDERS = {"Train": slice(6, 26), "validation": slice(26, 30), "test": slice(6)}
@@ -104,6 +238,7 @@ def spoilt(path: Path, content: bytes = b"\x89PNG no more") -> Path:
     return path.parent if path.parent.name == "a" else path
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 REFUSED = {
     "no pictures": (lambda at: at, "holds no pictures"),
     "two sizes": (
@@ -123,6 +258,27 @@ REFUSED = {
     "words": (lambda at: one(at / "a.npy", np.array(["a"])), "has elements of the type"),
     "complex": (lambda at: one(at / "a.npy", GREY * 1j), "has elements of the type complex128"),
     "flat": (lambda at: one(at / "a.npy", GREY.reshape(30, 24)), r"has the shape \(30, 24\). Expected"),
+    "names that differ by case": (
+        lambda at: save(at / "a.npz", Train=GREY, train=GREY, test=GREY),
+        "arrays Train and train, which are the same",
+    ),
+    "folders that do": (
+        lambda at: [draw(at / "a" / name, GREY) for name in ("Test", "test", "train")] and at / "a",
+        "folders (Test and test|test and Test), which are the same split",
+    ),
+    "dark integers": (lambda at: draw(at / "a", GREY.astype(np.int32) // 3, "tif"), "from . to 8. in 32 bits; which is white is not sure"),
+    "negative integers": (lambda at: draw(at / "a", GREY.astype(np.int32) - 9, "tif"), "integers from -. to .* in 32 bits"),
+    "bright floats": (lambda at: draw(at / "a", GREY.astype(np.float32), "tif"), "has numbers from .* to 2.*Expected of floats are 0 to 1"),
+    "slightly too bright": (lambda at: one(at / "a.npy", GREY / 250), "has numbers from 0 to 1.02. Expected"),
+    "a pointer": (lambda at: spoilt(draw(at / "a", GREY) / "007.png", POINTER), "it is a pointer of Git LFS .* git lfs pull"),
+    "a pointer to an array": (lambda at: spoilt(at / "a.npy", POINTER), "it is a pointer of Git LFS .* git lfs pull"),
+    "a page": (lambda at: spoilt(at / "a.npz", b"<!DOCTYPE html>\n<html>404"), "it is a page of HTML"),
+    "a page as a picture": (lambda at: spoilt(draw(at / "a", GREY) / "007.png", b"<html>404"), "it is a page of HTML"),
+    "a pickle": (lambda at: spoilt(at / "a.npy", b"\x80\x04\x95\x0b\0\0\0\0\0\0\0"), "it is a pickle"),
+    "others only": (
+        lambda at: spoilt((at / "a").mkdir() or at / "a" / "b.txt").parent,
+        "holds no pictures .*not open them as pictures: .txt: 1",
+    ),
     "four channels": (lambda at: one(at / "a.npy", np.zeros((9, 4, 4, 4))), r"has the shape \(9, 4, 4, 4\)"),
     "no pixels": (lambda at: one(at / "a.npy", np.zeros((9, 0, 4))), "which holds no pixel"),
     "no images": (lambda at: one(at / "a.npy", GREY[:0]), "which holds no pixel"),
@@ -147,6 +303,50 @@ def test_what_cannot_be_used_says_why(case, tmp_path):
     path, sentence = REFUSED[case]
     with pytest.raises(DataError, match=sentence):
         data.load(path(tmp_path))
+
+
+@pytest.mark.parametrize("limit", [10, 20])
+def test_pictures_that_are_too_large_say_so(limit, tmp_path, monkeypatch):
+    """Pillow warns from its limit on, and refuses from twice that on."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(DataError, match=r"000.png' is too large: it has 24 pixels.* Make it smaller"):
+        data.load(draw(tmp_path / "a", GREY))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_damaged_files_load_or_are_refused(tmp_path_factory, drawn):
+    """Arrays and pictures, cut and changed anywhere, or in the header of an array by what stands in headers."""
+    end, write = drawn.draw(
+        st.sampled_from((("npy", np.save), ("npz", np.savez), ("npz", np.savez_compressed), ("png", None), ("tif", None)))
+    )
+    content = io.BytesIO()
+    write(content, GREY[:9]) if write else Image.fromarray(GREY[0]).save(content, {"png": "PNG", "tif": "TIFF"}[end])
+    whole = bytearray(content.getvalue())
+    values = st.sampled_from(b"0123456789(){}[]',:<>| abefFTuO-+*\\\n") | st.integers(0, 255)
+    for _ in range(drawn.draw(st.integers(0, 3))):
+        whole[drawn.draw(st.integers(0, min(127, len(whole) - 1)) | st.integers(0, len(whole) - 1))] = drawn.draw(values)
+    folder = tmp_path_factory.mktemp("any")
+    path = folder / f"a.{end}"
+    path.write_bytes(whole[: drawn.draw(st.just(len(whole)) | st.integers(0, len(whole)))])
+    try:
+        if write:
+            data.load(path)
+        else:
+            pictures.read(path, 255)
+    except DataError as error:
+        assert str(path) in str(error) or "train on" in str(error)
+
+
+@pytest.mark.parametrize("shape", [(1, 6), (6, 1), (1, 1)])
+def test_images_with_a_side_of_1(shape, tmp_path):
+    images = (np.arange(30 * shape[0] * shape[1]).reshape(30, *shape) % 7).astype(np.uint8) * 42
+    for path in (one(tmp_path / "a.npy", images), one(tmp_path / "b.npy", images[..., None]), draw(tmp_path / "c", images)):
+        loaded = data.load(path)
+        assert loaded.shape == shape
+        np.testing.assert_array_equal(loaded.splits["train"], images[data.cut(30, 0.1, 0)["train"]] >= 128)
+    with pytest.raises(DataError, match=r"cannot be reduced by 2; factors that fit are 1\."):
+        data.load(path, reduce=2)
 
 
 @settings(max_examples=60, deadline=None)
@@ -178,5 +378,10 @@ def test_a_run_of_them_trains_draws_and_goes_on_where_the_file_was_moved(tmp_pat
     images, nats = make_sampler(run.model, run.data).draw(run.params, seed=0, index=np.arange(3))
     assert images.shape == (3, 4, 6) and np.isfinite(nats).all()
     moved = path.rename(tmp_path / "b.npy")
+    file = tmp_path / "run" / "config.json"
+    file.write_text(file.read_text().replace('  "deduplicate": false,\n', ""))  # as before there was this option
+    assert "deduplicate" not in file.read_text()
     assert training.train(replace(config, data=str(moved), resume=True, steps=3)).metrics()[-1]["step"] == 3
+    with pytest.raises(InputError, match="deduplicate was False and is True"):
+        training.train(replace(config, resume=True, steps=4, deduplicate=True, data=str(moved)))
     assert pictures.is_images(moved)

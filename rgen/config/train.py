@@ -21,17 +21,21 @@ class TrainConfig:
 
     data: str = "digits"
     """listing, digits, mnist, binarized-mnist; the path of a text file with one sequence per line, also in UTF-16 or UTF-32 or compressed
-    by gzip, xz or bzip2; or the path of images: a folder of pictures, or a .npy or .npz file of [N, H, W], in which white is 1."""
+    by gzip, xz or bzip2; or the path of images: a folder of pictures, also in folders inside of it, or a .npy or .npz file of [N, H, W], in
+    which white is 1."""
     data_dir: Path | None = None
     """MNIST: the folder with its four official files, packed or not, or Keras' mnist.npz."""
     download: bool = False
     """Allow the network to be used to get a data set."""
     max_length: int = 128
-    """Text: steps a line; longer lines are cut so that each ends with its NUL."""
+    """Text: steps a line; longer lines are cut so that each ends with its NUL, and no character of UTF-8 is cut in two."""
     held_out: float = 0.1
     """Fraction of the sequences held out for test where there is no official split; half as many for validation."""
     split_seed: int = 0
     """Seed of the split, of the fixed random pixel orders, and of pixels that are drawn once."""
+    deduplicate: bool = False
+    """Drop lines or images that came before, so that nothing is trained on that is held out; data with splits of their own lose them in
+    train only. What counts are lines as they are cut, and images as they are reduced, in black and white or, if they are drawn, in grey."""
     order: Order = "raster"
     """Images: pixel order, raster or random (another one for each image)."""
     reduce: int = 1

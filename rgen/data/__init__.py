@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from rgen.choices import SPLITS
 from rgen.config import TrainConfig
 from rgen.errors import InputError
 from rgen.sequence import Sequence
@@ -115,6 +116,28 @@ def cut(n: int, held_out: float, split_seed: int) -> dict[str, np.ndarray]:
     return {"train": order[test + valid :], "valid": order[test : test + valid], "test": order[:test]}
 
 
+def divide(found: dict[str, np.ndarray], held_out: float, split_seed: int) -> tuple[dict[str, np.ndarray], str]:
+    """The three splits, and how they came about, of all sequences as "", or of splits of their own: valid may be missing there.
+
+    Raises:
+      DataError: as `cut`.
+    """
+    if "" in found:
+        return {split: found[""][rows] for split, rows in cut(len(found[""]), held_out, split_seed).items()}, f"split seed {split_seed}"
+    if "valid" in found:
+        return {split: found[split] for split in SPLITS}, "its own splits"
+    rows = cut(len(found["train"]), held_out, split_seed)
+    train, valid = np.concatenate([rows["train"], rows["test"]]), rows["valid"]
+    splits = {"train": found["train"][train], "valid": found["train"][valid], "test": found["test"]}
+    return splits, f"its own test split, and valid by split seed {split_seed}"
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Raises DataError for a folder, or a pipe, from which a program could read for ever; not for what is not there."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise DataError(f"{os.fspath(path)!r} cannot be read: it is not a regular file.")
+
+
 def sizes(splits: dict[str, np.ndarray], what: str, how: str) -> str:
     """The sentence that reports how many sequences each split has, and how the splits were cut."""
     return ", ".join(f"{len(rows):,} {name}" for name, rows in splits.items()) + f" {what} ({how})."
@@ -127,6 +150,7 @@ def load(
     max_length: int = 128,
     held_out: float = 0.1,
     split_seed: int = 0,
+    deduplicate: bool = False,
     order: str = "raster",
     reduce: int = 1,
     binarize: str = "threshold",
@@ -142,6 +166,9 @@ def load(
       max_length: for text: T, the steps of a sequence; longer lines are cut so that all end with a NUL.
       held_out: fraction of the data cut off for test, and half as much for valid; data with official splits ignores it.
       split_seed: shuffles before cutting, and fixes the random pixel orders.
+      deduplicate: drops sequences that came before, so that no split shares any with another; where splits are given, train loses what
+        stands in the others or came before. The same are lines cut to `max_length`, and images as they are after `reduce` and a threshold,
+        or, where pixels are drawn, in grey.
       order: for images: `raster`, or `random`, an order of its own for every image.
       reduce: for images: side of the blocks that are averaged into one pixel, before it becomes 0 or 1.
       binarize: for images: how grey becomes 0 or 1. `threshold`: 1 from a half on. `static`: drawn once, 1 with a probability that is the
@@ -156,18 +183,18 @@ def load(
     if max_length < 2:
         raise DataError(f"The maximal length must be at least 2, a byte and its NUL; it is {max_length}.")
     if name == "listing":
-        return text.listing(max_length, held_out, split_seed, score_padding)
+        return text.listing(max_length, held_out, split_seed, score_padding, deduplicate)
     if name not in NAMES and not os.path.lexists(name):
         raise DataError(_unknown(os.fspath(name)))
     if name in NAMES or pictures.is_images(name):
-        options = images.Options(order, reduce, binarize, held_out, split_seed)
+        options = images.Options(order, reduce, binarize, held_out, split_seed, deduplicate)
         return images.load(os.fspath(name), options, data_dir=data_dir, download=download)
-    return text.from_file(name, max_length, held_out, split_seed, score_padding)
+    return text.from_file(name, max_length, held_out, split_seed, score_padding, deduplicate)
 
 
 def from_config(config: TrainConfig) -> Dataset:
     """The data set that a configuration names. Raises DataError as `load`."""
-    names = ("data_dir", "max_length", "held_out", "split_seed", "order", "reduce", "binarize", "score_padding", "download")
+    names = ("data_dir", "max_length", "held_out", "split_seed", "deduplicate", "order", "reduce", "binarize", "score_padding", "download")
     return load(config.data, **{name: getattr(config, name) for name in names})
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from rgen.choices import BINARIZE, ORDERS, SPLITS
-from rgen.data import IMAGES, DataError, Dataset, cut, pictures, sizes
+from rgen.data import IMAGES, DataError, Dataset, divide, duplicates, pictures, sizes
 from rgen.sequence import Sequence
 
 VALID = 5_000  # images cut from the end of MNIST's official training images
@@ -72,6 +72,7 @@ class Options:
     binarize: str = "threshold"
     held_out: float = 0.1
     split_seed: int = 0
+    deduplicate: bool = False
 
     def __post_init__(self):
         if self.order not in ORDERS:
@@ -83,6 +84,10 @@ class Options:
         if self.split_seed < 0:
             raise DataError(f"The split seed cannot be negative; it is {self.split_seed}.")
 
+    def compared(self, chances: np.ndarray) -> np.ndarray:
+        """Of images by their chances, what is the same in two that count as one: black and white, or grey if that is drawn."""
+        return chances > SURE // 2 if self.binarize == "threshold" else chances
+
 
 def chances(grey: np.ndarray, white: int, reduce: int) -> np.ndarray:
     """Averages blocks of the grey values [N, H, W]: uint16 [N, H / reduce, W / reduce], from 0 for black to SURE for `white`.
@@ -91,7 +96,7 @@ def chances(grey: np.ndarray, white: int, reduce: int) -> np.ndarray:
       DataError: the side of a block does not divide the sides of the images.
     """
     height, width = grey.shape[1:]
-    fit = [factor for factor in range(1, max(height, width)) if height % factor == 0 == width % factor]
+    fit = [factor for factor in range(1, max(height, width, 2)) if height % factor == 0 == width % factor]
     if reduce > 1 and reduce not in fit:
         fit = ", ".join(map(str, fit))
         raise DataError(f"Images of {height} by {width} pixels cannot be reduced by {reduce}; factors that fit are {fit}.")
@@ -111,7 +116,7 @@ def draw(chances: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def binarize(splits: dict[str, np.ndarray], options: Options) -> dict[str, np.ndarray]:
     """Pixels uint8 of 0 and 1 from their chances in each split: 1 from a half on, or drawn once by the split seed."""
     if options.binarize == "threshold":
-        return {split: (values > SURE // 2).astype(np.uint8) for split, values in splits.items()}
+        return {split: options.compared(values).astype(np.uint8) for split, values in splits.items()}
     seeds = {split: [options.split_seed, SPLITS.index(split)] for split in splits}
     return {split: draw(values, np.random.default_rng(seeds[split])) for split, values in splits.items()}
 
@@ -122,30 +127,40 @@ def load(name: str, options: Options, *, data_dir: str | os.PathLike[str] | None
     Raises:
       DataError: the data is not there or damaged, or the options do not fit it.
     """
+    how, notes = None, ()
     if name == "digits":
-        splits, white, notes = _digits(options)
+        found, white, what = {"": _digits()}, 16, "images of scikit-learn's digits"
     elif name not in IMAGES:
-        white, (splits, notes) = 255, pictures.load(Path(name), options.held_out, options.split_seed)
+        found, notes = pictures.load(Path(name))
+        height, width = next(iter(found.values())).shape[1:]
+        white, what = 255, f"images of {height} by {width} pixels of {name!r}"
     elif name == "binarized-mnist" and options.binarize != "threshold":
         raise DataError(f"binarized-mnist has no grey; --binarize {options.binarize} is for mnist and digits. Leave it out.")
     else:
         from rgen.data import mnist  # tensorflow-datasets takes seconds to import
 
         read, white = (mnist.load, 255) if name == "mnist" else (mnist.load_binarized, 1)
-        splits, notes = read(data_dir, download=download)
-        splits = _official(splits)
-        notes = (sizes(splits, f"images of {name}", "the official splits"), *notes)
-    likely = {split: chances(grey, white, options.reduce) for split, grey in splits.items()}
+        found, notes = read(data_dir, download=download)
+        found, what, how = _official(found), f"images of {name}", "the official splits"
+    likely = {part: chances(grey, white, options.reduce) for part, grey in found.items()}
+    del found
+    if options.deduplicate:
+        rows = duplicates.kept({part: options.compared(values) for part, values in likely.items()})
+        many = sum(len(values) - len(rows[part]) for part, values in likely.items())
+        likely = {part: values[rows[part]] for part, values in likely.items()}
+        notes += (f"Images dropped, since they came twice: {many:,}.",) * (many > 0)
+    likely, cuts = divide(likely, options.held_out, options.split_seed)
+    splits = binarize(likely, options)
+    again = duplicates.also_in_train({split: options.compared(values) for split, values in likely.items()}, "images")
+    notes = (sizes(splits, what, how or cuts), *notes, *again)
     anew = likely["train"] if options.binarize == "dynamic" else None
-    return Images(binarize(likely, options), notes, options.split_seed, options.order, anew)
+    return Images(splits, notes, options.split_seed, options.order, anew)
 
 
-def _digits(options: Options) -> tuple[dict[str, np.ndarray], int, tuple[str, ...]]:
+def _digits() -> np.ndarray:
     from sklearn.datasets import load_digits  # slow to import
 
-    grey = load_digits().images.astype(np.uint8)  # type: ignore[reportAttributeAccessIssue]
-    splits = {split: grey[rows] for split, rows in cut(len(grey), options.held_out, options.split_seed).items()}
-    return splits, 16, (sizes(splits, "images of scikit-learn's digits", f"split seed {options.split_seed}"),)
+    return load_digits().images.astype(np.uint8)  # type: ignore[reportAttributeAccessIssue]
 
 
 def _official(splits: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

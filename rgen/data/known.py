@@ -62,7 +62,9 @@ def picture(data: Dataset, path: Path) -> Given:
       DataError: it cannot be read, or has another size.
     """
     _must_be_images(data)
-    grey = pictures.grey(path, paper=128)  # what is transparent is unknown too
+    grey, frames = pictures.read(path, paper=128)  # what is transparent is unknown too
+    if frames > 1:
+        raise DataError(f"The picture {str(path)!r} has {frames} frames, pages or layers; save one of them as a picture of its own.")
     if grey.shape != data.shape:
         height, width = data.shape
         raise DataError(f"The picture {str(path)!r} has {grey.shape[1]} by {grey.shape[0]} pixels; this run's have {width} by {height}.")

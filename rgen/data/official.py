@@ -4,16 +4,15 @@ import gzip
 import hashlib
 import itertools
 import math
-import os
 import struct
-import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from rgen.data import DataError
+from rgen.data import DataError, arrays
+from rgen.data.kinds import kind_of
 
 NAMES = {
     "train images": "train-images-idx3-ubyte.gz",
@@ -95,7 +94,8 @@ def unpack(content: bytes, shown: str = "A file of MNIST") -> np.ndarray:
     dimensions = content[3] if len(content) > 3 and content[:3] == bytes((0, 0, 8)) else 0
     start = 4 + 4 * dimensions
     if not 1 <= dimensions <= 3 or len(content) < start:
-        raise DataError(f"{shown} is no IDX file of bytes; get it again.")
+        kind = None if content.startswith(b"\0\0") else kind_of(content)  # of IDX, another type, or cut off
+        raise DataError(f"{shown} is {kind or 'no IDX file of bytes; get it again'}.")
     shape = struct.unpack(f">{dimensions}I", content[4:start])
     if len(content) != start + math.prod(shape):
         raise DataError(f"{shown} says that it holds {math.prod(shape):,} bytes, and has {len(content) - start:,}; get it again.")
@@ -113,11 +113,11 @@ def _read(path: Path) -> np.ndarray | DataError:
 
 def _keras(path: Path) -> Iterator[tuple[str, np.ndarray | DataError]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            for name in KERAS.keys() & set(file.files):
-                yield f"{os.fspath(path)}, {name}", file[name]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError, TypeError) as error:
-        yield str(path), DataError(f"{str(path)!r} cannot be read as Keras' mnist.npz ({error}).")
+        found = arrays.read(path, lambda names: KERAS.keys() & set(names))
+    except DataError as error:
+        yield str(path), DataError(f"{str(path)!r} cannot be read as Keras' mnist.npz. {error}")
+    else:
+        yield from ((f"{path}, {name}", array) for name, array in found.items())
 
 
 def _wanted() -> str:

@@ -1,22 +1,27 @@
 """Anybody's images: a folder of pictures, or an array of NumPy in a file."""
 
 import os
-import zipfile
-import zlib
-from collections.abc import Mapping
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from rgen.choices import SPLITS
-from rgen.data import DataError, cut, sizes
+from rgen.data import DataError, arrays, check_regular
+from rgen.data.kinds import kind_of
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+NOT_OPENED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
+"""What Pillow opens with the help of other programs only, or not at all."""
+IGNORED = ("thumbs.db", "desktop.ini", "__macosx")
+"""What systems leave in folders, beside hidden files."""
 OWN = {"train": ("train", "x_train", "training"), "valid": ("valid", "val", "validation", "x_valid", "x_val"), "test": ("test", "x_test")}
 """How a folder or array is named that is a split of its own."""
-LUMA = np.array([299, 587, 114])  # of red, green and blue, as Pillow and JPEG weigh them
-EXPECTED = "Expected are bytes 0 to 255, booleans, or numbers 0 to 1, as [N, H, W], or [N, H, W, 3] in colour"
+WHITES = (2**8 - 1, 2**16 - 1, 2**31 - 1)  # of integers of 32 bits
+BITS, PHOTOMETRIC = 258, 262  # tags of TIFF
 
 
 def is_images(path: str | os.PathLike[str]) -> bool:
@@ -24,59 +29,28 @@ def is_images(path: str | os.PathLike[str]) -> bool:
     return os.path.isdir(path) or os.fspath(path).lower().endswith((".npy", ".npz"))
 
 
-def load(path: Path, held_out: float, split_seed: int) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """The grey values of each split, uint8 [N, H, W] from 0 for black to 255 for white, and notes.
-
-    Splits of their own are the folders or arrays of these names (see OWN); where there is no valid, it is cut from train. Without them,
-    all images are shuffled by the seed and cut as `rgen.data.cut` does.
+def load(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """The grey values uint8 [N, H, W], from 0 for black to 255 for white, of each split of its own (see OWN), or of all as ""; and notes.
 
     Raises:
       DataError: there are no such images, or they cannot be used.
     """
-    found = _folder(path) if path.is_dir() else _arrays(path)
+    found, notes = _folder(path) if path.is_dir() else (_arrays(path), ())
     shapes = {array.shape[1:] for array in found.values()}
     if len(shapes) > 1:
         raise DataError(f"The splits of {str(path)!r} have images of {_sides(shapes)} pixels; all must be of one size.")
-    how = f"split seed {split_seed}"
-    if list(found) == [""]:
-        splits = {split: found[""][rows] for split, rows in cut(len(found[""]), held_out, split_seed).items()}
-    elif "valid" in found:
-        splits, how = {split: found[split] for split in SPLITS}, "its own splits"
-    else:
-        rows = cut(len(found["train"]), held_out, split_seed)
-        train = np.concatenate([rows["train"], rows["test"]])
-        splits = {"train": found["train"][train], "valid": found["train"][rows["valid"]], "test": found["test"]}
-        how = f"its own test split, and valid by split seed {split_seed}"
-    height, width = splits["train"].shape[1:]
-    return splits, (sizes(splits, f"images of {height} by {width} pixels of {str(path)!r}", how),)
+    return found, notes
 
 
-def grey(path: Path, paper: int) -> np.ndarray:
-    """The grey values 0 to 255 of a picture, [H, W]; what is transparent is `paper`.
-
-    Raises:
-      DataError: it cannot be read.
-    """
-    try:
-        with Image.open(path) as file:
-            if file.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
-                return np.asarray(file) / 257
-            opaque = Image.new("RGBA", file.size, (paper, paper, paper, 255))
-            return np.asarray(Image.alpha_composite(opaque, file.convert("RGBA")).convert("L"))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        what = getattr(error, "strerror", None) or "it is not a picture, or a damaged one"
-        raise DataError(f"The picture {str(path)!r} cannot be read: {what}.") from error
-
-
-def _by_split(names: Mapping[str, str], path: Path, what: str) -> dict[str, str]:
+def by_split(names: Iterable[str], path: Path, what: str) -> dict[str, str]:
     """Split -> name of the folder or array that is it, where there are such; empty if there are none.
 
     Raises:
       DataError: train or test is missing, or two are the same split.
     """
-    found = {}
+    names, found = list(names), {}
     for split, known in OWN.items():
-        mine = [name for plain, name in names.items() if plain in known]
+        mine = [name for name in names if name.lower() in known]
         if len(mine) > 1:
             raise DataError(f"{str(path)!r} has the {what} {' and '.join(mine)}, which are the same split; leave one of them.")
         if mine:
@@ -87,34 +61,153 @@ def _by_split(names: Mapping[str, str], path: Path, what: str) -> dict[str, str]
     return found
 
 
+# ---------------------------------------------------------------- one picture
+
+
+class Picture(NamedTuple):
+    """Grey values 0 to 255, [H, W], and how many frames, pages or layers its file has."""
+
+    grey: np.ndarray
+    frames: int
+
+
+def read(path: Path, paper: int) -> Picture:
+    """Reads a picture, turned as its EXIF data say; of several in a file, the first. What is transparent is `paper`.
+
+    Raises:
+      DataError: it cannot be read, or it is not sure which of its numbers is white.
+    """
+    check_regular(path)
+    shown = f"The picture {str(path)!r}"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as of corrupt EXIF data
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as file:
+                return Picture(_grey(file, paper, shown), getattr(file, "n_frames", 1))
+    except DataError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        pixels = re.sub(r"\D*(\d+) pixels.*", r"\1", str(error), flags=re.DOTALL)
+        raise DataError(f"{shown} is too large: it has {int(pixels):,} pixels, and each is a step. Make it smaller first.") from error
+    except MemoryError as error:
+        raise DataError(f"{shown} does not fit into memory. Make it smaller first.") from error
+    except Exception as error:  # Pillow raises whatever damaged bytes lead to
+        why = getattr(error, "strerror", None) or f"it is {_no_picture(path)}"
+        raise DataError(f"{shown} cannot be read: {why}.") from error
+
+
+def _no_picture(path: Path) -> str:
+    with path.open("rb") as file:
+        kind = kind_of(file.read(512))
+    return "not a picture, or a damaged one" if kind is None or "image" in kind else kind
+
+
+def _grey(file: Image.Image, paper: int, shown: str) -> np.ndarray:
+    upright = _upright(file)
+    if file.mode.startswith("I") or file.mode == "F":  # more than 8 bits, which Pillow would cut off at 255
+        values = np.asarray(upright)
+        grey = _of_numbers(values, file, shown)
+        return np.where(values == file.info["transparency"], paper, grey) if "transparency" in file.info else grey
+    if file.mode == "La":  # Pillow has no way from it but this
+        upright = upright.convert("LA")
+    opaque = Image.new("RGBA", upright.size, (paper, paper, paper, 255))
+    return np.asarray(Image.alpha_composite(opaque, upright.convert("RGBA")).convert("L"))
+
+
+def _of_numbers(values: np.ndarray, file: Image.Image, shown: str) -> np.ndarray:
+    """Grey values 0 to 255 of floats, or of integers of 12, 16 or 32 bits."""
+    tags = getattr(file, "tag_v2", {})  # of TIFF
+    if file.mode == "F":
+        grey = arrays.rounded(values, shown, "Expected of floats are 0 to 1")
+    elif file.mode != "I" or file.format in ("PNG", "PPM"):
+        grey = values / ((2**12 - 1 if tags.get(BITS) == (12,) else 2**16 - 1) / 255)
+    else:  # of 32 bits, which may hold fewer
+        least, most = int(values.min()), int(values.max())
+        white = next(white for white in WHITES if most <= white)
+        if least < 0 or 0 < most < white / 2:
+            raise DataError(
+                f"{shown} has integers from {least} to {most} in 32 bits; which is white is not sure. Save it with 8 or 16 bits."
+            )
+        grey = values / (white / 255)
+    return 255 - grey if tags.get(PHOTOMETRIC) == 0 else grey  # 0 is white, which Pillow knows of at most 8 bits
+
+
+def _upright(file: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(file)
+    except Exception:  # damaged EXIF data, by which no viewer turns it either
+        return file
+
+
 # ---------------------------------------------------------------- folders of pictures
 
 
-def _folder(path: Path) -> dict[str, np.ndarray]:
-    inside = _by_split({entry.name.lower(): entry.name for entry in path.iterdir() if entry.is_dir()}, path, "folders")
-    return {split: _pictures(path / name) for split, name in inside.items()} or {"": _pictures(path)}
+def _folder(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """All pictures in a folder and the folders inside of it, in the order of their paths, by split; and notes on what was left out."""
+    suffixes = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind not in NOT_OPENED}
+    try:
+        files = sorted(_files(path, ()))
+        own = by_split((entry.name for entry in path.iterdir() if entry.is_dir()), path, "folders")
+    except OSError as error:
+        raise DataError(f"The folder {error.filename!r} cannot be read: {error.strerror}.") from error
+    pictures = [file for file in files if file.suffix.lower() in suffixes]
+    roots = {split: path / name for split, name in own.items()} or {"": path}
+    groups = {split: [file for file in pictures if root in file.parents] for split, root in roots.items()}
+    others = Counter(file.suffix.lower() or "no suffix" for file in files if file.suffix.lower() not in suffixes)
+    others = ", ".join(f"{end}: {count:,}" for end, count in others.most_common(5))
+    notes = [f"Left out of {str(path)!r}, since Pillow does not open them as pictures: {others}."] if others else []
+    for split, group in groups.items():
+        if not group:
+            raise DataError(
+                f"The folder {str(roots[split])!r} holds no pictures that Pillow can open. Give one that does, or a file of text. "
+                + " ".join(notes)
+            )
+    if beside := len(pictures) - sum(map(len, groups.values())):
+        notes.append(f"Left out of {str(path)!r}: {beside:,} pictures that are not in its folders {', '.join(own.values())}.")
+    if inner := {file.parent for group in groups.values() for file in group} - set(roots.values()):
+        notes.append(f"Pictures are read from {len(inner):,} folders inside, whose names, as of classes, are not used.")
+    found, more = {}, Counter()
+    for split, group in groups.items():
+        found[split], frames = _pictures(group)
+        more.update(frames)
+    if more:
+        notes.append(f"Further frames, pages or layers left out: {more.total():,}, in {len(more):,} of the pictures.")
+    return found, tuple(notes)
 
 
-def _pictures(folder: Path) -> np.ndarray:
-    """All pictures of a folder, in the order of their names: uint8 [N, H, W]."""
-    files = sorted(entry for entry in folder.iterdir() if entry.suffix.lower() in SUFFIXES and not entry.name.startswith("."))
-    if not files:
-        raise DataError(f"The folder {str(folder)!r} holds no pictures ({', '.join(SUFFIXES)}). Give one that does, or a file of text.")
-    first = _picture(files[0])
-    images = np.empty((len(files), *first.shape), np.uint8)
+def _files(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
+    """The files in a folder and in the folders inside of it, also behind links, less what is hidden or left there by systems."""
+    above = (*above, os.path.realpath(folder))
+    for entry in folder.iterdir():
+        if entry.name.startswith(".") or entry.name.lower() in IGNORED:
+            continue
+        if not entry.is_dir():
+            yield entry
+        elif os.path.realpath(entry) not in above:  # a link to a folder above has no end
+            yield from _files(entry, above)
+
+
+def _pictures(files: list[Path]) -> tuple[np.ndarray, dict[Path, int]]:
+    """Pictures uint8 [N, H, W], and of those with several frames how many more there are."""
+    first = _picture(files[0])[0]
+    images, more = np.empty((len(files), *first.shape), np.uint8), {}
     for row, file in enumerate(files):
-        image = _picture(file)
+        image, frames = _picture(file)
         if image.shape != first.shape:
             raise DataError(
                 f"{str(file)!r} has {_sides([image.shape])} pixels, and {str(files[0])!r} has {_sides([first.shape])}; "
                 "all must be of one size."
             )
         images[row] = image
-    return images
+        if frames > 1:
+            more[file] = frames - 1
+    return images, more
 
 
-def _picture(path: Path) -> np.ndarray:
-    return np.floor(grey(path, paper=255) + 0.5).astype(np.uint8)
+def _picture(path: Path) -> tuple[np.ndarray, int]:
+    grey, frames = read(path, paper=255)
+    return np.floor(grey + 0.5).astype(np.uint8), frames
 
 
 def _sides(shapes) -> str:
@@ -125,49 +218,15 @@ def _sides(shapes) -> str:
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    shown = str(path)
-    try:
-        with path.open("rb") as file:
-            content = np.load(file, allow_pickle=False)
-            arrays = {name: content[name] for name in content.files} if isinstance(content, np.lib.npyio.NpzFile) else {"": content}
-    except OSError as error:
-        raise DataError(f"{shown!r} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, TypeError, SyntaxError, MemoryError) as error:
-        why = "it holds Python objects, which are not read" if "allow_pickle" in str(error) else f"it is damaged or not NumPy's ({error})"
-        raise DataError(f"The array {shown!r} cannot be read: {why}. Save the images with numpy.save as bytes [N, H, W].") from error
-    if not arrays:
-        raise DataError(f"{shown!r} has no array. {EXPECTED}.")
-    named = _by_split({name.lower(): name for name in arrays}, path, "arrays")
+    found = arrays.read(path, lambda names: by_split(names, path, "arrays").values() or names)
+    if not found:
+        raise DataError(f"{str(path)!r} has no array. {arrays.EXPECTED}.")
+    named = by_split(found, path, "arrays")
     if not named:
-        images = [name for name, array in arrays.items() if array.ndim > 2]
-        if len(arrays) > 1 and len(images) != 1:
-            listed = ", ".join(arrays)
+        images, listed = [name for name, array in found.items() if array.ndim > 2], ", ".join(found)
+        if len(found) > 1 and len(images) != 1:
             raise DataError(
-                f"{shown!r} has the arrays {listed}. Which are images is not clear: call them train, valid and test, or give one."
+                f"{str(path)!r} has the arrays {listed}. Which are images is not clear: call them train, valid and test, or give one."
             )
-        named = {"": images[0] if images else next(iter(arrays))}
-    return {split: _as_bytes(arrays[name], f"{shown!r}" + f", {name}," * bool(name)) for split, name in named.items()}
-
-
-def _as_bytes(array: np.ndarray, shown: str) -> np.ndarray:
-    """Images as uint8 [N, H, W] of 0 to 255; numbers are rounded, a half never down."""
-    if array.dtype.kind not in "buif":
-        raise DataError(f"{shown} has elements of the type {array.dtype}. {EXPECTED}.")
-    if array.ndim == 4 and array.shape[-1] == 1:
-        array = array[..., 0]
-    colour = array.ndim == 4 and array.shape[-1] == 3
-    if array.ndim != 3 and not colour:
-        raise DataError(f"{shown} has the shape {array.shape}. {EXPECTED}.")
-    if 0 in array.shape:
-        raise DataError(f"{shown} has the shape {array.shape}, which holds no pixel. {EXPECTED}.")
-    if array.dtype.kind == "f":
-        least, most = (float(value) for value in (array.min(), array.max()))  # NaN if there is one
-        if not (least >= 0 and most <= 1):
-            raise DataError(f"{shown} has numbers from {least:g} to {most:g}. {EXPECTED}.")
-        array = np.floor(array * np.float32(255) + np.float32(0.5)).astype(np.uint8)
-    else:
-        least, most = int(array.min()), int(array.max())
-        if least < 0 or most > 255:
-            raise DataError(f"{shown} has numbers from {least} to {most}. {EXPECTED}.")
-        array = array.astype(np.uint8) * (255 if most <= 1 else 1)  # of 0 and 1 alone, 1 is white
-    return ((array @ LUMA + 500) // 1000).astype(np.uint8) if colour else array
+        named = {"": images[0] if images else next(iter(found))}
+    return {split: arrays.as_bytes(found[name], f"{str(path)!r}" + f", {name}," * bool(name)) for split, name in named.items()}

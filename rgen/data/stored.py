@@ -4,8 +4,6 @@ import dataclasses
 import errno
 import io
 import json
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +49,11 @@ def restore(path: Path) -> Dataset:
                     shape = (int(file[f"{name}_count"]), *about["shape"])
                     rows = file[name]
                     splits[name] = np.unpackbits(rows, count=np.prod(shape)).reshape(shape) if about["kind"] == "image" else rows
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # the disk's; zipfile's has EINVAL
-            raise InputError(f"{path} cannot be read now ({error}). Run the same command again.") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # of what is damaged, NumPy raises whatever its bytes lead to
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # of the disk; zipfile's has EINVAL
+            raise InputError(f"{path}, the run's own copy of its data, cannot be read now: {error.strerror}. Run the command again.") from error
         raise InputError(f"{path}, the run's own copy of its data, is damaged ({error}). Train anew in another folder.") from error
     fields = about["fields"] | {"notes": tuple(about["fields"]["notes"])} | others
     return KINDS[about["kind"]](splits, **fields)

@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rgen.data import DataError, Dataset, cut, sizes
+from rgen.data import DataError, Dataset, check_regular, cut, duplicates, sizes
+from rgen.data.kinds import HTML, binary, kind_of
 from rgen.sequence import Sequence, until_end
 
 BLOCK = 8192  # lines
@@ -24,14 +25,6 @@ PACKED = {
     **{b"BZh%d1AY&SY" % level: ("bzip2", bz2.decompress) for level in range(1, 10)},
 }
 """How compressed files begin."""
-NO_TEXT = {
-    b"\x28\xb5\x2f\xfd": "compressed by Zstandard: unpack it first, with zstd -d",
-    b"PK\x03\x04": "a ZIP archive (.zip, .npz, .docx): unpack it first",
-    b"\x89PNG": "a PNG image, and images are given as a folder of them",
-    b"\x93NUMPY": "an array of NumPy, whose name should end with .npy",
-    b"%PDF": "a PDF",
-}
-"""How files begin that nobody means as text."""
 MARKS = {  # those of UTF-32 before those of UTF-16, with which they begin
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -46,6 +39,8 @@ UNMARKED: dict[tuple[bool, ...], str] = {  # which bytes of four are NUL
     (True, True, True, False): "utf-32-be",
 }
 
+WIDTHS = np.repeat([0, 2, 3, 4, 0], [0xC2, 0x1E, 0x10, 0x05, 0x0B])
+"""How many bytes a character of UTF-8 has that begins with a byte; 0 where none does."""
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
@@ -85,13 +80,16 @@ class Text(Dataset):
         return Sequence(x, y, weight.astype(np.float32))
 
 
-def from_content(content: bytes, max_length: int, held_out: float, split_seed: int, score_padding: bool, origin: str, *notes: str) -> Text:
+def from_content(
+    content: bytes, max_length: int, held_out: float, split_seed: int, score_padding: bool, deduplicate: bool, origin: str, *notes: str
+) -> Text:
     """A data set of the lines of some text; says in its notes which of them were cut or dropped.
 
     Lines end with \\n, \\r\\n, or \\r if there is no \\n at all. What follows a NUL in a line is dropped, and so are empty lines.
 
     Args:
-      max_length: T; longer lines are cut to T - 1 bytes.
+      max_length: T; longer lines are cut to T - 1 bytes, or before a character of UTF-8 that would be cut in two.
+      deduplicate: drop lines that came before.
       origin: where the text comes from, for messages.
       *notes: further ones.
     Raises:
@@ -103,17 +101,24 @@ def from_content(content: bytes, max_length: int, held_out: float, split_seed: i
     if len(used) < 3:
         few = f"too few lines that are not empty ({len(used)})" if len(used) else "no line that is not empty"
         raise DataError(f"{origin} has {few}; at least 3 are needed, one each to train, validate and test on.")
-    width = min(int(lengths.max()) + 1, max_length)  # most files have short lines, and memory for those is enough
+    shorter = shorten(symbols, starts, lengths, max_length - 1)
+    width = int(shorter.max()) + 1  # most files have short lines, and memory for those is enough
+    filled = len(used)
+    if deduplicate:
+        used = used[duplicates.kept({"": table(symbols, starts[used], shorter[used], width)})[""]]
     splits = {
-        name: table(symbols, starts[used[rows]], lengths[used[rows]], width) for name, rows in cut(len(used), held_out, split_seed).items()
+        name: table(symbols, starts[used[rows]], shorter[used[rows]], width) for name, rows in cut(len(used), held_out, split_seed).items()
     }
     said = [*notes, sizes(splits, f"lines of {origin}", f"split seed {split_seed}")]
-    if longer := int((lengths >= max_length).sum()):
+    if longer := int((lengths[used] >= max_length).sum()):
         said.append(f"Lines cut to {max_length - 1} bytes, since they were longer: {longer:,} of {len(used):,}.")
     if with_nul:
         said.append(f"Lines cut before a NUL byte, which ends a line here: {with_nul:,}.")
-    if len(used) < len(lengths):
-        said.append(f"Empty lines dropped: {len(lengths) - len(used):,}.")
+    if filled < len(lengths):
+        said.append(f"Empty lines dropped: {len(lengths) - filled:,}.")
+    if len(used) < filled:
+        said.append(f"Lines dropped, since they came twice: {filled - len(used):,}.")
+    said += duplicates.also_in_train(splits, "lines")
     return Text(splits, tuple(said), split_seed, score_padding, max_length)
 
 
@@ -131,6 +136,24 @@ def find_lines(symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     return starts, np.minimum(ends, first) - starts, int((first < ends).sum())
 
 
+def shorten(symbols: np.ndarray, starts: np.ndarray, lengths: np.ndarray, most: int) -> np.ndarray:
+    """The lengths of lines cut to `most` bytes, or up to three fewer where a character of UTF-8 would be cut in two."""
+    shorter, long = np.minimum(lengths, most), np.flatnonzero(lengths > most)
+    for at in range(0, len(long), BLOCK):
+        rows = long[at : at + BLOCK]
+        around = starts[rows, None] + most + np.arange(-3, 3)
+        inside = (around >= starts[rows, None]) & (around < (starts + lengths)[rows, None])
+        near = np.where(inside, symbols[np.clip(around, 0, len(symbols) - 1)], 0)
+        needs = WIDTHS[near]  # bytes of the character that would begin here
+        follows = near & 0xC0 == 0x80
+        for back in range(1, min(4, most)):  # never to nothing
+            here = 3 - back
+            for width in range(back + 1, 5):
+                whole = (needs[:, here] == width) & follows[:, here + 1 : here + width].all(1)
+                shorter[rows[whole]] = most - back
+    return shorter
+
+
 def table(symbols: np.ndarray, starts: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
     """Lines as rows [N, width], cut, and padded with NULs; block by block, so that what is needed on the way is small."""
     rows = np.zeros((len(starts), width), np.uint8)
@@ -142,15 +165,16 @@ def table(symbols: np.ndarray, starts: np.ndarray, lengths: np.ndarray, width: i
     return rows
 
 
-def from_file(path: str | os.PathLike[str], max_length: int, held_out: float, split_seed: int, score_padding: bool) -> Text:
+def from_file(
+    path: str | os.PathLike[str], max_length: int, held_out: float, split_seed: int, score_padding: bool, deduplicate: bool
+) -> Text:
     """A data set of the lines of a file; see `from_content` and `unpacked`.
 
     Raises:
       DataError: the file cannot be read, or its lines cannot be used.
     """
     shown = os.fspath(path)
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise DataError(f"{shown!r} is not a regular file; a text file with one sequence per line is expected.")
+    check_regular(path)
     try:
         with open(path, "rb") as file:
             content = file.read()
@@ -159,7 +183,7 @@ def from_file(path: str | os.PathLike[str], max_length: int, held_out: float, sp
     if not content:
         raise DataError(f"The text file {shown!r} is empty; one sequence per line is expected.")
     content, notes = unpacked(content, shown)
-    return from_content(content, max_length, held_out, split_seed, score_padding, repr(shown), *notes)
+    return from_content(content, max_length, held_out, split_seed, score_padding, deduplicate, repr(shown), *notes)
 
 
 def unpacked(content: bytes, shown: str) -> tuple[bytes, list[str]]:
@@ -178,9 +202,11 @@ def unpacked(content: bytes, shown: str) -> tuple[bytes, list[str]]:
                 raise DataError(f"{shown!r} is compressed by {what} and damaged: {error}. Unpack it by hand, or get it anew.") from error
             notes.append(f"{shown!r} was decompressed ({what}).")
             break
-    for start, what in NO_TEXT.items():
-        if content.startswith(start):
-            raise DataError(f"{shown!r} is {what}; a text file with one sequence per line is expected.")
+    kind = kind_of(content)
+    if kind == HTML:
+        notes.append(f"{shown!r} begins as {HTML}. If that is not what it should be, get the file anew.")
+    elif kind:
+        raise _no_text(shown, kind)
     if (encoding := encoding_of(content)) is not None:
         try:
             content = content.decode(encoding).encode()
@@ -190,7 +216,13 @@ def unpacked(content: bytes, shown: str) -> tuple[bytes, list[str]]:
             ) from error
         if encoding != "utf-8-sig":
             notes.append(f"{shown!r} is in {encoding}; it is read as UTF-8.")
+    if what := binary(content):
+        raise _no_text(shown, what)
     return content, notes
+
+
+def _no_text(shown: str, kind: str) -> DataError:
+    return DataError(f"{shown!r} is {kind}; a text file with one sequence per line is expected.")
 
 
 def encoding_of(content: bytes) -> str | None:
@@ -208,7 +240,7 @@ def encoding_of(content: bytes) -> str | None:
     return UNMARKED.get(nuls)
 
 
-def listing(max_length: int, held_out: float, split_seed: int, score_padding: bool) -> Text:
+def listing(max_length: int, held_out: float, split_seed: int, score_padding: bool, deduplicate: bool) -> Text:
     """A data set of a listing, in the style of `ls -l`, of the files of the running Python's standard library.
 
     Raises:
@@ -219,7 +251,8 @@ def listing(max_length: int, held_out: float, split_seed: int, score_padding: bo
         lines = list_files(folder)
     except OSError as error:
         raise DataError(f"Python's own library {folder!r} cannot be listed: {error.strerror}. Give a text file instead.") from error
-    return from_content(b"\n".join(lines), max_length, held_out, split_seed, score_padding, "the listing of Python's library")
+    content, origin = b"\n".join(lines), "the listing of Python's library"
+    return from_content(content, max_length, held_out, split_seed, score_padding, deduplicate, origin)
 
 
 def list_files(folder: str) -> list[bytes]:
