@@ -1,12 +1,13 @@
 # make demo   train on the embedded digits, evaluate, sample: a few minutes on 2 cores
 # make test   the tests; make test-slow, those that take minutes each; make test-targets, compiles for accelerators; make lint, style and types
+# make test-lowest PYTHON=python3.11   a part of the tests with the lowest versions that pyproject.toml allows
 # Each makes its own environment in .venv the first time. PYTHON chooses the interpreter, 3.11 or later.
 
 PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/demo
 
-.PHONY: demo test test-slow test-targets lint clean
+.PHONY: demo test test-slow test-targets test-lowest lint clean
 
 demo: .venv/installed
 	$(BIN)/python bin/train.py demo --run $(RUN) --resume
@@ -22,6 +23,9 @@ test-slow: .venv/installed-test
 
 test-targets: .venv-targets/installed
 	JAX_PLATFORMS=cpu .venv-targets/bin/python -m pytest tests/test_targets.py -m slow
+
+test-lowest: .venv-lowest/installed
+	.venv-lowest/bin/python -m pytest -n 2 -W ignore $(addprefix tests/test_,golden.py data.py pictures.py sample.py run.py resume.py optimizer.py)
 
 lint: .venv/installed-test .venv/installed-lint
 	$(BIN)/ruff check .
@@ -47,5 +51,13 @@ lint: .venv/installed-test .venv/installed-lint
 	.venv-targets/bin/pip install --quiet --disable-pip-version-check -e ".[test,targets]"
 	@touch $@
 
+.venv-lowest/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] == (3, 11) else "The lowest versions are those for Python 3.11; give it: make test-lowest PYTHON=python3.11")'
+	rm -rf .venv-lowest
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install --quiet --disable-pip-version-check uv
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct -e ".[test]"
+	@touch $@
+
 clean:
-	rm -rf .venv .venv-targets
+	rm -rf .venv .venv-targets .venv-lowest

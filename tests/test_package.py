@@ -4,6 +4,7 @@ import doctest
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,13 @@ def test_the_public_names_are_there_and_say_what_they_are():
     assert all(getattr(rgen, name).__doc__ for name in names)
     with pytest.raises(AttributeError, match="no_such"):
         getattr(rgen, "no_such")  # noqa: B009
+
+
+def test_every_dependency_has_a_lower_bound():
+    """Or `make test-lowest` would install the first version that there ever was."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [*project["dependencies"], *project["optional-dependencies"]["tensorboard"], *project["optional-dependencies"]["test"]]
+    assert [name for name in needed if ">=" not in name] == ["rgen[tensorboard]"]
 
 
 def test_import_alone_brings_neither_jax_nor_data():

@@ -225,6 +225,9 @@ def test_a_name_is_begun_and_completed(browser, pages):
     tab.fill("#prompt", "a" * 20)
     assert "20 of at most 15 bytes; what is beyond is not read" in tab.inner_text("#length")
     assert tab.evaluate("learner.steps.length") == 15
+    assert tab.is_disabled("#one")
+    tab.fill("#prompt", "a" * 14 + "\0ë")  # whole characters are read
+    assert tab.evaluate("learner.steps.length") == 14
     tab.fill("#prompt", "zoë")
     assert tab.evaluate("learner.steps.map((step) => step.y)") == [*"zoë".encode()]
     tab.click("#one")
@@ -233,10 +236,97 @@ def test_a_name_is_begun_and_completed(browser, pages):
     tab.close()
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("name", ["digits", "names"])
-def test_all_controls_fit(name, width, browser, pages):
-    tab = opened(browser, pages / f"{name}.html", viewport={"width": width, "height": 844})
+# Strokes as a list of (event, pointer, column in the first row). An event made by a program has no coalesced events, as in some browsers.
+STROKES = """(events) => {
+  picture.setPointerCapture = () => {}; // these pointers do not exist
+  const box = picture.getBoundingClientRect();
+  for (const [type, pointerId, column, more] of events) {
+    const clientX = box.left + ((column + 0.5) * box.width) / columns, button = type === "pointermove" ? -1 : 0;
+    picture.dispatchEvent(new PointerEvent(type, { bubbles: true, pointerId, clientX, clientY: box.top + 5, button, ...more }));
+  }
+  return [...marks.keys()].filter((place) => marks[place] >= 0);
+}"""
+DRAWN = {
+    "a stroke": ([("pointerdown", 1, 0), ("pointermove", 1, 3), ("pointerup", 1, 3)], [0, 1, 2, 3]),
+    "two fingers": (
+        [
+            ("pointerdown", 1, 0),
+            ("pointerdown", 2, 7),
+            ("pointermove", 1, 1),
+            ("pointermove", 2, 6),
+            ("pointerup", 1, 1),
+            ("pointermove", 2, 5),
+        ],
+        [0, 1, 5, 6, 7],
+    ),
+    "two fingers that zoom": (
+        [("pointerdown", 1, 0), ("pointerdown", 2, 7), ("pointercancel", 1, 0), ("pointermove", 2, 6), ("pointercancel", 2, 6)],
+        [],
+    ),
+    "a stroke that ends unseen": ([("pointerdown", 1, 0), ("lostpointercapture", 1, 0), ("pointermove", 1, 3)], [0]),
+    "the right button": ([("pointerdown", 1, 0, {"button": 2}), ("pointermove", 1, 3)], []),
+    "Ctrl and a click": ([("pointerdown", 1, 0, {"ctrlKey": True}), ("pointermove", 1, 3)], []),
+}
+
+
+@pytest.mark.parametrize("case", DRAWN)
+def test_pointers_draw_what_they_mean(case, browser, pages):
+    tab = opened(browser, pages / "digits.html")
+    events, marked = DRAWN[case]
+    assert tab.evaluate(STROKES, events) == marked
+    tab.close()
+
+
+def test_two_fingers_on_a_telephone_zoom_and_draw_nothing(browser, pages):
+    tab = opened(browser, pages / "digits.html", viewport={"width": 400, "height": 800}, has_touch=True, is_mobile=True)
+    box, touch = tab.locator("#picture").bounding_box(), tab.context.new_cdp_session(tab)
+    for far in (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4):
+        places = enumerate((0.5 - far, 0.5 + far))
+        fingers = [{"id": number, "x": box["x"] + part * box["width"], "y": box["y"] + part * box["height"]} for number, part in places]
+        touch.send("Input.dispatchTouchEvent", {"type": "touchStart" if far == 0.1 else "touchMove", "touchPoints": fingers})
+    tab.wait_for_function("visualViewport.scale > 1.5")
+    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    assert tab.evaluate("marks.every((mark) => mark === -1)")
+    assert not tab.complaints
+    tab.close()
+
+
+def test_keys_of_the_browser_are_left_to_it(browser, pages):
+    tab = opened(browser, pages / "digits.html")
+    press = """([key, more]) => {
+      const event = new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true, ...more });
+      picture.dispatchEvent(event);
+      return event.defaultPrevented;
+    }"""
+    tab.focus("#picture")
+    assert tab.inner_text("#pixel").startswith("Row 1, column 1: ")
+    for keys in (["0", {"ctrlKey": True}], ["ArrowDown", {"altKey": True}], ["1", {"metaKey": True}], ["Tab", {}]):
+        assert not tab.evaluate(press, keys)
+    assert tab.evaluate("cursor === 0 && marks.every((mark) => mark === -1)")
+    assert tab.evaluate(press, ["ArrowDown", {}]) and tab.evaluate(press, ["1", {}]) and tab.evaluate("marks[8]") == 1
+    tab.close()
+
+
+def test_each_of_many_fast_clicks_draws_a_pixel(browser, pages):
+    tab = opened(browser, pages / "digits.html")
+    assert tab.evaluate("for (let i = 0; i < 70; i++) find('one').click(); learner.steps.length") == 64
+    tab.wait_for_function("find('one').disabled")
+    assert not tab.complaints
+    tab.close()
+
+
+def test_without_javascript_the_page_says_so(browser, pages):
+    for name in ("digits", "names"):
+        tab = browser.new_page(java_script_enabled=False)
+        tab.goto((pages / f"{name}.html").as_uri())
+        assert "This page needs JavaScript" in tab.inner_text("body")
+        tab.close()
+
+
+@pytest.mark.parametrize("width", [280, 390, 1280])
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_all_controls_fit(name, width, browser):
+    tab = opened(browser, ROOT / "docs" / f"play-{name}.html", viewport={"width": width, "height": 844})
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     controls = tab.locator("button, input, select, #picture").all()
     assert len(controls) > 3

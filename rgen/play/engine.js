@@ -20,7 +20,12 @@ function half(bits) {
 function load(program, arrays) {
   const slots = program.slots.map(([type, size]) => new KINDS[type](size));
   for (const [slot, number] of program.given) slots[slot] = arrays[number];
-  const prepare = ([operation, result, ...rest]) => INSTRUCTIONS[operation](slots, result, ...rest);
+  const prepare = ([operation, result, operands, ...rest]) => {
+    const step = INSTRUCTIONS[operation](slots[result], operands.map((slot) => slots[slot]), ...rest);
+    if (typeof step === "function") return step;
+    slots[result] = step; // a part of an operand as it lies
+    return () => {};
+  };
   for (const line of program.once) prepare(line)();
   const steps = program.each.map(prepare);
   return (...inputs) => {
@@ -39,50 +44,43 @@ function places(shape, strides, offset) {
   return Int32Array.from(found);
 }
 
+/** Each: the array of the result, those of the operands, and the rest of the instruction. */
 const INSTRUCTIONS = {
-  map(slots, result, expression, operands) {
-    const out = slots[result], arrays = operands.map((slot) => slots[slot]);
+  map(out, arrays, expression) {
     const element = (_, i) => `x${i}[${arrays[i].length === 1 ? 0 : "i"}]`;
     const names = arrays.map((_, i) => `x${i}`);
     const body = expression.replace(/\$(\d+)/g, (_, i) => element(_, Number(i)));
     return new Function("out", ...names, `return () => { for (let i = 0; i < out.length; i++) out[i] = ${body}; };`)(out, ...arrays);
   },
 
-  view(slots, result, from, shape, strides, offset) {
-    const a = slots[from], at = places(shape, strides, offset);
-    if (at.every((place, i) => place === offset + i)) {
-      slots[result] = a.subarray(offset, offset + at.length);
-      return () => {};
-    }
-    const out = slots[result];
+  view(out, [a], shape, strides, offset) {
+    const at = places(shape, strides, offset);
+    if (at.every((place, i) => place === offset + i)) return a.subarray(offset, offset + at.length);
     return () => { for (let i = 0; i < at.length; i++) out[i] = a[at[i]]; };
   },
 
-  put(slots, result, number, parts) {
-    const out = slots[result].fill(number);
-    const writes = parts.map(([from, ...where]) => [slots[from], places(...where)]);
+  put(out, arrays, number, views) {
+    out.fill(number);
+    const writes = arrays.map((a, i) => [a, places(...views[i])]);
     return () => { for (const [a, at] of writes) for (let i = 0; i < at.length; i++) out[at[i]] = a[i]; };
   },
 
-  reduce(slots, result, from, kind, count) {
-    const out = slots[result], a = slots[from];
-    const [start, join] = REDUCTIONS[kind];
-    return () => {
-      for (let i = 0, j = 0; i < out.length; i++) {
-        let value = start;
-        for (const end = j + count; j < end; j++) value = join(value, a[j]);
-        out[i] = value;
-      }
-    };
+  reduce(out, [array], start, expression, count) {
+    const body = `for (let i = 0, j = 0; i < out.length; i++) {
+      let a = ${start};
+      for (const end = j + ${count}; j < end; j++) { const b = array[j]; a = ${expression}; }
+      out[i] = a;
+    }`;
+    return new Function("out", "array", `return () => { ${body} };`)(out, array);
   },
 
-  dot(slots, result, left, right, B, M, K, N) {
-    const out = slots[result], a = slots[left], b = slots[right], product = N < 4 ? dotNarrow : dotWide;
+  dot(out, [a, b], B, M, K, N) {
+    const product = N < 4 ? dotNarrow : dotWide;
     return () => { for (let i = 0; i < B; i++) product(out, a, b, i * M, i * K * N, M, K, N); };
   },
 
-  gather(slots, result, table, index, ...lookup) {
-    const out = slots[result], a = slots[table], [start, at] = finder(slots[index], ...lookup);
+  gather(out, [a, index], ...lookup) {
+    const [start, at] = finder(index, ...lookup);
     return () => {
       for (let i = 0, j = 0; j < out.length; i++) {
         const from = start(i);
@@ -91,8 +89,8 @@ const INSTRUCTIONS = {
     };
   },
 
-  scatter(slots, result, table, index, rows, ...lookup) {
-    const out = slots[result], a = slots[table], b = slots[rows], [start, at] = finder(slots[index], ...lookup);
+  scatter(out, [a, index, b], ...lookup) {
+    const [start, at] = finder(index, ...lookup);
     return () => {
       out.set(a);
       for (let i = 0, j = 0; j < b.length; i++) {
@@ -128,8 +126,6 @@ function dotWide(out, a, b, row, from, M, K, N) {
     }
   }
 }
-
-const REDUCTIONS = { sum: [0, (a, b) => a + b], max: [-Infinity, Math.max], min: [Infinity, Math.min] };
 
 /** For lookups: a function from the number of an index to where its view begins (-1: beyond the table), and the view's places. */
 function finder(index, steps, limits, shape, strides, clip) {

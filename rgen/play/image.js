@@ -139,54 +139,73 @@ function describe() {
   find("pixel").textContent = `${where}: ${said ?? `probability of ink ${belief[cursor].toFixed(3)}`}`;
 }
 
-let stroking = null; // where the pointer was
+/** Whether a click or a key is the browser's or the system's: Ctrl and 0, Alt and an arrow, Ctrl and a click on a Mac. */
+const reserved = (event) => event.ctrlKey || event.altKey || event.metaKey;
+
+const strokes = new Map(); // number of a pointer that draws -> where it was
+let before = marks; // the marks before these strokes
 picture.addEventListener("pointerdown", (event) => {
-  if (event.button !== 0) return;
-  job++;
+  if (event.button !== 0 || reserved(event)) return;
+  if (strokes.size === 0) before = marks.slice();
   picture.setPointerCapture(event.pointerId);
-  stroking = cursor = pointed(event);
-  drag(event);
+  strokes.set(event.pointerId, pointed(event));
+  drag(event, [event]);
 });
 picture.addEventListener("pointermove", (event) => {
+  if (strokes.has(event.pointerId)) return drag(event, [...(event.getCoalescedEvents?.() ?? []), event]);
   cursor = pointed(event);
-  if (stroking === null) describe();
-  else for (const part of event.getCoalescedEvents?.() ?? [event]) drag(part);
+  describe();
 });
-for (const end of ["pointerup", "pointercancel"])
-  picture.addEventListener(end, async () => {
-    if (stroking === null) return;
-    stroking = null;
-    await changed();
-    describe();
+for (const end of ["pointerup", "lostpointercapture"])
+  picture.addEventListener(end, (event) => {
+    if (strokes.delete(event.pointerId) && strokes.size === 0) finish();
   });
+picture.addEventListener("pointercancel", () => {
+  if (strokes.size === 0) return;
+  strokes.clear(); // the browser scrolls or zooms instead: nothing was meant to be drawn
+  marks.set(before);
+  finish();
+});
 
-/** A stroke goes on: what is marked is shown at once, and learned when the stroke ends. */
-function drag(event) {
-  const to = pointed(event);
-  stroke(stroking, to);
-  stroking = to;
+/** A stroke goes on: what is marked is shown at once, and learned when all strokes end. */
+function drag(event, parts) {
+  job++;
+  for (const part of parts) {
+    cursor = pointed(part);
+    stroke(strokes.get(event.pointerId), cursor);
+    strokes.set(event.pointerId, cursor);
+  }
   learner.set(known());
   seek(learner.steps.length);
   paint();
 }
 
+async function finish() {
+  await changed();
+  describe();
+}
+
 const ARROWS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
 const KEYS = { 1: 1, 0: 0, Backspace: -1, Delete: -1 };
 picture.addEventListener("keydown", async (event) => {
-  cursor ??= 0;
+  if (reserved(event) || !(event.key in ARROWS || event.key in KEYS)) return;
+  event.preventDefault();
   if (event.key in ARROWS) {
     const [down, right] = ARROWS[event.key], row = Math.floor(cursor / columns) + down, column = (cursor % columns) + right;
     if (row >= 0 && row < rows && column >= 0 && column < columns) cursor = row * columns + column;
     paint();
-  } else if (event.key in KEYS) {
+  } else {
     mark(cursor, KEYS[event.key]);
-    event.preventDefault();
     await changed();
-  } else return;
-  event.preventDefault();
+  }
   describe();
 });
-for (const event of ["focus", "blur"]) picture.addEventListener(event, paint);
+picture.addEventListener("focus", () => {
+  cursor ??= 0;
+  paint();
+  describe();
+});
+picture.addEventListener("blur", paint);
 
 // ---------------------------------------------------------------- controls
 
@@ -209,11 +228,10 @@ function drawNext() {
   seek(learner.steps.length);
 }
 
-find("one").addEventListener("click", async () => {
+find("one").addEventListener("click", () => {
   job++;
-  if (!(await refresh(learner.steps.length))) return; // what is known may not be learned yet
-  drawNext();
-  await refresh(learner.steps.length);
+  if (learner.steps.length < count) drawNext(); // at once, so that each of many fast clicks draws one
+  refresh(learner.steps.length);
 });
 
 find("all").addEventListener("click", async () => {

@@ -1,14 +1,17 @@
 """Programs that a page runs: flat, all sizes known, of seven instructions, which `engine.js` carries out.
 
-An instruction is [operation, slot of the result, ...]; a slot is an array of its own, and a reshape of it is the same slot.
+An instruction is [operation, slot of the result, slots of the operands, ...]; a slot is an array of its own, and a reshape of it is the
+same slot. What follows, and what the instruction makes of its operands:
 
-  map      expression of $0, $1, ..., slots of these: elementwise, and what has one element goes with all
-  view     slot, shape, strides, offset: the elements at the offset plus the sum of index times stride
-  put      number, [[slot, shape, strides, offset], ...]: an array full of the number, where slots are put into views of it
-  reduce   slot, kind, count: each `count` elements to one
-  dot      slot, slot, B, M, K, N: [B, M, K] times [B, K, N]
-  gather   table, index, steps, limits, shape, strides, clip: for each index a view of the table
-  scatter  table, index, rows, and the same: the table, with a row added to the view of each index
+  map      expression of $0, $1, ..., in JavaScript: elementwise, and what has one element goes with all
+  view     shape, strides, offset: the elements at the offset plus the sum of index times stride
+  put      number, [[shape, strides, offset], ...]: an array full of the number, where each operand is put into its view
+  reduce   start, expression of a and b, count: each `count` elements to one
+  dot      B, M, K, N: [B, M, K] times [B, K, N]
+  gather   steps, limits, shape, strides, clip; operands table and index: for each index a view of the table
+  scatter  the same; operands table, index and rows: the table, with a row added to the view of each index
+
+`engine.js` knows no primitive of JAX: expressions come from the tables of `rgen.play.primitives`.
 """
 
 import re
@@ -19,9 +22,6 @@ from math import prod
 from typing import Any
 
 import numpy as np
-
-# operation -> where the slots of its operands stand; those of "map" and "put" stand in lists
-_PLACES = {"view": (2,), "reduce": (2,), "dot": (2, 3), "gather": (2, 3), "scatter": (2, 3, 4)}
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,16 @@ class Builder:
         """The slot of a value, which is made if it has none."""
         return self.map("a", [value], value.shape, value.dtype).slot if value.slot is None else value.slot  # type: ignore[reportReturnType]
 
-    def emit(self, operation: str, shape: Sequence[int], dtype: Any, *rest: Any) -> Value:
+    def emit(self, operation: str, operands: Sequence[Value], shape: Sequence[int], dtype: Any, *rest: Any) -> Value:
+        slots = [self.stored(operand) for operand in operands]
         result = self.slot(shape, dtype)
-        self._code.append([operation, result.slot, *rest])
+        self._code.append([operation, result.slot, slots, *rest])
         return result
 
     def map(self, expression: str, operands: Sequence[Value], shape: Sequence[int], dtype: Any) -> Value:
         """An elementwise instruction: the expression in JavaScript of a, b, c, which stand for the operands."""
-        names, slots = {}, []
+        names: dict[str, str] = {}
+        arrays: dict[int, Value] = {}  # by their slots: each once
         for letter, operand in zip("abc", operands):
             if operand.slot is None:
                 names[letter] = f"({_script(operand.number)})"
@@ -111,24 +113,22 @@ class Builder:
             if operand.shape != tuple(shape) and prod(operand.shape) != 1:
                 strides = [0 if n == 1 else step for n, step in zip(operand.shape, strides_of(operand.shape))]
                 operand = self.view(operand, shape, strides)
-            slots += [] if operand.slot in slots else [operand.slot]
-            names[letter] = f"${slots.index(operand.slot)}"
-        return self.emit("map", shape, dtype, _substitute(expression, names), slots)
+            slot = self.stored(operand)
+            arrays[slot] = operand
+            names[letter] = f"${list(arrays).index(slot)}"
+        return self.emit("map", list(arrays.values()), shape, dtype, _substitute(expression, names))
 
     def view(self, value: Value, shape: Sequence[int], strides: Sequence[int], offset: int = 0) -> Value:
         as_it_is = all(n == 1 or step == own for n, step, own in zip(shape, strides, strides_of(shape)))
         if value.slot is None or (as_it_is and prod(shape) == prod(value.shape)):
             return value.shaped(shape)
-        return self.emit("view", shape, value.dtype, value.slot, list(shape), list(strides), offset)
+        return self.emit("view", [value], shape, value.dtype, list(shape), list(strides), offset)
 
     def put(self, values: Sequence[Value], number: float, shape: Sequence[int], places: Sequence[tuple[Sequence[int], int]]) -> Value:
         """Values at places (strides, offset) of an array that is full of a number."""
-        parts = [
-            [self.stored(value), list(value.shape), list(strides), offset]
-            for value, (strides, offset) in zip(values, places)
-            if value.slot is not None or value.number != number
-        ]
-        return self.emit("put", shape, values[0].dtype, number, parts)
+        parts = [part for part in zip(values, places) if part[0].slot is not None or part[0].number != number]
+        views = [[list(value.shape), list(strides), offset] for value, (strides, offset) in parts]
+        return self.emit("put", [value for value, _ in parts], shape, values[0].dtype, number, views)
 
     def arranged(self, value: Value, *groups: Sequence[int]) -> Value:
         """A view with the axes of each group as one axis."""
@@ -143,20 +143,20 @@ class Builder:
         outputs: slots that are read after it; once: instructions that depend on what is given alone; each: the others, in order.
         """
         code, varying = _live(self._code, outputs), set(inputs)
-        for line in code:
-            varying |= set() if varying.isdisjoint(_operands(line)) else {line[1]}
+        for _, result, operands, *_ in code:
+            varying |= set() if varying.isdisjoint(operands) else {result}
         stages = [[line for line in code if (line[1] in varying) == later] for later in (False, True)]
-        reads = Counter(slot for line in code for slot in _operands(line)) + Counter(outputs)
+        reads = Counter(slot for line in code for slot in line[2]) + Counter(outputs)
         once, each = (_fused(stage, reads, self._slots) for stage in stages)
-        used = sorted({slot for line in once + each for slot in (line[1], *_operands(line))} | {*inputs, *outputs})
+        used = sorted({slot for line in once + each for slot in (line[1], *line[2])} | {*inputs, *outputs})
         new = {slot: number for number, slot in enumerate(used)}
         return {
             "slots": [self._slots[slot] for slot in used],
             "given": [[new[slot], array] for slot, array in self._held.items() if slot in new],
             "inputs": [new[slot] for slot in inputs],
             "outputs": [new[slot] for slot in outputs],
-            "once": [_renamed(line, new) for line in once],
-            "each": [_renamed(line, new) for line in each],
+            "once": [_renamed(new, *line) for line in once],
+            "each": [_renamed(new, *line) for line in each],
         }
 
 
@@ -169,22 +169,8 @@ def _substitute(expression: str, names: dict[str, str]) -> str:
     return re.sub(r"\$\d+|\b[abc]\b", lambda found: names[found[0]], expression)
 
 
-def _operands(line: list) -> list[int]:
-    if line[0] == "map":
-        return line[3]
-    return [part[0] for part in line[3]] if line[0] == "put" else [line[place] for place in _PLACES[line[0]]]
-
-
-def _renamed(line: list, new: dict[int, int]) -> list:
-    line = [line[0], new[line[1]], *line[2:]]
-    if line[0] == "map":
-        line[3] = [new[slot] for slot in line[3]]
-    elif line[0] == "put":
-        line[3] = [[new[slot], *rest] for slot, *rest in line[3]]
-    else:
-        for place in _PLACES[line[0]]:
-            line[place] = new[line[place]]
-    return line
+def _renamed(new: dict[int, int], operation: str, result: int, operands: list[int], *rest: Any) -> list:
+    return [operation, new[result], [new[slot] for slot in operands], *rest]
 
 
 def _live(code: list[list], outputs: list[int]) -> list[list]:
@@ -193,7 +179,7 @@ def _live(code: list[list], outputs: list[int]) -> list[list]:
     for line in reversed(code):
         if line[1] in needed:
             live.append(line)
-            needed |= set(_operands(line))
+            needed |= set(line[2])
     return live[::-1]
 
 
@@ -204,11 +190,11 @@ def _fused(code: list[list], reads: Counter, slots: list[tuple[str, int]]) -> li
         if line[0] != "map":
             continue
         names, operands = {}, []
-        for number, slot in enumerate(line[3]):
-            once = reads[slot] == 1 and len(re.findall(rf"\${number}\b", line[2])) == 1 and slots[slot] == slots[line[1]]
-            expression, inner = made.pop(slot)[2:] if once and slot in made else ("$0", [slot])
+        for number, slot in enumerate(line[2]):
+            once = reads[slot] == 1 and len(re.findall(rf"\${number}\b", line[3])) == 1 and slots[slot] == slots[line[1]]
+            inner, expression = made.pop(slot)[2:] if once and slot in made else ([slot], "$0")
             operands += [operand for operand in inner if operand not in operands]
             placed = _substitute(expression, {f"${i}": f"${operands.index(operand)}" for i, operand in enumerate(inner)})
             names[f"${number}"] = placed if expression == "$0" else f"({placed})"
-        made[line[1]] = ["map", line[1], _substitute(line[2], names), operands]
+        made[line[1]] = ["map", line[1], operands, _substitute(line[3], names)]
     return [made.get(line[1], line) for line in code if line[0] != "map" or line[1] in made]

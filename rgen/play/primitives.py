@@ -23,7 +23,8 @@ MAPS = {
     **{"and": "a & b", "or": "a | b", "not": "!a", "select_n": "a ? c : b", "clamp": "Math.min(Math.max(b, a), c)"},
 }
 LOGICAL = ("and", "or", "not", "select_n")  # of booleans only
-REDUCES = {"reduce_sum": "sum", "reduce_max": "max", "reduce_min": "min"}
+# Reductions: what they begin with, and JavaScript that joins what has been reduced, a, with the next element, b
+REDUCES = {"reduce_sum": ("0", "a + b"), "reduce_max": ("-Infinity", "Math.max(a, b)"), "reduce_min": ("Infinity", "Math.min(a, b)")}
 
 
 def compile_program(function: Callable, arrays: Arrays, given: Any, *inputs: Any) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def _equation(build: Builder, eqn: Any, values: list[Value]) -> Value | list[Val
     if name in REDUCES:
         axes = eqn.params["axes"]
         rows = build.arranged(values[0], [axis for axis in range(len(values[0].shape)) if axis not in axes], axes)
-        return build.emit("reduce", out.shape, out.dtype, build.stored(rows), REDUCES[name], rows.shape[1])
+        return build.emit("reduce", [rows], out.shape, out.dtype, *REDUCES[name], rows.shape[1])
     if name not in OTHERS:
         raise _unknown(f"'{name}'")
     return OTHERS[name](build, out, eqn.params, *values)
@@ -175,7 +176,7 @@ def _dot(build: Builder, out: Any, p: Any, left: Value, right: Value) -> Value:
     free = [axis for axis in range(len(left.shape)) if axis not in (*summed, *batch)]
     free_right = [axis for axis in range(len(right.shape)) if axis not in (*summed_right, *batch_right)]
     rows, columns = build.arranged(left, batch, free, summed), build.arranged(right, batch_right, summed_right, free_right)
-    return build.emit("dot", out.shape, out.dtype, build.stored(rows), build.stored(columns), *rows.shape, columns.shape[2])
+    return build.emit("dot", [rows, columns], out.shape, out.dtype, *rows.shape, columns.shape[2])
 
 
 def _gather(build: Builder, out: Any, p: Any, table: Value, index: Value) -> Value:
@@ -183,7 +184,7 @@ def _gather(build: Builder, out: Any, p: Any, table: Value, index: Value) -> Val
     lookup = _lookup(table.shape, d.collapsed_slice_dims, d.start_index_map, p["slice_sizes"], p["mode"], d.operand_batching_dims)
     axes = [*(axis for axis in range(len(out.shape)) if axis not in d.offset_dims), *d.offset_dims]
     shape = [out.shape[axis] for axis in axes]
-    rows = build.emit("gather", shape, out.dtype, build.stored(table), build.stored(index), *lookup)
+    rows = build.emit("gather", [table, index], shape, out.dtype, *lookup)
     return build.arranged(rows, *([axes.index(axis)] for axis in range(len(axes))))
 
 
@@ -194,7 +195,7 @@ def _scatter_add(build: Builder, out: Any, p: Any, table: Value, index: Value, u
         sizes.insert(axis, 1)
     lookup = _lookup(table.shape, d.inserted_window_dims, d.scatter_dims_to_operand_dims, sizes, p["mode"], d.operand_batching_dims)
     rows = build.arranged(updates, [axis for axis in range(len(updates.shape)) if axis not in d.update_window_dims], d.update_window_dims)
-    return build.emit("scatter", out.shape, out.dtype, build.stored(table), build.stored(index), build.stored(rows), *lookup)
+    return build.emit("scatter", [table, index, rows], out.shape, out.dtype, *lookup)
 
 
 def _lookup(shape: Any, single: Any, axes: Any, sizes: Any, mode: Any, batching: Any) -> list:

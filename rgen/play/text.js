@@ -2,13 +2,15 @@
 
 const prompt = find("prompt"), length = content.order.length;
 const SHOWN = 12; // symbols whose probabilities are shown
-const bytesOf = (text) => Array.from(new TextEncoder().encode(text)).filter((byte) => byte !== 0);
+const encoder = new TextEncoder();
+const bytesOf = (text) => encoder.encode(text.replaceAll("\0", ""));
 const textOf = (bytes) => new TextDecoder().decode(Uint8Array.from(bytes));
 const nameOf = (byte) => (byte === content.end ? "end" : byte === 32 ? "space" : byte > 32 && byte < 127 ? String.fromCharCode(byte) : `x${byte.toString(16)}`);
 
-/** What is typed, as steps; a line has one symbol more, its end. */
+/** What is typed, as steps: whole characters; a line has one symbol more, its end. */
 function typed() {
-  return bytesOf(prompt.value).slice(0, length - 1).map((y, place) => ({ place, y, drawn: false }));
+  const bytes = new Uint8Array(length - 1), { written } = encoder.encodeInto(prompt.value.replaceAll("\0", ""), bytes);
+  return Array.from(bytes.subarray(0, written), (y, place) => ({ place, y, drawn: false }));
 }
 
 function changed() {
@@ -23,6 +25,7 @@ async function refresh() {
   const now = Number(slider.value), bytes = bytesOf(prompt.value).length;
   find("position").textContent = `After ${now} of ${learner.steps.length} steps`;
   find("length").textContent = `${bytes} of at most ${length - 1} bytes${bytes < length ? "" : "; what is beyond is not read"}`;
+  find("one").disabled = bytes >= length - 1;
   find("nats").textContent = `Paid: ${learner.nats(false, now).toFixed(3)} nats for ${now} symbols.`;
   find("symbols").replaceChildren(...learner.steps.map((step, i) => symbol(step, i >= now)));
   showNext(learner.probabilities(now, now));
@@ -87,7 +90,6 @@ find("all").addEventListener("click", async () => {
 find("one").addEventListener("click", () => {
   job++;
   learner.set(typed());
-  if (learner.steps.length === length - 1) return;
   const drawn = [];
   do drawn.push(learner.draw(learner.steps.length, random)); // a character may have several bytes
   while (drawn[0] > 127 && drawn.length < 4 && learner.steps.length < length - 1 && textOf(drawn).includes("\ufffd"));
