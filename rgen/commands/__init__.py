@@ -78,8 +78,8 @@ def start(parse: Callable[[], Any], name: str, program: str | None = None) -> No
         _fail(f"{error.filename or 'A file'}: {error.strerror or error}.", program)
     except KeyboardInterrupt:
         sys.exit(130)
-    except (RuntimeError, AssertionError):  # JAX raises either
-        if (sentence := _no_device()) is None:
+    except (RuntimeError, AssertionError, ArithmeticError, MemoryError, ValueError) as error:  # JAX raises any of these
+        if (sentence := _too_large(error) or _no_device()) is None:
             raise
         _fail(sentence, program)
 
@@ -96,6 +96,19 @@ def cpu_devices(options: Any) -> int:
     products of the recurrent baseline are large; one device that uses all cores is faster. docs/scaling.md has what was measured.
     """
     return 1 if isinstance(options, config.TrainConfig) and options.network in ONE_CPU_DEVICE else cores()
+
+
+def _too_large(error: Exception) -> str | None:
+    """What is wrong if NumPy, XLA or Python could not make what is too large; else None."""
+    said = str(error)
+    signs = ("RESOURCE_EXHAUSTED", "Out of memory", "Maximum allowed dimension exceeded", "array is too big")
+    if not isinstance(error, MemoryError | OverflowError) and not any(sign in said for sign in signs):
+        return None
+    hardware = import_module("rgen.hardware")
+    return (
+        f"What was asked for does not fit into {hardware.gigabytes(hardware.main_memory())} of memory ({said.split(chr(10))[0][:200]}). Give a "
+        "smaller --meta-batch, --batch, --max-length, --length or --width, or a larger --reduce; whichever of them the command has."
+    )
 
 
 def _no_device() -> str | None:

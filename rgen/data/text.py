@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from rgen.data import DataError, Dataset, cut, sizes
+from rgen.hardware import require_memory
 from rgen.sequence import Sequence, until_end
 
 BLOCK = 8192  # lines
@@ -104,6 +105,7 @@ def from_content(content: bytes, max_length: int, held_out: float, split_seed: i
         few = f"too few lines that are not empty ({len(used)})" if len(used) else "no line that is not empty"
         raise DataError(f"{origin} has {few}; at least 3 are needed, one each to train, validate and test on.")
     width = min(int(lengths.max()) + 1, max_length)  # most files have short lines, and memory for those is enough
+    require_memory(len(used) * width, f"A table of {len(used):,} lines of {width:,} bytes", "Give a smaller --max-length.")
     splits = {
         name: table(symbols, starts[used[rows]], lengths[used[rows]], width) for name, rows in cut(len(used), held_out, split_seed).items()
     }
