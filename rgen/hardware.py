@@ -1,9 +1,18 @@
 """The devices that programs are made for."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
+
+from rgen.errors import InputError
+
+try:
+    import resource
+except ImportError:  # Windows has no limits of this kind
+    resource = None
 
 
 class Hardware(NamedTuple):
@@ -31,9 +40,53 @@ def hardware() -> Hardware:
     return Hardware(platform, jax.device_count(), stats.get("bytes_limit", 2**34))
 
 
-def main_memory() -> float:
-    """Bytes of this machine's memory; 0 if the system does not tell."""
-    return _told("SC_PHYS_PAGES") * _told("SC_PAGE_SIZE")
+def main_memory(root: Path = Path("/")) -> float:
+    """Bytes of main memory that this process may use; 0 if the system does not tell.
+
+    This machine's, or less where `ulimit -v`, `ulimit -d` or a control group gives less, as those of containers and batch jobs do.
+    """
+    limits = [_told("SC_PHYS_PAGES") * _told("SC_PAGE_SIZE"), *_group_limits(root)]
+    if resource:
+        limits += [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]  # -1 if there is none
+    return min((limit for limit in limits if limit > 0), default=0)
+
+
+def total_memory() -> float:
+    """Bytes of memory of all devices; on CPUs, of main memory, as if each process had its own."""
+    there = hardware()
+    return main_memory() * jax.process_count() if there.platform == "cpu" else there.memory * there.devices
+
+
+def require_memory(needed: float, what: str, remedy: str, there: float | None = None) -> None:
+    """Raises InputError if at least `needed` bytes will be allocated, and there are fewer: main memory, unless others are given.
+
+    Args:
+      what: what needs them, the beginning of a sentence; remedy: what to do, a sentence.
+    """
+    there = main_memory() if there is None else there
+    if 0 < there < needed:
+        raise InputError(f"{what} needs at least {gigabytes(needed)} of memory, and there are {gigabytes(there)}. {remedy}")
+
+
+def gigabytes(count: float) -> str:
+    return f"{count / 1e9:,.1f} GB" if count < 1e11 else f"{count / 1e9:,.0f} GB"
+
+
+def _group_limits(root: Path) -> Iterator[int]:
+    """Memory limits of this process's control groups and of those around them; Linux has two versions of these."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        name = "memory.limit_in_bytes" if controllers else "memory.max"
+        top = root / "sys/fs/cgroup" / controllers
+        for folder in (top / group[1:], *(top / group[1:]).parents):
+            if folder.is_relative_to(top) and (file := folder / name).exists() and (text := file.read_text().strip()).isdigit():
+                yield int(text)
 
 
 def second_level_cache() -> float:

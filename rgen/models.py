@@ -1,5 +1,7 @@
 """From names and sizes to a sequence model: a network in the inner loop, or the recurrent baseline."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,12 +13,13 @@ from rgen.config import TrainConfig
 from rgen.data import Dataset
 from rgen.errors import InputError
 from rgen.fast import Direct, Dual, Form, InnerLoop
-from rgen.hardware import hardware
+from rgen.hardware import hardware, require_memory, total_memory
 from rgen.likelihood import Bernoulli, Categorical
 from rgen.recurrent import LSTM, Recurrent
 from rgen.sequence import SequenceModel
 
 DISTINCT = Dual(distinct=True)
+REVERSE = 10  # an outer step needs about so many times the memory of its taps, measured on the presets; for what is recommended only
 
 
 def build(
@@ -78,12 +81,56 @@ def template(model: SequenceModel, data: Dataset) -> Any:
 
 
 def fitting_batch(model: SequenceModel, data: Dataset, budget: float = 1e9) -> int:
-    """How many sequences to score or sample at once.
+    """How many sequences to score or sample at once: three copies of what each one needs in `budget` bytes, and no more than helps.
 
-    The dual form holds the taps of a micro-batch only, so as many as keep the devices busy; otherwise three copies of each one's fast
-    weights in `budget` bytes, and at most 256.
+    That is its outputs, weights and nats; in the direct form, its fast weights too. The dual form holds the taps of a micro-batch only. On
+    a CPU a sequence takes the same time in batches of 128 to 1,024; accelerators launch each kernel once for all of a batch.
     """
-    if isinstance(model, InnerLoop) and model.form == "dual":
-        return 512 if hardware().platform == "cpu" else 4096
-    size = sum(np.prod(leaf.shape, dtype=int) for leaf in jax.tree.leaves(template(model, data)))
-    return int(np.clip(budget // (3 * 4 * size), 1, 256))
+    loop = model if isinstance(model, InnerLoop) else None
+    most = 4096 if loop and isinstance(loop.form, Dual) and hardware().platform != "cpu" else 256
+    fast = numbers(template(model, data)) if loop and isinstance(loop.form, Direct) else 0
+    return max(1, min(most, int(budget / (3 * 4 * (data.length + fast)))))
+
+
+def numbers(params: Any) -> int:
+    """How many numbers a tree of arrays, or of their shapes, has."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def check_training_fits(config: TrainConfig, model: SequenceModel, data: Dataset) -> None:
+    """Raises InputError where an outer step needs more memory than there is, before anything of its size is made.
+
+    Counted is what must be there at the same time, so that nothing is refused that could work: the parameters with Adam's two moments and
+    the gradient; outputs, weights and nats of the meta-batch; and the taps of a micro-batch, which the reverse sweep reads.
+    """
+    there, shapes, length, batch = total_memory(), template(model, data), data.length, config.meta_batch
+    state, row = 4 * 4 * numbers(shapes), 4 * 3
+    require_memory(state, f"A network of {numbers(shapes):,} parameters", "Give smaller sizes, as --width.", there)
+    taps, together = 0, batch
+    if isinstance(model, InnerLoop) and isinstance(model.form, Dual) and config.algorithm != "reptile":
+        inputs = len(data.shape) + model.context
+        own = config.order == "random" or model.context > 0  # whether each sequence has inputs of its own
+        x = (batch if own else 1, length) + ((inputs,) if inputs > 1 else ())
+        plan = model.form.plan(model, shapes.init, jax.ShapeDtypeStruct(x, np.int32), batch)
+        taps = (2 if plan.precision == "bfloat16" else 4) * sum(layer.tap_size for layer in plan.layers)
+        together = plan.micro_batch
+
+    def needed(batch: int, length: int, taps: int) -> int:
+        return state + length * (batch * row + min(batch, together) * taps)
+
+    def fits(batch: int, length: int) -> bool:
+        return needed(batch, length, REVERSE * taps) <= there
+
+    def largest(most: int, fits: Callable[[int], bool]) -> int:
+        return next((size for k in range(most.bit_length()) if fits(size := most >> k)), 0)
+
+    remedies = {"--meta-batch": largest(batch, lambda size: fits(size, length))}
+    if data.kind == "text":
+        remedies["--max-length"] = largest(length, lambda size: fits(batch, size))
+    else:
+        sides = [side for side in range(2, min(data.shape)) if not any(size % side for size in data.shape)]
+        remedies["--reduce"] = config.reduce * next((side for side in sides if fits(batch, length // side**2)), 0)
+    found = [f"{option} {value}" for option, value in remedies.items() if value > 0]
+    remedy = f"With {' or '.join(found)} it should fit." if found else f"Give a smaller {' and a smaller '.join(remedies)}."
+    what = f"An outer step with --meta-batch {batch} on sequences of {length:,} steps"
+    require_memory(needed(batch, length, taps), what, remedy, there)

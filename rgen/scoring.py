@@ -57,7 +57,7 @@ def score_all(
 
     With `known`, booleans [N, H, W] of images, those of the rest given what is known, as `rgen.sampling.conditional_nats`.
     """
-    rows = []
+    rows, total = [], 0.0
     batch = even_batch(batch, len(index))
     for first in range(0, len(index), batch):
         part = np.arange(first, min(first + batch, len(index)))
@@ -67,8 +67,10 @@ def score_all(
         params, (seqs, at) = place(params, (seqs, at))
         nats = score(model, params, seqs) if at is None else conditional_nats(model, params, seqs, at)
         rows.append(fetch(nats)[: len(part)])
+        total += float(rows[-1].sum())
         if progress:
-            progress.update(first + len(part), f"{np.mean([r.sum() for r in np.concatenate(rows)]):.3f} nats")
+            done = first + len(part)
+            progress.update(done, f"{total / done:.3f} nats")
     return np.concatenate(rows)
 
 

@@ -115,8 +115,8 @@ def _outcome(work: Callable[[], object]) -> tuple[Any, str]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of a file, `rgen.host.files` says of which
         where = error.filename or ("stdout" if full else "")
         return 2, f"{where}{': ' * bool(where)}{error.strerror or error}."
-    except (RuntimeError, AssertionError):  # JAX raises either
-        if (sentence := _no_device()) is None:
+    except (RuntimeError, AssertionError, ArithmeticError, MemoryError, ValueError) as error:  # JAX raises any of these
+        if (sentence := _too_large(error) or _no_device()) is None:
             raise
         return 2, sentence
     return code, ""
@@ -149,6 +149,19 @@ def cpu_devices(options: Any) -> int:
     products of the recurrent baseline are large; one device that uses all cores is faster. docs/scaling.md has what was measured.
     """
     return 1 if isinstance(options, options_of("train")) and options.network in ONE_CPU_DEVICE else cores()
+
+
+def _too_large(error: Exception) -> str | None:
+    """What is wrong if NumPy, XLA or Python could not make what is too large; else None."""
+    said = str(error)
+    signs = ("RESOURCE_EXHAUSTED", "Out of memory", "Maximum allowed dimension exceeded", "array is too big")
+    if not isinstance(error, MemoryError | OverflowError) and not any(sign in said for sign in signs):
+        return None
+    hardware = import_module("rgen.hardware")
+    return (
+        f"What was asked for does not fit into {hardware.gigabytes(hardware.main_memory())} of memory ({said.split(chr(10))[0][:200]}). Give a "
+        "smaller --meta-batch, --batch, --max-length, --length or --width, or a larger --reduce; whichever of them the command has."
+    )
 
 
 def _no_device() -> str | None:

@@ -8,6 +8,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from rgen.choices import PREFIX, check_choice
 from rgen.errors import InputError
 
+MOST = 2**31 - 1  # the largest whole number on devices
+WIDEST = 2**16  # of a layer: a square one has 17 GB
+DEEPEST = 2**10  # blocks that are compiled one by one, outputs that are read at a time, devices that are made of cores
+
 
 def flag(option: str) -> str:
     return "--" + option.replace("_", "-")
@@ -20,10 +24,18 @@ def at_least(config: Any, least: int, *options: str) -> None:
             raise InputError(f"{flag(option)} is {value}; it must be at least {least}.")
 
 
+def at_most(config: Any, most: int, *options: str) -> None:
+    for option in options:
+        for value in _several(getattr(config, option)):
+            if value > most:
+                raise InputError(f"{flag(option)} is {value}; it must be at most {most}.")
+
+
 def seeds(config: Any, *options: str) -> None:
     for option in options:
-        if not 0 <= getattr(config, option) < 2**31:
-            raise InputError(f"{flag(option)} is {getattr(config, option)}; seeds lie between 0 and {2**31 - 1}.")
+        for value in _several(getattr(config, option)):
+            if not 0 <= value <= MOST:
+                raise InputError(f"{flag(option)} is {value}; seeds lie between 0 and {MOST}.")
 
 
 def positive(config: Any, *options: str) -> None:
@@ -40,12 +52,19 @@ def folders(option: str, *paths: Path) -> None:
             raise InputError(f"{flag(option)} is {path}, weights without the folder of a run, which is needed here; give a folder.")
 
 
-def choices(config: Any) -> None:
-    """Raises InputError unless every option whose type is a Literal has one of its values."""
+def types(config: Any) -> None:
+    """Raises InputError unless every option whose type is a Literal has one of its values, and whole numbers have 32 bits."""
     for option, allowed in _literals(type(config)).items():
-        values = getattr(config, option)
-        for value in values if isinstance(values, tuple) else (values,) if values is not None else ():
+        for value in _several(getattr(config, option)):
             check_choice(flag(option), value, allowed)
+    for option, value in vars(config).items():
+        if any(isinstance(number, int) and abs(number) > MOST for number in _several(value)):
+            raise InputError(f"{flag(option)} is {value}; whole numbers lie between {-MOST} and {MOST}.")
+
+
+def _several(value: Any) -> tuple:
+    """The values of an option that may have several, one or none."""
+    return value if isinstance(value, tuple) else () if value is None else (value,)
 
 
 def words(options: type, arguments: Sequence[str]) -> None:

@@ -57,8 +57,9 @@ class EvaluateConfig(_Writes, _Trained):
     """On CPUs: how many devices the cores are made into. None: one for each core."""
 
     def __post_init__(self) -> None:
-        checks.choices(self)
+        checks.types(self)
         checks.at_least(self, 1, "count", "batch", "devices")
+        checks.at_most(self, checks.DEEPEST, "devices")
         checks.seeds(self, "seed")
 
 
@@ -113,8 +114,9 @@ class SampleConfig(_Writes, _Trained):
     """On CPUs: how many devices the cores are made into. None: one for each core."""
 
     def __post_init__(self) -> None:
-        checks.choices(self)
-        checks.at_least(self, 1, "count", "batch", "each", "devices")
+        checks.types(self)
+        checks.at_least(self, 1, "count", "batch", "each", "devices", "top_k")
+        checks.at_most(self, checks.DEEPEST, "devices")
         checks.at_least(self, 0, "belief")
         if self.belief > 16:
             raise InputError(f"--belief is {self.belief}; at most 16 sequences fit into a picture.")
@@ -166,8 +168,9 @@ class InsideConfig(_Writes, _Trained):
     """On CPUs: how many devices the cores are made into. None: one for each core."""
 
     def __post_init__(self) -> None:
-        checks.choices(self)
+        checks.types(self)
         checks.at_least(self, 1, "count", "devices")
+        checks.at_most(self, checks.DEEPEST, "devices")
 
 
 @dataclass(frozen=True)
@@ -208,7 +211,7 @@ class BenchmarkConfig(_Writes):
     """The picture; None: benchmark.png."""
 
     def __post_init__(self) -> None:
-        checks.choices(self)
+        checks.types(self)
         for name in self.network:
             if name not in NETWORKS and name not in PRESETS:
                 raise InputError(f"There is no network '{name}'. {nearest(name, (*NETWORKS, *PRESETS))}")
@@ -221,6 +224,7 @@ class BenchmarkConfig(_Writes):
             if min(getattr(self, option), default=1) < 1:
                 raise InputError(f"{checks.flag(option)} is {min(getattr(self, option))}; it must be at least 1.")
         checks.at_least(self, 1, "repeats")
+        checks.at_most(self, checks.DEEPEST, "devices")
         if self.fit and not self.target:
             raise InputError("--fit asks what fits an accelerator; name it with --target, as in --target tpu-v5e.")
         idle = [option for option in ("profile", "out", "devices", "original") if getattr(self, option)]
@@ -264,15 +268,14 @@ class LeaderboardConfig(_Writes):
     """Folder of the runs, and of leaderboard.md, .json and .png, which show all that is finished there."""
 
     def __post_init__(self) -> None:
-        checks.choices(self)
+        checks.types(self)
         for option in ("data", "entries", "minutes", "seeds"):
             if not getattr(self, option):
                 raise InputError(f"{checks.flag(option)} needs at least one value.")
         for minutes in self.minutes:
             if not 0 < minutes < math.inf:
                 raise InputError(f"--minutes is {minutes}; it must be a positive number.")
-        if not 0 <= min(self.seeds) <= max(self.seeds) < 2**31:
-            raise InputError(f"--seeds are {self.seeds}; seeds lie between 0 and {2**31 - 1}.")
+        checks.seeds(self, "seeds")
         checks.at_least(self, 1, "jobs")
 
 
@@ -288,5 +291,6 @@ class CheckConfig:
     """Seed of the initialization and of the outputs."""
 
     def __post_init__(self) -> None:
+        checks.types(self)
         checks.at_least(self, 1, "steps")
         checks.seeds(self, "seed")

@@ -16,6 +16,7 @@ import numpy as np
 
 from rgen.data import DataError, Dataset, check_regular, cut, duplicates, sizes
 from rgen.data.kinds import HTML, binary, kind_of
+from rgen.hardware import require_memory
 from rgen.sequence import Sequence, until_end
 
 BLOCK = 8192  # lines
@@ -103,6 +104,7 @@ def from_content(
         raise DataError(f"{origin} has {few}; at least 3 are needed, one each to train, validate and test on.")
     shorter = shorten(symbols, starts, lengths, max_length - 1)
     width = int(shorter.max()) + 1  # most files have short lines, and memory for those is enough
+    require_memory(len(used) * width, f"A table of {len(used):,} lines of {width:,} bytes", "Give a smaller --max-length.")
     filled = len(used)
     if deduplicate:
         used = used[duplicates.kept({"": table(symbols, starts[used], shorter[used], width)})[""]]

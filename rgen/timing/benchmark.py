@@ -18,7 +18,7 @@ from rgen.config import PRESETS, BenchmarkConfig, TrainConfig
 from rgen.devices import place
 from rgen.errors import InputError
 from rgen.fast import Dual, InnerLoop
-from rgen.hardware import Hardware, hardware
+from rgen.hardware import Hardware, hardware, require_memory
 from rgen.host import plots
 from rgen.host.progress import Progress
 from rgen.sequence import Sequence, SequenceModel
@@ -52,6 +52,8 @@ def configuration(name: str) -> TrainConfig:
 
 def made_up(kind: str, meta_batch: int, length: int) -> tuple[tuple[int, ...], int, Sequence]:
     """Random sequences, "text" or "image": (shape of the data, symbols, batch). Images are the smallest square with `length` pixels."""
+    what, remedy = f"--meta-batch {meta_batch} with --length {length}", "Make one of them smaller."
+    require_memory(3 * 4 * meta_batch * length, what, remedy)  # outputs, weights and nats
     rng = np.random.default_rng(0)
     text = kind == "text"
     side = math.ceil(math.sqrt(length))

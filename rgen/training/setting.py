@@ -37,6 +37,7 @@ def prepare(config: TrainConfig, run: Run) -> tuple[Setting, bool]:
         goes_on = run.reserve(config)
         data = run.data() if run.data_file.exists() else data_sets.from_config(config)
         model = models.from_config(config, data)
+        models.check_training_fits(config, model, data)
         run.make(config, data)
     goes_on = bool(devices.largest(goes_on))  # the other processes wait here until the folder is made
     data = data or run.data()
