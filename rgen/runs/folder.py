@@ -3,7 +3,7 @@
 config.json     the configuration
 data.npz        the data set, so that a run does not depend on files elsewhere
 metrics.jsonl   a line every --log-every steps, and one for each validation
-checkpoints/    the newest training states
+checkpoints/    the newest training states; STEP.damaged is one that was damaged, kept aside
 best/           parameters with the least validation nats so far, and those before them
 curves.png, samples.png (samples.txt for text)
 .rgen-written   what of these, and of other results here, is as it was written: rgen.host.files
