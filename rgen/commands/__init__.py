@@ -158,10 +158,8 @@ def _too_large(error: Exception) -> str | None:
     if not isinstance(error, MemoryError | OverflowError) and not any(sign in said for sign in signs):
         return None
     hardware = import_module("rgen.hardware")
-    return (
-        f"What was asked for does not fit into {hardware.gigabytes(hardware.main_memory())} of memory ({said.split(chr(10))[0][:200]}). Give a "
-        "smaller --meta-batch, --batch, --max-length, --length or --width, or a larger --reduce; whichever of them the command has."
-    )
+    there, first_line = hardware.gigabytes(hardware.main_memory()), said.splitlines()[0] if said else type(error).__name__
+    return f"What was asked for does not fit into {there} of memory ({first_line[:200]}). Give a smaller --meta-batch, --batch, --max-length, --length or --width, or a larger --reduce; whichever of them the command has."
 
 
 def _no_device() -> str | None:

@@ -38,6 +38,7 @@ def restore(path: Path) -> Dataset:
     Raises:
       InputError: the file is damaged.
     """
+    what = f"{path}, the run's own copy of its data,"
     try:
         with np.load(path) as file:
             about = json.loads(str(file["about"]))
@@ -53,9 +54,7 @@ def restore(path: Path) -> Dataset:
         raise
     except Exception as error:  # of what is damaged, NumPy raises whatever its bytes lead to
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # of the disk; zipfile's has EINVAL
-            raise InputError(
-                f"{path}, the run's own copy of its data, cannot be read now ({error}). Run the same command again."
-            ) from error
-        raise InputError(f"{path}, the run's own copy of its data, is damaged ({error}). Train anew in another folder.") from error
+            raise InputError(f"{what} cannot be read now ({error}). Run the same command again.") from error
+        raise InputError(f"{what} is damaged ({error}). Train anew in another folder.") from error
     fields = about["fields"] | {"notes": tuple(about["fields"]["notes"])} | others
     return KINDS[about["kind"]](splits, **fields)

@@ -29,7 +29,7 @@ class Progress:
 
     def __exit__(self, *about: object) -> None:
         self._bar.close()
-        Terminal.clear = staticmethod(lambda: None)
+        Terminal.clear = None
         self._stack.__exit__(*about)  # type: ignore[reportArgumentType]
 
     def update(self, done: int, note: str = "") -> None:

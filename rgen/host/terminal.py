@@ -26,7 +26,7 @@ class Terminal:
     """
 
     colours = False
-    clear: Callable[[], object] = staticmethod(lambda: None)
+    clear: Callable[[], object] | None = None
 
     def __init__(self, stream: Any):
         self.stream, self._line_is_new = stream, True
@@ -36,8 +36,8 @@ class Terminal:
         return self
 
     def write(self, text: str | bytes) -> int:
-        if self._line_is_new:
-            self.clear()
+        if self._line_is_new and Terminal.clear:
+            Terminal.clear()
         shown = visible(text.decode("utf-8", "backslashreplace") if isinstance(text, bytes) else text)
         self._line_is_new = shown.endswith("\n")
         self.stream.write(_COLOUR.sub("\x1b[\\1", shown) if self.colours else shown)

@@ -97,6 +97,8 @@ def go_on(setting: Setting, state: State, checkpoints: Checkpoints, best: Checkp
             best.wait()
         if run.writes:
             run.show(run.folder / "curves.png", plots.curves(run.metrics()))
+    except BrokenPipeError:  # of what is printed; the folder is well
+        raise
     except (OSError, Unwritable) as error:
         raise _rescued(setting, state, budget, error) from error
     if stop and not over:
