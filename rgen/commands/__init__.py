@@ -104,10 +104,10 @@ def _too_large(error: Exception) -> str | None:
     signs = ("RESOURCE_EXHAUSTED", "Out of memory", "Maximum allowed dimension exceeded", "array is too big")
     if not isinstance(error, MemoryError | OverflowError) and not any(sign in said for sign in signs):
         return None
-    hardware = import_module("rgen.hardware")
+    hardware, line = import_module("rgen.hardware"), said.partition("\n")[0][:200]
     return (
-        f"What was asked for does not fit into {hardware.gigabytes(hardware.main_memory())} of memory ({said.split(chr(10))[0][:200]}). Give a "
-        "smaller --meta-batch, --batch, --max-length, --length or --width, or a larger --reduce; whichever of them the command has."
+        f"What was asked for does not fit into {hardware.gigabytes(hardware.main_memory())} of memory ({line}). Give a smaller "
+        "--meta-batch, --batch, --max-length, --length or --width, or a larger --reduce; whichever of them the command has."
     )
 
 
