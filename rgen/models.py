@@ -101,25 +101,28 @@ def check_training_fits(config: TrainConfig, model: SequenceModel, data: Dataset
     """Raises InputError where an outer step needs more memory than there is, before anything of its size is made.
 
     Counted is what must be there at the same time, so that nothing is refused that could work: the parameters with Adam's two moments and
-    the gradient; outputs, weights and nats of the meta-batch; and the taps of a micro-batch, which the reverse sweep reads.
+    the gradient; outputs, weights and nats of the meta-batch; and what the reverse sweep reads: taps of a micro-batch, and foreseen inputs.
     """
     there, shapes, length, batch = total_memory(), template(model, data), data.length, config.meta_batch
     state, row = 4 * 4 * numbers(shapes), 4 * 3
-    require_memory(state, f"A network of {numbers(shapes):,} parameters", "Give smaller sizes, as --width.", there)
-    taps, together = 0, batch
+    require_memory(
+        state, f"A network of {numbers(shapes):,} parameters", "Give smaller sizes, as --width, or a smaller --max-length.", there
+    )
+    taps, known, together = 0, 0, batch
     if isinstance(model, InnerLoop) and isinstance(model.form, Dual) and config.algorithm != "reptile":
-        inputs = len(data.shape) + model.context
-        own = config.order == "random" or model.context > 0  # whether each sequence has inputs of its own
-        x = (batch if own else 1, length) + ((inputs,) if inputs > 1 else ())
+        axes, own = len(data.shape) + model.context, config.order == "random" or model.context > 0
+        x = (batch if own else 1, length) + ((axes,) if axes > 1 else ())  # of each sequence, or for all
         plan = model.form.plan(model, shapes.init, jax.ShapeDtypeStruct(x, np.int32), batch)
-        taps = (2 if plan.precision == "bfloat16" else 4) * sum(layer.tap_size for layer in plan.layers)
         together = plan.micro_batch
+        taps = (2 if plan.precision == "bfloat16" else 4) * sum(layer.tap_size for layer in plan.layers)
+        known = 4 * sum(layer.heads * layer.taps * layer.width for layer in plan.layers if layer.foreseen)
+        taps, known = (taps + known, 0) if own else (taps, known)
 
-    def needed(batch: int, length: int, taps: int) -> int:
-        return state + length * (batch * row + min(batch, together) * taps)
+    def needed(batch: int, length: int, times: int = 1) -> int:
+        return state + length * (batch * row + times * (min(batch, together) * taps + known))
 
     def fits(batch: int, length: int) -> bool:
-        return needed(batch, length, REVERSE * taps) <= there
+        return needed(batch, length, REVERSE) <= there
 
     def largest(most: int, fits: Callable[[int], bool]) -> int:
         return next((size for k in range(most.bit_length()) if fits(size := most >> k)), 0)
@@ -130,7 +133,8 @@ def check_training_fits(config: TrainConfig, model: SequenceModel, data: Dataset
     else:
         sides = [side for side in range(2, min(data.shape)) if not any(size % side for size in data.shape)]
         remedies["--reduce"] = config.reduce * next((side for side in sides if fits(batch, length // side**2)), 0)
-    found = [f"{option} {value}" for option, value in remedies.items() if value > 0]
-    remedy = f"With {' or '.join(found)} it should fit." if found else f"Give a smaller {' and a smaller '.join(remedies)}."
+    found = [f"{option} {value}" for option, value in remedies.items() if value]
+    smaller = "a smaller --max-length" if data.kind == "text" else "a larger --reduce"
+    remedy = f"With {' or '.join(found)} it should fit." if found else f"Give a smaller --meta-batch and {smaller}."
     what = f"An outer step with --meta-batch {batch} on sequences of {length:,} steps"
-    require_memory(needed(batch, length, taps), what, remedy, there)
+    require_memory(needed(batch, length), what, remedy, there)

@@ -67,7 +67,8 @@ def places_before(shape: tuple[int, ...], count: int) -> list[tuple[int, ...]]:
     """Steps to the `count` nearest places before a place in the order of reading: 1, 2, ... in a line; left, above, ... in a picture."""
     if len(shape) == 1:
         return [(i + 1,) for i in range(count)]
-    near = [(i, j) for i in range(count + 1) for j in range(-count, count + 1) if (i, j) > (0, 0)]
+    far = math.isqrt(count) + 1  # within which there are more than `count`
+    near = [(i, j) for i in range(far + 1) for j in range(-far, far + 1) if (i, j) > (0, 0)]
     return sorted(near, key=lambda step: (step[0] ** 2 + step[1] ** 2, step))[:count]
 
 

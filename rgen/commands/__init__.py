@@ -157,9 +157,11 @@ def _too_large(error: Exception) -> str | None:
     signs = ("RESOURCE_EXHAUSTED", "Out of memory", "Maximum allowed dimension exceeded", "array is too big")
     if not isinstance(error, MemoryError | OverflowError) and not any(sign in said for sign in signs):
         return None
-    hardware = import_module("rgen.hardware")
-    there, first_line = hardware.gigabytes(hardware.main_memory()), said.splitlines()[0] if said else type(error).__name__
-    return f"What was asked for does not fit into {there} of memory ({first_line[:200]}). Give a smaller --meta-batch, --batch, --max-length, --length or --width, or a larger --reduce; whichever of them the command has."
+    hardware, line = import_module("rgen.hardware"), said.partition("\n")[0][:200]
+    return (
+        f"What was asked for does not fit into {hardware.gigabytes(hardware.main_memory())} of memory ({line}). Give a smaller "
+        "--meta-batch, --batch, --max-length, --length or --width, or a larger --reduce; whichever of them the command has."
+    )
 
 
 def _no_device() -> str | None:
