@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from pathlib import Path
@@ -190,6 +191,7 @@ guarded(work, "rgen")
 def on_a_terminal(*command: str, cwd: Path | None = None) -> bytes:
     """What a command with both streams there writes, its ends of lines as they were."""
     ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, cwd=cwd):
         os.close(theirs)
         said = b""

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from tqdm import tqdm
 
 from rgen.host.signals import leaving
-from rgen.host.terminal import Terminal
+from rgen.host.terminal import BARS
 
 
 class Progress:
@@ -24,12 +24,12 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         self._stack.enter_context(leaving(self._bar.close))
-        Terminal.clear = self._bar.clear
+        BARS.append(self._bar.clear)
+        self._stack.callback(BARS.remove, self._bar.clear)
         return self
 
     def __exit__(self, *about: object) -> None:
         self._bar.close()
-        Terminal.clear = None
         self._stack.__exit__(*about)  # type: ignore[reportArgumentType]
 
     def update(self, done: int, note: str = "") -> None:

@@ -10,6 +10,8 @@ _CONTROLS = {*range(0x20), *range(0x7F, 0xA0), 0x061C, 0x200E, 0x200F, *range(0x
 _SHOWN = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _CONTROLS}
 _COLOUR = re.compile(r"\\x1b\[([0-9;]*m)")
 
+BARS: list[Callable[[], object]] = []  # what takes a bar away that stands where a line is to be written
+
 
 def visible(text: str) -> str:
     """Control characters by their numbers, as backslashreplace has it; tabs and ends of lines stay."""
@@ -22,11 +24,9 @@ class Terminal:
     Attributes:
       stream: what it writes to.
       colours: whether those that the text has are kept.
-      clear: takes a bar away that stands in the line, before another line is written there.
     """
 
     colours = False
-    clear: Callable[[], object] | None = None
 
     def __init__(self, stream: Any):
         self.stream, self._line_is_new = stream, True
@@ -36,8 +36,9 @@ class Terminal:
         return self
 
     def write(self, text: str | bytes) -> int:
-        if self._line_is_new and Terminal.clear:
-            Terminal.clear()
+        if self._line_is_new:
+            for clear in BARS:
+                clear()
         shown = visible(text.decode("utf-8", "backslashreplace") if isinstance(text, bytes) else text)
         self._line_is_new = shown.endswith("\n")
         self.stream.write(_COLOUR.sub("\x1b[\\1", shown) if self.colours else shown)
