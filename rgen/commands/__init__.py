@@ -22,7 +22,6 @@ COMMANDS: dict[str, Any] = {
     "sample": config.SampleConfig,
     "inside": config.InsideConfig,
     "benchmark": config.BenchmarkConfig,
-    "leaderboard": config.LeaderboardConfig,
     "report": config.ReportConfig,
     "check": config.CheckConfig,
 }
