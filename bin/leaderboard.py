@@ -1,7 +1,279 @@
 #!/usr/bin/env python
-"""Compare networks after equal minutes of training: bin/leaderboard.py --data digits --minutes 1 5."""
+"""Compare networks after equal minutes of training: bin/leaderboard.py --data digits names --names names.txt --minutes 1 5.
 
-from rgen.commands import run
+A script over `rgen train` and `rgen evaluate`. Each cell of the table trains in a process and a folder of its own:
+OUT/DATA/ENTRY-MINUTES-minutes-seed-SEED. Stopped, the same command goes on; what is finished is not repeated.
+To tune an entry, change its line below and give another --out.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+
+from rgen.commands import guarded
+from rgen.errors import InputError
+from rgen.host import plots, signals
+from rgen.host.cores import cores
+from rgen.host.files import replace
+from rgen.timing.machine import caches, processor
+
+# Title, unit of the score, and its name in the file of `rgen evaluate --json`
+DATA = {
+    "digits": ("digits, 8x8", "nats per image", "nats_per_sequence"),
+    "small-mnist": ("MNIST, 14x14", "nats per image", "nats_per_sequence"),
+    "mnist": ("MNIST, 28x28", "nats per image", "nats_per_sequence"),
+    "names": ("names", "nats per symbol", "nats_per_symbol"),
+    "listing": ("file listing", "bits per byte", "bits_per_symbol"),
+}
+ENTRIES = {
+    "original-reptile": "the original's network, Reptile",
+    "original-maml": "the original's network, MAML",
+    "heads": "ours",
+    "context": "ours, told the last 3 outputs",
+    "static": "its static twin, which learns nothing while it predicts",
+    "lstm": "LSTM, told the last output",
+}
+COLOURS = dict(zip(ENTRIES, (plots.PALE, "#5aa9c9", plots.ACCENT, "#e9a15b", "#4f9d69", plots.INK)))
+
+# The options of `rgen train`, without data and minutes. A meta-batch of 8: in few minutes, many steps of few sequences are better.
+FEW, MUON = "--meta-batch 8 --eval-every 1000", "--optimizer muon"
+TEXT = "--meta-batch 32 --eval-every 125 --eval-count 0"
+TWIN = "--context 3 --inner-loss nats --rates fixed --inner-rate 1e-12"
+DIGITS = "--data digits --meta-batch 32 --eval-count 0 --eval-every 50"
+NAMES = f"--eval-every 2500 {MUON}"
+LSTM = "--width 104 --depth 1 --features 64 --outer-rate 5e-3 --warmup 50 --schedule cosine --beta2 0.99 --clip 1 --weight-decay 0.5"
+RECIPES = {
+    ("digits", "original-reptile"): f"mnist-reptile {DIGITS}",
+    ("digits", "original-maml"): f"mnist-maml {DIGITS}",
+    ("digits", "heads"): "digits-maml --eval-every 250",
+    ("digits", "lstm"): "digits-lstm --eval-every 500",
+    ("small-mnist", "original-reptile"): "mnist-reptile --reduce 2 --meta-batch 32 --eval-every 250",
+    ("small-mnist", "original-maml"): "mnist-maml --reduce 2 --meta-batch 32 --eval-every 250",
+    ("small-mnist", "heads"): f"small-mnist-heads {FEW} {MUON} --width 64",
+    ("small-mnist", "lstm"): f"small-mnist-lstm {FEW}",
+    ("mnist", "original-reptile"): "mnist-reptile --eval-every 250",
+    ("mnist", "original-maml"): "mnist-maml --eval-every 250",
+    ("mnist", "heads"): f"mnist-heads {FEW} {MUON}",
+    ("mnist", "lstm"): f"small-mnist-lstm --reduce 1 {FEW}",
+    ("names", "original-reptile"): "names-reptile --eval-every 250",
+    ("names", "original-maml"): "names-maml --eval-every 250",
+    ("names", "heads"): f"names-heads {NAMES} --weight-decay 0.3",
+    ("names", "context"): f"names-context {NAMES} --weight-decay 0.3",
+    ("names", "lstm"): f"names-lstm {NAMES} --outer-rate 1e-2 --weight-decay 0.1",
+    ("listing", "original-reptile"): f"text-reptile {TEXT}",
+    ("listing", "original-maml"): f"text-maml {TEXT}",
+    ("listing", "heads"): f"text-heads {FEW} --eval-count 0",
+    ("listing", "lstm"): f"text-lstm {FEW} --eval-count 0 {MUON} {LSTM}",
+}
+for data in DATA:
+    RECIPES.setdefault((data, "context"), f"{RECIPES[data, 'heads']} --context 3")
+    RECIPES[data, "static"] = f"{RECIPES[data, 'context']} {TWIN}"
+SCORED = 1000  # images of MNIST by which the original's networks are scored; they take seconds for 50
+
+children: set[subprocess.Popen] = set()
+stopping = threading.Event()
+
+# A command of rgen on some cores. Its input ends when it shall stop, or this script is gone in any way.
+COMMAND = """
+import os, signal, threading
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {share})
+threading.Thread(target=lambda: os.read(0, 1) or os.kill(os.getpid(), signal.SIGTERM), daemon=True).start()
+from rgen.commands import main
+main()
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Compare networks after equal minutes of training: each combination of --data, --entries, --minutes and --seeds."""
+
+    data: tuple[Literal["digits", "small-mnist", "mnist", "names", "listing"], ...] = ("digits",)
+    """small-mnist (14x14 pixels) and mnist need --data-dir, names needs --names, listing needs --listing."""
+    entries: tuple[Literal["original-reptile", "original-maml", "heads", "context", "static", "lstm"], ...] = ("heads", "lstm")
+    """heads: ours; context: ours, told the last 3 outputs; static: the same with an inner rate of 1e-12."""
+    minutes: tuple[float, ...] = (1, 5)
+    """Minutes of training; compiling, validation and scoring come on top."""
+    seeds: tuple[int, ...] = (0,)
+    data_dir: Path | None = None
+    """Folder with MNIST's four official files, or Keras' mnist.npz."""
+    names: Path | None = None
+    """names.txt of makemore, or another file with one short line for each sequence."""
+    listing: Path | None = None
+    """dir_listing.txt of the original program, or another text file."""
+    jobs: int = 1
+    """Runs side by side, each on its share of the cores."""
+    out: Path = Path("runs/leaderboard")
+    """Folder of the runs, and of leaderboard.md, .json and .png."""
+
+    def __post_init__(self):
+        if not all(0 < minutes < float("inf") for minutes in self.minutes):
+            raise InputError(f"--minutes are {self.minutes}; give positive numbers.")
+        if not 1 <= self.jobs <= cores():
+            raise InputError(f"--jobs is {self.jobs}; give a number from 1 to {cores()}, as many as there are cores.")
+        for data in self.data:
+            flag, place = self.source(data)
+            if flag and (place is None or not place.exists()):
+                raise InputError(f"{data} needs its data; give the place of it with {flag}{f', not {place}' if place else ''}.")
+
+    def source(self, data: str) -> tuple[str | None, Path | None]:
+        """The option that says where a data set is, and what it says."""
+        options = {"names": ("--names", self.names), "listing": ("--listing", self.listing), "digits": (None, None)}
+        return options.get(data, ("--data-dir", self.data_dir))
+
+
+def stop(child: subprocess.Popen) -> None:
+    """Ends the input of a command, which saves a checkpoint then."""
+    assert child.stdin
+    child.stdin.close()
+
+
+def train_and_score(options: Options, data: str, entry: str, minutes: float, seed: int, share: set[int]) -> dict[str, Any]:
+    """Runs one cell, from where it was stopped. Returns its row of leaderboard.json. Raises InputError if a command fails."""
+    folder = options.out / data / f"{entry}-{minutes:g}-minutes-seed-{seed}"
+    flag, place = options.source(data)
+    where = [] if flag is None else [flag if flag == "--data-dir" else "--data", str(place)]
+    recipe = [*shlex.split(RECIPES[data, entry]), *where, "--minutes", f"{minutes:g}", "--seed", str(seed)]
+    finished = folder / "row.json"
+    if finished.exists():
+        row = json.loads(finished.read_text())
+        if row["options"] != shlex.join(recipe):
+            raise InputError(f"it was trained with '{row['options']}'; move '{folder}' away, or give another --out.")
+        return row
+    count = ["--count", str(SCORED)] if entry.startswith("original") and "mnist" in data else []
+    score_file = folder / "test.json"
+    score_file.unlink(missing_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    log = folder.with_name(folder.name + ".log")
+    for words in (["train", *recipe, "--run", folder, "--resume"], ["evaluate", "--run", folder, "--json", score_file, *count]):
+        program = [sys.executable, "-c", COMMAND.format(share=share), *map(str, words)]
+        # in a session of its own, so that Ctrl-C reaches this script alone
+        with (
+            log.open("ab") as file,
+            subprocess.Popen(program, stdin=subprocess.PIPE, stdout=file, stderr=file, start_new_session=True) as child,
+        ):
+            children.add(child)
+            if stopping.is_set():
+                stop(child)
+            if child.wait():
+                said = log.read_text(errors="replace").splitlines() or ["It said nothing."]
+                raise InputError(f"{said[-1]} ({log})")
+    score, unit = json.loads(score_file.read_text()), DATA[data][2]
+    logged = [row for row in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if "seconds" in row]
+    row = {
+        **{"data": data, "entry": entry, "minutes": minutes, "seed": seed, "score": score[unit]},
+        **{"standard_error": score["standard_error"] * score[unit] / score["nats_per_sequence"], "scored": score["sequences"]},
+        **{"parameters": score["parameters"], "best_step": score["step"]},
+        **{"steps": logged[-1]["step"], "seconds": logged[-1]["seconds"]},
+        **{"machine": ", ".join([f"{len(share)} cores of {processor()}", *caches()]), "options": shlex.join(recipe)},
+    }
+    replace(finished, json.dumps(row, indent=2).encode())
+    return row
+
+
+def summarize(rows: list[dict]) -> dict[tuple[str, str, float], tuple[float, float, float, float]]:
+    """(data, entry, minutes) -> mean, least and largest score of the seeds, and mean number of outer steps."""
+    keys = [(row["data"], row["entry"], row["minutes"]) for row in rows]
+    seeds = {key: [row for row, other in zip(rows, keys) if other == key] for key in keys}
+    scores = {key: [row["score"] for row in mine] for key, mine in seeds.items()}
+    return {key: (np.mean(s), min(s), max(s), np.mean([row["steps"] for row in seeds[key]])) for key, s in scores.items()}  # type: ignore
+
+
+def markdown(rows: list[dict]) -> str:
+    """The table: mean test score of the seeds, their range, and outer steps. Bold: the best of its data and minutes."""
+    cells, minutes = summarize(rows), sorted({row["minutes"] for row in rows})
+    lines = [
+        "| data | network | parameters |" + "".join(f" {number:g} min |" for number in minutes),
+        "|---|---|---|" + "---|" * len(minutes),
+    ]
+    for (data, (title, unit, key)), (entry, network) in product(DATA.items(), ENTRIES.items()):
+        sizes = [row["parameters"] for row in rows if (row["data"], row["entry"]) == (data, entry)]
+        if not sizes:
+            continue
+        line = f"| {title}: {unit} | {network} | {sizes[0] / 1000:,.0f} K |"
+        for number in minutes:
+            if (data, entry, number) in cells:
+                mean, least, most, steps = cells[data, entry, number]
+                digits = 2 if key == "nats_per_sequence" else 3
+                best = min(value[0] for (d, _, m), value in cells.items() if (d, m) == (data, number))
+                shown = f"**{mean:.{digits}f}**" if mean == best else f"{mean:.{digits}f}"
+                line += f" {shown}{f' ({least:.{digits}f} to {most:.{digits}f})' if least < most else ''}, {steps:,.0f} steps |"
+            else:
+                line += " |"
+        lines.append(line)
+    return "\n".join([*lines, "", *(f"*{machine}.*" for machine in sorted({row["machine"] for row in rows}))]) + "\n"
+
+
+def picture(rows: list[dict]) -> bytes:
+    """Test score against minutes as PNG: a panel for each data set, a line for each network."""
+    cells, shown = summarize(rows), [data for data in DATA if data in {row["data"] for row in rows}]
+    figure, panels = plots.subplots(1, len(shown), figsize=(3.2 * len(shown) + 2.6, 3.6), squeeze=False)
+    for panel, data in zip(panels[0], shown):
+        for entry, title in ENTRIES.items():
+            points = sorted((number, *scores[:3]) for (d, e, number), scores in cells.items() if (d, e) == (data, entry))
+            at, mean, least, most = np.reshape(points, (-1, 4)).T
+            panel.errorbar(at, mean, (mean - least, most - mean), fmt="o-", ms=4, color=COLOURS[entry], label=title)
+        panel.set(xscale="log", title=DATA[data][0], xlabel="minutes of training", ylabel=DATA[data][1])
+    panels[0][-1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
+    return plots.finish(figure)
+
+
+def main(options: Options) -> None:
+    """Trains and scores what is not finished; the table is written after each run."""
+    cells = [(d, e, m, s) for m, s, d, e in product(sorted(options.minutes), options.seeds, options.data, options.entries)]
+    here = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(cores()))
+    free: SimpleQueue[set[int]] = SimpleQueue()
+    for job in range(options.jobs):
+        free.put(set(here[job :: options.jobs][: len(here) // options.jobs]))
+
+    def run(data: str, entry: str, minutes: float, seed: int) -> dict[str, Any]:
+        share = free.get()
+        try:
+            return train_and_score(options, data, entry, minutes, seed, share)
+        finally:
+            free.put(share)
+
+    rows, failed = [], []
+    pool = ThreadPoolExecutor(options.jobs)
+    futures = {pool.submit(run, *cell): cell for cell in cells}
+    try:
+        for future in as_completed(futures):
+            name = "{}, {}, {:g} minutes, seed {}".format(*futures[future])
+            try:
+                rows.append(future.result())
+            except InputError as error:
+                failed.append(f"{name}: failed; {error}")
+                print(failed[-1], file=sys.stderr)
+                continue
+            print(f"{name}: {rows[-1]['score']:.3f} ({len(rows)} of {len(cells)} runs)", file=sys.stderr)
+            rows.sort(key=lambda row: cells.index((row["data"], row["entry"], row["minutes"], row["seed"])))
+            content = {"md": markdown(rows).encode(), "json": json.dumps(rows, indent=2).encode() + b"\n", "png": picture(rows)}
+            for kind, whole in content.items():
+                replace(options.out / f"leaderboard.{kind}", whole)
+    except BaseException:
+        signals.take_time()
+        stopping.set()
+        for child in children:
+            stop(child)
+        pool.shutdown(cancel_futures=True)
+        print("Stopped; the same command goes on.", file=sys.stderr)
+        raise
+    print(markdown(rows) if rows else "No run was finished.")
+    if failed:
+        raise InputError(f"{len(failed)} of {len(cells)} runs failed; why is said above.")
+
 
 if __name__ == "__main__":
-    run("leaderboard")
+    guarded(lambda: main(tyro.cli(Options, description=__doc__)), "leaderboard.py")

@@ -18,15 +18,10 @@ Network = Literal["text-mlp", "text-heads", "lstm-block", "siren", "gated", "ima
 Timed = Literal[Algorithm, "score", "sample"]
 TimedForm = Literal[FormName, "kept", "folded"]
 
-BoardData = Literal["digits", "small-mnist", "mnist", "names", "listing"]
-BoardEntry = Literal["original-reptile", "original-maml", "heads", "context", "static", "lstm"]
-
 ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 RATE_KINDS: tuple[RateKind, ...] = get_args(RateKind)
 SPLITS: tuple[Split, ...] = get_args(Split)
 FORMS: tuple[FormName, ...] = get_args(FormName)
-BOARD_DATA: tuple[BoardData, ...] = get_args(BoardData)
-BOARD_ENTRIES: tuple[BoardEntry, ...] = get_args(BoardEntry)
 NETWORKS: tuple[Network, ...] = get_args(Network)
 INNER_LOSSES: tuple[InnerLoss, ...] = get_args(InnerLoss)
 ORDERS: tuple[Order, ...] = get_args(Order)

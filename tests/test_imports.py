@@ -12,7 +12,7 @@ ROOT = Path(rgen.__file__).parent
 # All modules and packages right below rgen, from the bottom up: each may import those before it, and a package its own modules
 LAYERS = [
     *("errors", "choices", "hardware", "likelihood", "sequence", "batching", "devices", "unroll", "networks", "fast", "recurrent", "meta"),
-    *("host", "config", "data", "models", "sampling", "play", "scoring", "pretrained", "runs", "training", "timing", "leaderboard"),
+    *("host", "config", "data", "models", "sampling", "play", "scoring", "pretrained", "runs", "training", "timing"),
     "commands",
 ]
 # Rooms that know nothing of what lies before them but this

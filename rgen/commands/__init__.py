@@ -18,7 +18,7 @@ from rgen.host import signals
 from rgen.host.cores import cores
 from rgen.host.terminal import Terminal
 
-COMMANDS = ("train", "evaluate", "sample", "inside", "benchmark", "leaderboard", "report", "check")
+COMMANDS = ("train", "evaluate", "sample", "inside", "benchmark", "report", "check")
 
 
 def options_of(name: str) -> Any:

@@ -1,6 +1,6 @@
 """The command lines as frozen dataclasses, and presets by name. Imports neither JAX nor data, so that `--help` is quick."""
 
-from rgen.config.others import BenchmarkConfig, CheckConfig, EvaluateConfig, InsideConfig, LeaderboardConfig, ReportConfig, SampleConfig
+from rgen.config.others import BenchmarkConfig, CheckConfig, EvaluateConfig, InsideConfig, ReportConfig, SampleConfig
 from rgen.config.presets import PRESETS, choose_preset
 from rgen.config.train import TrainConfig, from_json, to_json
 
@@ -10,7 +10,6 @@ __all__ = [
     "CheckConfig",
     "EvaluateConfig",
     "InsideConfig",
-    "LeaderboardConfig",
     "ReportConfig",
     "SampleConfig",
     "TrainConfig",

@@ -1,11 +1,10 @@
 """The options of all commands but training."""
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rgen.choices import ALGORITHMS, BOARD_DATA, BOARD_ENTRIES, FORMS, NETWORKS, BoardData, BoardEntry, Split, Timed, TimedForm
+from rgen.choices import ALGORITHMS, FORMS, NETWORKS, Split, Timed, TimedForm
 from rgen.config import checks
 from rgen.config.presets import PRESETS
 from rgen.errors import InputError, nearest
@@ -241,42 +240,6 @@ class BenchmarkConfig(_Writes):
                 raise InputError(f"{checks.flag(option)} is {min(others)}, and with --original it must be of {', '.join(has)}.")
         if max(self.length) > 784 and self.network != ("text-mlp",):
             raise InputError(f"--length is {max(self.length)}; the original's images have 784 pixels.")
-
-
-@dataclass(frozen=True)
-class LeaderboardConfig(_Writes):
-    """Compare networks after equal minutes of training: every combination of the first four options. What is finished is not repeated."""
-
-    data: tuple[BoardData, ...] = BOARD_DATA
-    """digits; small-mnist, of 14x14 pixels, and mnist, with --data-dir; names, with --names; listing, with --listing."""
-    entries: tuple[BoardEntry, ...] = BOARD_ENTRIES
-    """original-reptile and original-maml, the original's network; heads, ours; context, ours, told the last 3 outputs; static, the same
-    with an inner rate of 1e-12, so that it learns nothing while it predicts, in the same time; lstm."""
-    minutes: tuple[float, ...] = (1, 5, 20)
-    """Minutes of training; compiling, validation and scoring come on top."""
-    seeds: tuple[int, ...] = (0,)
-    """Seeds of each."""
-    data_dir: Path | None = None
-    """The folder with MNIST's four official files, packed or not, or Keras' mnist.npz."""
-    names: Path | None = None
-    """names.txt of makemore, or another file with one short line for each sequence."""
-    listing: Path | None = None
-    """dir_listing.txt of the original program, or another text file."""
-    jobs: int = 1
-    """Runs side by side, each on its share of the cores. Minutes are those of a share then."""
-    out: Path = Path("runs/leaderboard")
-    """Folder of the runs, and of leaderboard.md, .json and .png, which show all that is finished there."""
-
-    def __post_init__(self) -> None:
-        checks.types(self)
-        for option in ("data", "entries", "minutes", "seeds"):
-            if not getattr(self, option):
-                raise InputError(f"{checks.flag(option)} needs at least one value.")
-        for minutes in self.minutes:
-            if not 0 < minutes < math.inf:
-                raise InputError(f"--minutes is {minutes}; it must be a positive number.")
-        checks.seeds(self, "seeds")
-        checks.at_least(self, 1, "jobs")
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,0 @@
-"""Networks compared after equal minutes of training: what is compared, the runs, and the table."""
