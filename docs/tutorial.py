@@ -47,8 +47,8 @@ def sequences(y: np.ndarray | jax.Array) -> rgen.Sequence:
 
 train, test = np.split(all_lines(), [-200])  # test words are never trained on
 print("Three lines:", *map(text, train[:3]), sep="\n  ")
-# All words are equally likely, so a model without memory pays at least ln 8 = 2.08 nats for each of the 16 letters, 33.3 per line. With a perfect
-# memory the first word costs 4 ln 8 = 8.3 nats, and the rest nothing.
+# All words are equally likely, so a model without memory pays at least ln 8 = 2.08 nats for each of the 16 letters, 33.3 per line. With a
+# perfect memory the first word costs 4 ln 8 = 8.3 nats, and the rest nothing.
 
 
 # %% The network: one place in, logits out
