@@ -1,13 +1,14 @@
 # make demo   train on the embedded digits, evaluate, sample: a few minutes on 2 cores
 # make test   the tests; make test-slow, those that take minutes each; make test-targets, compiles for accelerators; make lint, style and types
 # make test-lowest PYTHON=python3.11   a part of the tests with the lowest versions that pyproject.toml allows
+# make docs   the API reference, from the docstrings: docs/api/index.html
 # Each makes its own environment in .venv the first time. PYTHON chooses the interpreter, 3.11 or later.
 
 PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/demo
 
-.PHONY: demo test test-slow test-targets test-lowest lint clean
+.PHONY: demo test test-slow test-targets test-lowest lint docs clean
 
 demo: .venv/installed
 	$(BIN)/python bin/train.py demo --run $(RUN) --resume
@@ -31,6 +32,9 @@ lint: .venv/installed-test .venv/installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+docs: .venv/installed .venv/installed-docs
+	$(BIN)/python -m pdoc --docformat google --output-directory docs/api rgen
 
 .venv/created:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "rgen needs Python 3.11 or later; give one: make PYTHON=python3.12")'

@@ -6,7 +6,7 @@ Comments that begin with "Expect" say about what is printed.
 """
 
 # %% The data: a word of four letters, said four times
-# What a sequence model of this kind is good at is to remember. In these lines the first word is a surprise, and the others are none.
+# Models of this kind are good at remembering. In each line the first word is a surprise, and the others are not.
 import subprocess
 import sys
 from pathlib import Path
@@ -45,15 +45,15 @@ def sequences(y: np.ndarray | jax.Array) -> rgen.Sequence:
     return rgen.Sequence(x=np.arange(T)[None], y=y, weight=np.ones(y.shape, np.float32))
 
 
-train, test = np.split(all_lines(), [-200])  # words of the test are never trained on
+train, test = np.split(all_lines(), [-200])  # test words are never trained on
 print("Three lines:", *map(text, train[:3]), sep="\n  ")
-# All words are alike, so a model without memory pays at least ln 8 = 2.08 nats for each of the 16 letters, 33.3 per line. With a perfect
-# memory the first word costs 4 ln 8 = 8.3 nats, and the rest nothing.
+# All words are equally likely, so a model without memory pays at least ln 8 = 2.08 nats for each of the 16 letters, 33.3 per line. With a
+# perfect memory the first word costs 4 ln 8 = 8.3 nats, and the rest nothing.
 
 
 # %% The network: one place in, logits out
-# It knows nothing of batches, of time or of the letters before. The one layer that learns in the inner loop is its memory. Two places
-# share what was learned as far as their keys are alike. The keys are learned in the outer loop.
+# It sees no batch, no time, and none of the earlier letters. The one layer that learns in the inner loop is its memory. Two positions
+# share what was learned to the extent that their keys are similar. The keys are learned in the outer loop.
 class Net(nn.Module):
     @nn.compact
     def __call__(self, place: jax.Array) -> jax.Array:
@@ -96,8 +96,8 @@ print(f"test: {paid.sum(1).mean():.1f} nats per line; by word:", *(f"{nats:.2f}"
 
 
 # %% A look inside: what each step taught the network about all places
-# Between two inner steps the network can be asked about every place. Each picture is a moment: across the places of the line, down the
-# letters. While the first word is learned, the same letters become likely at the same place of the words to come.
+# Between two inner steps the network can be evaluated at every position. Each picture is a moment: positions across, letters down. While
+# the first word is learned, the same letters become likely at the same position of the words to come.
 believed = np.exp(rgen.belief(loop, params, sequences(test[:1]), np.arange(T)))[0]  # [1 + T, T, letters]
 moments = (0, 2, 4, T)
 figure, axes = plt.subplots(len(moments), 1, figsize=(6, 7), layout="constrained")
@@ -122,7 +122,7 @@ known = np.arange(T)[None] < WORD + 1
 given = rgen.Given(y=np.where(known, test[:5], 0), known=np.broadcast_to(known, (5, T)))
 completed = np.asarray(rgen.complete(loop, params, np.arange(T)[None], given, jax.random.split(jax.random.key(2), 5)).y)
 print("Completed:", *(f"{text(row[:5])}| {text(row[5:])}" for row in completed), sep="\n  ")
-# Expect the first word again, three times.
+# Expect the first word three more times.
 
 
 # %% Export: a file that draws samples anywhere JAX runs, without rgen
@@ -133,7 +133,7 @@ print("From the file:", *map(text, np.asarray(exported)), sep="\n  ")
 
 
 # %% The same from the command line, with a network of rgen's own
-# In a shell these are `rgen train ...` and so on. A file of lines is all it needs; a preset brings the network and the outer loop.
+# In a shell these are `rgen train ...` and so on. All it needs is a file of lines; a preset brings the network and the outer loop.
 def command(*words: str) -> None:
     print("$ rgen", *words, flush=True)
     subprocess.run([sys.executable, "-c", "from rgen.commands import main; main()", *words], check=True)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# A file listing: 0.931 bits per byte of the test split (seed 0), 140 thousand numbers; 2 minutes on one core.
+# A file listing: 0.931 bits per byte of the test split (seed 0), 140 thousand parameters; 2 minutes on one core.
 # Usage: runs/listing.sh dir_listing.txt, the file of github.com/unixpickle/reptile-gen.
-# Further options are those of training, as --seed 1, and RUN names another folder. Stopped, the same command goes on.
+# Further options go to rgen train, as --seed 1; RUN=FOLDER names another folder. To continue an interrupted run, give the same command again.
 set -euo pipefail
 file=${1:?"give a text file, one sequence per line"}; shift
 run=${RUN:-runs/listing}

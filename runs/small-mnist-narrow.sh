@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The same with 43 thousand numbers: 27.16 (0.08) nats per image; 2 minutes on one core.
-# Usage: runs/small-mnist-narrow.sh FOLDER, which holds the four official .gz files.
-# Further options are those of training, as --seed 1, and RUN names another folder. Stopped, the same command goes on.
+# MNIST of 14x14 pixels, 64 heads of one value, 43 thousand parameters: 27.16 (0.08) nats per image; 2 minutes on one core.
+# Usage: runs/small-mnist-narrow.sh FOLDER, with MNIST's four official files.
+# Further options go to rgen train, as --seed 1; RUN=FOLDER names another folder. To continue an interrupted run, give the same command again.
 set -euo pipefail
 folder=${1:?"give a folder with the four official MNIST .gz files"}; shift
 run=${RUN:-runs/small-mnist-narrow}

@@ -1,4 +1,4 @@
-"""runs/*.sh: what they train with is what the program takes, and what docs/results.md has a row of."""
+"""runs/*.sh give commands that the program takes, and docs/results.md has their scores; links in the pages lead somewhere."""
 
 import os
 import re
@@ -13,6 +13,7 @@ from rgen import commands
 
 ROOT = Path(rgen.__file__).parents[1]
 RECIPES = sorted(path.stem for path in (ROOT / "runs").glob("*.sh"))
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "results" / "README.md"]
 RECORD = '#!/bin/sh\nfor word in "$@"; do printf "%s\\n" "$word"; done >> calls\necho >> calls\n'
 WITHOUT = {"digits-maml"}  # needs no data
 
@@ -35,12 +36,28 @@ def test_a_recipe_trains_evaluates_and_draws_in_one_folder(recipe, tmp_path):
     assert recipe in WITHOUT or "given" in (found["train"].data, str(found["train"].data_dir))
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_its_number_stands_in_the_results(recipe):
-    first = (ROOT / "runs" / f"{recipe}.sh").read_text().splitlines()[1]
-    number = re.findall(r"\d+\.\d+", first)[0]
-    pages = (ROOT / "docs" / "results.md").read_text() + (ROOT / "results" / "gpu-2026-11-26.txt").read_text()
-    assert number in pages
+def test_each_script_has_a_row_with_its_score():
+    table = (ROOT / "docs" / "results.md").read_text().splitlines()
+    for recipe in RECIPES:
+        header = (ROOT / "runs" / f"{recipe}.sh").read_text().splitlines()[1]
+        score = re.findall(r"\d+\.\d+", header)[0]
+        assert [row for row in table if f"`{recipe}.sh`" in row and score in row], f"{recipe}.sh has no row with {score}"
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors that GitHub gives a page."""
+    titles = [line.lstrip("#").strip().lower() for line in page.read_text().splitlines() if line.startswith("#")]
+    return {re.sub(r"[^\w\- ]", "", title).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if not link.startswith("http"):
+            path, _, anchor = link.partition("#")
+            target = page.parent / path if path else page
+            assert target.exists(), f"{page} links to {link}"
+            assert not anchor or anchor in headings(target), f"{page} links to {link}"
 
 
 def test_data_that_is_missing_is_asked_for(tmp_path):
