@@ -110,6 +110,7 @@ def model_and_data(name: str, form: str, meta_batch: int, length: int) -> tuple[
 def prepare(name: str, algorithm: str, form: str, meta_batch: int, length: int) -> tuple[Callable[[], Any], float, int, limits.Work]:
     """Compiles a meta-gradient or the sampler: (a call that runs it, seconds to compile, bytes of temporaries, the least work)."""
     model, seqs = model_and_data(name, form, meta_batch, length)
+    models.check_network_fits(jax.eval_shape(model.init, jax.random.key(0), seqs.x[0, 0]), 1)
     params = model.init(jax.random.key(0), seqs.x[0, 0])
     params, seqs = place(params, seqs)
     before = time.perf_counter()
