@@ -97,6 +97,12 @@ def numbers(params: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
+def check_network_fits(shapes: Any, copies: int) -> None:
+    """Raises InputError where so many copies of a network's parameters, in float32, need more memory than there is."""
+    size, remedy = numbers(shapes), "Give smaller sizes, as --width, or shorter sequences."
+    require_memory(4 * copies * size, f"A network of {size:,} parameters", remedy, total_memory())
+
+
 def check_training_fits(config: TrainConfig, model: SequenceModel, data: Dataset) -> None:
     """Raises InputError where an outer step needs more memory than there is, before anything of its size is made.
 
