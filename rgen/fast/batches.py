@@ -10,13 +10,14 @@ import jax.numpy as jnp
 
 from rgen.batching import group_rows, over_sequences, pad_rows, ungroup_rows
 from rgen.fast.capture import Layer
-from rgen.fast.forward import Run, past_of, reread, run
-from rgen.fast.memory import Kernel, Taps, by_tap, outer, over_batch, pairs_gradient, stacked
+from rgen.fast.forward import Run, reread, run
+from rgen.fast.memory import Kernel, by_tap, outer, over_batch, pairs_matrix, stacked
 from rgen.fast.network import learning, learns
+from rgen.fast.past import by_steps, change
 from rgen.fast.plan import Plan, Purpose
 from rgen.fast.rates import Factors, split_rates
 from rgen.fast.step import Weights, enter, leave, split
-from rgen.fast.sweep import Sums, chunk_inputs, sweep
+from rgen.fast.sweep import sweep
 from rgen.sequence import Prediction, Sequence, Trace
 from rgen.unroll import Scoring
 
@@ -121,14 +122,12 @@ def score(plan: Plan, weights: Weights, inputs: dict[int, jax.Array], seqs: Sequ
 def _score_forward(plan, weights, inputs, seqs):
     def one(inputs, seq):
         done = run(plan, weights, Scoring(), inputs, seq)
-        if not plan.late:
-            return done.trace.nll, done.chunks, done.state
-        way = past_of(plan)
-        outs = way.joined(way.each(lambda chunk: chunk.reads, done.chunks))
-        return {leaf: jnp.concatenate(outs[leaf].out, 2) for leaf in plan.foreseen}, done.chunks, done.state
+        last = {leaf: done.pasts[leaf].kernel[0] for leaf, layer in plan.learning.items() if plan.fold and layer.varies}
+        outs = {leaf: jnp.concatenate(by_steps(done.chunks.reads[leaf].out), 2) for leaf in plan.foreseen} if plan.late else None
+        return done.trace.nll if outs is None else outs, done.chunks, last
 
-    found, chunks, state = map_sequences(plan, one, inputs, seqs)
-    return found, (weights, inputs, chunks, state, seqs)
+    found, *left = map_sequences(plan, one, inputs, seqs)
+    return found, (weights, inputs, tuple(left), seqs)
 
 
 @jax.custom_jvp
@@ -144,26 +143,29 @@ def _refuse(primals, tangents):
 
 
 def _score_backward(plan, residuals, ct):
-    weights, inputs, chunks, state, seqs = residuals
+    weights, inputs, left, seqs = residuals
     weights, ct = _once((weights, ct))
 
-    def one(inputs, seq, chunks, state, ct):
-        return sweep(plan, weights, inputs, (chunks, state), seq, ct)
+    def one(inputs, seq, left, ct):
+        return sweep(plan, weights, inputs, left, seq, ct)
 
-    ends = map_sequences(plan, one, inputs, seqs, chunks, state, ct)
-    sums: Sums = jax.tree.map(lambda a: a.sum(0), ends.sums)
+    ends = map_sequences(plan, one, inputs, seqs, left, ct)
+    sums: Weights = jax.tree.map(lambda a: a.sum(0), ends.sums)
     kernels, factors, pulled = {}, dict(sums.factors), {}
     for leaf, layer in plan.learning.items():
         if layer.foreseen:
-            g = _all_taps(plan, leaf, chunks, state).g
+            g = all_taps(left[0].taps[leaf].g)
             by = (weights.kernels[leaf], weights.factors[leaf], inputs[leaf])
             kernels[leaf], factors[leaf], pulled[leaf] = reread_vjp(plan, layer, by, g, ends.foreseen[leaf])
+        elif plan.fold:
+            kernels[leaf] = layer.blocks(ends.later[leaf].sum(0))
         else:
-            kernels[leaf] = layer.blocks(past_of(plan).gradient(layer, state[leaf], ends.later[leaf]))
+            both = jax.tree.map(all_taps, (left[0].taps[leaf], ends.later[leaf]))
+            kernels[leaf] = layer.blocks(pairs_matrix(layer, *jax.tree.map(over_batch, both)))
     for leaf, layer in plan.static.items():
-        taps, pairs = jax.tree.map(jax.vmap(by_tap), ends.static[leaf])
-        kernels[leaf] = layer.blocks(pairs_gradient(layer, taps, pairs))
-    return Weights(kernels, factors, sums.carried, sums.rates, sums.fixed), pulled, None
+        both = jax.tree.map(lambda a: over_batch(jax.vmap(by_tap)(a)), ends.static[leaf])
+        kernels[leaf] = layer.blocks(pairs_matrix(layer, *both))
+    return sums._replace(kernels=kernels, factors=factors), pulled, None
 
 
 score.defvjp(_score_forward, _score_backward)
@@ -181,9 +183,9 @@ def reread_vjp(plan: Plan, layer: Layer, by: tuple, g: jax.Array, h: jax.Array) 
     return pull(jax.vmap(by_tap)(h).astype(out.dtype))
 
 
-def _all_taps(plan: Plan, leaf: int, chunks: Any, state: dict[int, Any]) -> Taps:
-    way = past_of(plan)
-    return way.all_taps(state[leaf], way.each(lambda chunk: chunk.kept[leaf], chunks))
+def all_taps(chunks: jax.Array) -> jax.Array:
+    """[B, K, H, C r, k] to [B, H, T r, k]."""
+    return jnp.moveaxis(chunks, 1, 2).reshape(len(chunks), chunks.shape[2], -1, chunks.shape[-1])
 
 
 # ---------------------------------------------------------------- the other uses
@@ -191,14 +193,12 @@ def _all_taps(plan: Plan, leaf: int, chunks: Any, state: dict[int, Any]) -> Taps
 
 def adapt(plan: Plan, weights: Weights, observer: Any, inputs: dict[int, jax.Array], steps: Any) -> tuple[dict[int, jax.Array], Trace]:
     """Runs over sequences: (number of a leaf -> its last weights [B, ...] if it learns, Trace [B, T])."""
-    way, shapes = past_of(plan), [aval.shape for aval in plan.program.avals]
+    shapes = [aval.shape for aval in plan.program.avals]
 
     def one(inputs, steps):
-        done = run(plan, weights, observer, inputs, steps)
-        last = {}
+        done, last = run(plan, weights, observer, inputs, steps), {}
         for leaf, layer in plan.learning.items():
-            past = way.Past.at_the_end(weights.kernels[leaf], done.state[leaf], chunk_inputs(plan, inputs, leaf))
-            last |= layer.arrays(past.folded(layer, weights.factors[leaf]), shapes)
+            last |= layer.arrays(done.pasts[leaf].weights(layer, weights.factors[leaf]), shapes)
         return last | done.carried, done.trace
 
     return map_sequences(plan, one, inputs, steps)
@@ -220,18 +220,16 @@ def drift(plan: Plan, weights: Weights, inputs: dict[int, jax.Array], seqs: Sequ
     moved, pulled = jax.tree.map(lambda a: a.sum(0), done.carried), {}
     shapes = [aval.shape for aval in plan.program.avals]
     for leaf, layer in plan.learning.items():
-        x, g = _all_taps(plan, leaf, done.chunks, done.state)
-        factors = weights.factors[leaf]
+        taps, factors = jax.tree.map(all_taps, done.chunks.taps[leaf]), weights.factors[leaf]
         if layer.foreseen:
+            g = taps.g
             by = (weights.kernels[leaf], factors, inputs[leaf])
             h = jnp.moveaxis(g.reshape(*g.shape[:2], plan.length, -1, g.shape[-1]), 2, 1)
             # the inner loop's own gradients: with the taps as constants
             kernel, _, pulled[leaf] = reread_vjp(replace(plan, first_order=True), layer, by, g, h)
-            change = stacked(kernel)
+            moved |= layer.arrays(factors.row[:, :, None] * factors.column[:, None] * stacked(kernel), shapes)
         else:
-            change = outer(layer.embed, layer.inputs, over_batch(x), over_batch(g))
-        rates = factors.column[:, None] if layer.embed else factors.row[:, :, None] * factors.column[:, None]
-        moved |= layer.arrays(rates * change, shapes)
+            moved |= layer.arrays(change(layer, factors, jax.tree.map(over_batch, taps)), shapes)
     owed = {}
     for leaf, layer in plan.static.items():
         taps = jax.tree.map(lambda a: over_batch(jax.vmap(by_tap)(a)), done.static[leaf])

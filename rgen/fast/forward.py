@@ -4,14 +4,13 @@ Time is cut into chunks; only the current chunk's taps are written. Where nothin
 x_t are known before the run. What is read of them is then computed for whole chunks before, and a step reads the chunk's g_s only.
 """
 
-from types import ModuleType
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from rgen.batching import ROWS
-from rgen.fast import folded, kept
 from rgen.fast.capture import Layer
 from rgen.fast.memory import (
     Kernel,
@@ -28,6 +27,7 @@ from rgen.fast.memory import (
     similarity,
     stacked,
 )
+from rgen.fast.past import Past, by_chunk, by_steps, over_chunks
 from rgen.fast.plan import Plan
 from rgen.fast.rates import Factors
 from rgen.fast.step import Reads, Weights, split, step
@@ -37,12 +37,12 @@ READ = {"forward": read, "row": read, "transposed": read_back}
 
 
 class Chunk(NamedTuple):
-    """What the reverse sweep needs of a chunk of C steps: the reads of each step [C, ...], the carried weights before it, and what is kept
-    besides the past (see `kept.Past.after`)."""
+    """What the reverse sweep needs of a chunk of C steps: the reads of each step [C, ...], the carried weights before it, and the chunk's
+    taps [H, C r, .], without inputs that are foreseen."""
 
     reads: dict[int, Reads]
     carried: dict[int, jax.Array]
-    kept: dict[int, Any]
+    taps: dict[int, Taps]
 
 
 class Ahead(NamedTuple):
@@ -53,56 +53,31 @@ class Ahead(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What the inner loop over one sequence leaves.
+    """What the inner loop over one sequence leaves: its chunks [K, ...], the pasts and the carried weights after the last, the Taps
+    [T, H, r, .] of layers that do not learn, and the Trace [T]."""
 
-    Attributes:
-      chunks: of all chunks, as `kept.cut` cuts them.
-      state: number of a leaf -> state of its past (see `kept.Past`).
-      carried: the carried weights after the last step.
-      static: number of a leaf -> Taps [T, H, r, .] of layers that do not learn.
-      trace: [T].
-    """
-
-    chunks: Any
-    state: dict[int, Any]
+    chunks: Chunk
+    pasts: dict[int, Past]
     carried: dict[int, jax.Array]
     static: dict[int, Taps]
     trace: Trace
 
 
-def past_of(plan: Plan) -> ModuleType:
-    """How the past is kept."""
-    return folded if plan.fold else kept
-
-
 def run(plan: Plan, weights: Weights, observer: Any, inputs: dict[int, jax.Array], steps: Any) -> Run:
     """The inner loop over one sequence of the plan's length; `inputs`: those that are foreseen, [T, H, r, m]."""
-    way = past_of(plan)
 
     def chunk(state, now):
         return run_chunk(plan, weights, observer, state, *now)
 
-    pasts = {leaf: way.Past.begin(weights.kernels[leaf]) for leaf in plan.learning}
+    kernels = {leaf: weights.kernels[leaf] for leaf in plan.learning}
+    pasts = {leaf: Past((stacked(kernel),) if plan.fold else kernel) for leaf, kernel in kernels.items()}
     start = (pasts, weights.carried, observer.start())
-    pieces = way.cut(plan.chunks, (inputs, steps))
-    (pasts, carried, _), results = way.over_chunks(unless_ended(chunk, observer), start, pieces)
-    chunks, rest = (way.each(lambda result, k=k: result[k], results) for k in range(2))
-    static, trace = way.joined(rest)
-    return Run(chunks, {leaf: _without_x(plan, leaf, past.state) for leaf, past in pasts.items()}, carried, static, trace)
+    pieces = by_chunk(plan, (inputs, steps))
+    (pasts, carried, _), (chunks, rest) = over_chunks(plan, unless_ended(plan, chunk, observer), start, pieces)
+    return Run(chunks, pasts, carried, *by_steps(rest))
 
 
-def _without_x(plan: Plan, leaf: int, state: Any) -> Any:
-    """Foreseen inputs are at hand elsewhere, and may be shared."""
-    if leaf not in plan.foreseen:
-        return state
-
-    def is_taps(node):
-        return isinstance(node, Taps)
-
-    return jax.tree.map(lambda node: Taps(None, node.g) if is_taps(node) else node, state, is_leaf=is_taps)
-
-
-def unless_ended(chunk: Any, observer: Any) -> Any:
+def unless_ended(plan: Plan, chunk: Any, observer: Any) -> Any:
     """The function of a chunk, but one that finds all sequences of the micro-batch ended costs nothing."""
     if observer.end is None:
         return chunk
@@ -110,8 +85,9 @@ def unless_ended(chunk: Any, observer: Any) -> Any:
     def checked(state, now):
         def skip(state):
             (pasts, _, _), (kept, (static, trace)) = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(go, state))
-            unchanged = {leaf: past.unchanged(pasts[leaf]) for leaf, past in state[0].items()}
-            return (unchanged, state[1], state[2]), (kept, (static, trace._replace(y=jnp.full_like(trace.y, observer.end))))
+            if not plan.fold:  # taps of zero
+                pasts = {leaf: Past(past.kernel, (*past.taps, pasts[leaf].taps[-1])) for leaf, past in state[0].items()}
+            return (state[0] if plan.fold else pasts, *state[1:]), (kept, (static, trace._replace(y=jnp.full_like(trace.y, observer.end))))
 
         def go(state):
             return chunk(state, now)
@@ -130,7 +106,7 @@ def run_chunk(plan: Plan, weights: Weights, observer: Any, state: tuple, inputs:
     pasts, carried, seen = state
     size = steps.weight.shape[0]
     known = {leaf: rounded(plan, by_tap(x)) for leaf, x in inputs.items()}
-    ready = {leaf: past.ready() for leaf, past in pasts.items()}
+    ready = {leaf: past.joined() for leaf, past in pasts.items()}
     ahead = {leaf: look_ahead(weights.factors[leaf], ready[leaf], x, size) for leaf, x in known.items()}
     static = {leaf: Memory(in_precision(plan, la, weights.kernels[leaf]), None, (), la.embed) for leaf, la in plan.static.items()}
 
@@ -143,27 +119,19 @@ def run_chunk(plan: Plan, weights: Weights, observer: Any, state: tuple, inputs:
         def answer(layer, k, q):
             return outs[layer.leaf][k] if q is None else READ[layer.uses[k].way](memories[layer.leaf], q)
 
-        after = seen
-
-        def observe(logits):
-            nonlocal after
-            after, y, weight = observer(seen, now, logits)
-            return y, weight
-
-        done = step(plan, answer, weights, carried, observer.x(seen, now), observe)
+        done = step(plan, answer, weights, carried, observer.x(seen, now), partial(observer, seen, now))
         taps = {leaf: write(taps[leaf], done.taps[leaf], done.reads[leaf], j) for leaf in taps}
         rest = {leaf: done.taps[leaf] for leaf in plan.static}, Trace(done.y, done.nats)
-        return (taps, done.carried, after), (done.reads, carried, rest)
+        return (taps, done.carried, done.seen), (done.reads, carried, rest)
 
     empty = {leaf: empty_taps(plan, la, size, tap_dtype(plan, weights, leaf)) for leaf, la in plan.learning.items()}
     (taps, carried, seen), (reads, before, rest) = jax.lax.scan(one, (empty, carried, seen), (jnp.arange(size), ahead, steps))
-    taps |= {leaf: Taps(x, taps[leaf].g) for leaf, x in known.items()}
-    both = {leaf: pasts[leaf].after(la, weights.factors[leaf], taps[leaf]) for leaf, la in plan.learning.items()}
-    aside = {leaf: _without_x(plan, leaf, more) for leaf, (_, more) in both.items()}
-    return ({leaf: past for leaf, (past, _) in both.items()}, carried, seen), (Chunk(reads, before, aside), rest)
+    whole = taps | {leaf: Taps(x, taps[leaf].g) for leaf, x in known.items()}
+    pasts = {leaf: pasts[leaf].after(plan.fold, la, weights.factors[leaf], whole[leaf]) for leaf, la in plan.learning.items()}
+    return (pasts, carried, seen), (Chunk(reads, before, taps), rest)
 
 
-def memory_of(plan: Plan, weights: Weights, layer: Layer, past: Any, own: tuple[Taps, Any]) -> Memory:
+def memory_of(plan: Plan, weights: Weights, layer: Layer, past: Past, own: tuple[Taps, Any]) -> Memory:
     """What a learning layer's weights consist of, with the taps of the current chunk and which of them count."""
     past = past._replace(kernel=in_precision(plan, layer, past.kernel))
     return past.memory(weights.factors[layer.leaf], own, embed=layer.embed)
@@ -172,7 +140,7 @@ def memory_of(plan: Plan, weights: Weights, layer: Layer, past: Any, own: tuple[
 # ---------------------------------------------------------------- foreseen layers
 
 
-def look_ahead(factors: Factors, past: Any, x: jax.Array, steps: int) -> Ahead:
+def look_ahead(factors: Factors, past: Past, x: jax.Array, steps: int) -> Ahead:
     """For the foreseen inputs [H, C r, m] of a chunk: large products, where the steps would have small ones."""
     alike = similarity(False, scaled_input(False, x, factors), x, x.dtype)
     return Ahead(by_step(steps, read(past.memory(factors), x)), by_step(steps, alike))

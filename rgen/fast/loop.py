@@ -241,7 +241,7 @@ def _predict(loop: InnerLoop, params: Params, fast: Any, x: Any) -> jax.Array:
 
 @_compiled
 def _step(loop: InnerLoop, params: Params, fast: Any, x: Any, y: Any) -> tuple[Any, jax.Array]:
-    fast, trace = _advance(loop, params)(fast, x, lambda logits: (y, jnp.ones((), logits.dtype)))
+    fast, _, trace = _advance(loop, params)(fast, x, lambda logits: (None, y, jnp.ones((), logits.dtype)))
     return fast, trace.nll
 
 
@@ -272,8 +272,8 @@ def _inner_norms(loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[Any, 
         return jax.tree.map(lambda a: jnp.linalg.norm(a.ravel()), tree)
 
     def advance(fast, x, observe):
-        gradient, _ = _gradient(loop, params, fast, x, observe)
-        return descend(fast, rates, gradient), (norms(gradient), norms(jax.tree.map(jnp.multiply, rates, gradient)))
+        gradient, seen, _ = _gradient(loop, params, fast, x, observe)
+        return descend(fast, rates, gradient), seen, (norms(gradient), norms(jax.tree.map(jnp.multiply, rates, gradient)))
 
     return over_sequences(lambda seq: unroll(advance, loop.start(params), Scoring(), seq)[1], seqs)
 
@@ -303,21 +303,21 @@ def _advance(loop: InnerLoop, params: Params) -> Advance:
     rates = loop.rates(params)
 
     def advance(fast, x, observe):
-        gradient, trace = _gradient(loop, params, fast, x, observe)
-        return descend(fast, rates, gradient), trace
+        gradient, seen, trace = _gradient(loop, params, fast, x, observe)
+        return descend(fast, rates, gradient), seen, trace
 
     return advance
 
 
-def _gradient(loop: InnerLoop, params: Params, fast: Any, x: jax.Array, observe: Observe) -> tuple[Any, Trace]:
-    """Predict and pay: (the gradient by the fast weights, what was paid)."""
+def _gradient(loop: InnerLoop, params: Params, fast: Any, x: jax.Array, observe: Observe) -> tuple[Any, Any, Trace]:
+    """Predict and pay: (the gradient by the fast weights, what the observer remembers, what was paid)."""
     out, pull = jax.vjp(lambda fast: loop.apply(overlaid(params.init, fast), x), fast)
-    y, weight = observe(paid(out))
+    seen, y, weight = observe(paid(out))
     nll, lesson = pay(loop.likelihood, out, y)
     (gradient,) = pull(scaled(weight, lesson))
     if loop.first_order:
         gradient = jax.lax.stop_gradient(gradient)
-    return gradient, Trace(y, weight * nll)
+    return gradient, seen, Trace(y, weight * nll)
 
 
 def descend(fast: Any, rates: Any, gradient: Any) -> Any:

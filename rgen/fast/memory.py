@@ -159,10 +159,10 @@ def over_batch(taps: jax.Array) -> jax.Array:
     return jnp.moveaxis(taps, 0, 1).reshape(taps.shape[1], -1, taps.shape[-1])
 
 
-def pairs_gradient(layer: Any, taps: Taps, pairs: Pairs) -> jax.Array:
-    """Sum of x h^T + r g^T over taps and sequences, [B, H, S, .] to [H, m, n], as one matrix product each."""
-    kernel = outer(layer.embed, layer.inputs, over_batch(taps.x), over_batch(pairs.h))
-    return kernel if pairs.r is None else kernel + across(over_batch(pairs.r), over_batch(taps.g))
+def pairs_matrix(layer: Any, taps: Taps, pairs: Pairs) -> jax.Array:
+    """Sum of x h^T + r g^T over taps, [H, S, .] to [H, m, n]."""
+    kernel = outer(layer.embed, layer.inputs, taps.x, pairs.h)
+    return kernel if pairs.r is None else kernel + across(pairs.r, taps.g)
 
 
 def by_step(count: int, taps: jax.Array) -> jax.Array:

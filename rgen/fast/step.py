@@ -40,11 +40,13 @@ class Reads(NamedTuple):
 
 
 class Stepped(NamedTuple):
-    """What a step leaves: the carried weights after it, number of a leaf -> its Taps and Reads, the output and its weighted nats."""
+    """What a step leaves: the carried weights after it, number of a leaf -> its Taps and Reads, what the observer remembers, the output and
+    its weighted nats."""
 
     carried: dict[int, jax.Array]
     taps: dict[int, Taps]
     reads: dict[int, Reads]
+    seen: Any
     y: jax.Array
     nats: jax.Array
 
@@ -72,14 +74,14 @@ def step(plan: Plan, answer: Answer, weights: Weights, carried: dict, x: Any, ob
         return evaluate(plan, respond, {**weights.fixed, **carried}, x), met
 
     out, pull, met = jax.vjp(predict, into, out_of, carried, has_aux=True)
-    y, weight = observe(paid(out))
+    seen, y, weight = observe(paid(out))
     nll, lesson = pay(plan.likelihood, out, y)
     backs, gs, gradient = pull(scaled(weight, lesson))
     taps = {layer.leaf: _taps(layer, met[layer.leaf], gs[layer.leaf]) for layer in plan.layers}
     reads = {leaf: Reads(tuple(out for _, out in m), backs.get(leaf, (None,) * len(m))) for leaf, m in met.items()}
     if plan.first_order:
         taps, gradient = jax.lax.stop_gradient((taps, gradient))
-    return Stepped(descend(carried, weights.rates, gradient), taps, reads, y, weight * nll)
+    return Stepped(descend(carried, weights.rates, gradient), taps, reads, seen, y, weight * nll)
 
 
 def evaluate(plan: Plan, respond: Callable, leaves: dict[int, jax.Array], x: Any) -> Any:

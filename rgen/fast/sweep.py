@@ -22,28 +22,20 @@ import jax
 import jax.numpy as jnp
 
 from rgen.fast.capture import Layer
-from rgen.fast.forward import READ, memory_of, past_of, rounded, write
-from rgen.fast.memory import Memory, Pairs, Taps, by_step, by_tap, inner, owed, recall, scaled_taps, similarity
+from rgen.fast.forward import READ, Chunk, memory_of, rounded, write
+from rgen.fast.memory import Kernel, Memory, Pairs, Taps, by_step, by_tap, inner, owed, recall, scaled_taps, similarity, stacked
+from rgen.fast.past import Later, Past, by_chunk, by_steps, over_chunks
 from rgen.fast.plan import Plan
 from rgen.fast.rates import Factors
 from rgen.fast.step import Reads, Weights, step
 from rgen.sequence import Sequence
 
 
-class Sums(NamedTuple):
-    """What is summed up on the way back: what is owed to the carried weights, the fixed ones, and all rates."""
-
-    carried: dict[int, jax.Array]
-    fixed: dict[int, jax.Array]
-    rates: dict[int, jax.Array]
-    factors: dict[int, Factors]
-
-
 class Ends(NamedTuple):
     """What a sweep finds, by number of a leaf.
 
     Attributes:
-      later: states of `Later`, of the layers that learn.
+      later: L [H, m, n] of the layers that learn, or where taps are kept its pairs [K, H, C r, .]; not of those that are foreseen.
       foreseen: h [T, H, r, n] of those whose inputs are foreseen.
       static: (Taps, Pairs) of all steps [T, H, r, .] of layers that do not learn.
     """
@@ -51,7 +43,7 @@ class Ends(NamedTuple):
     later: dict[int, Any]
     foreseen: dict[int, jax.Array]
     static: dict[int, tuple[Taps, Pairs]]
-    sums: Sums
+    sums: Weights
 
 
 class Now(NamedTuple):
@@ -73,42 +65,35 @@ class Part(NamedTuple):
     alike: tuple[jax.Array, Any]
 
 
-def sweep(plan: Plan, weights: Weights, inputs: dict, left: tuple[Any, dict], steps: Sequence, ct: Any) -> Ends:
-    """The reverse sweep over one sequence, from what `forward.run` left, (chunks, state), and cotangents `ct` of its nats [T].
+def sweep(plan: Plan, weights: Weights, inputs: dict, left: tuple[Chunk, dict], steps: Sequence, ct: Any) -> Ends:
+    """The reverse sweep over one sequence, from what `forward.run` left, (chunks, last folded kernels), and cotangents `ct` of its nats [T].
 
     If what is paid is late, these are of the foreseen layers' outputs: number of a leaf -> [T, H, r, n].
     """
-    way, (chunks, state) = past_of(plan), left
-    zeros = partial(jax.tree.map, jnp.zeros_like)
-    pasts = {leaf: way.Past.at_the_end(weights.kernels[leaf], state[leaf], chunk_inputs(plan, inputs, leaf)) for leaf in plan.learning}
-    later = {leaf: way.Later.begin(weights.kernels[leaf]) for leaf in plan.learning}
-    sums = Sums(zeros(weights.carried), zeros(weights.fixed), zeros(weights.rates), zeros(weights.factors))
+    (chunks, last), zeros = left, partial(jax.tree.map, jnp.zeros_like)
+    pasts = {leaf: _last_past(plan, weights.kernels[leaf], last.get(leaf), chunks.taps[leaf]) for leaf, la in plan.learning.items() if la.varies}
+    later = {leaf: Later(jnp.zeros_like(stacked(weights.kernels[leaf])) if plan.fold else None) for leaf in plan.learning}
+    sums = zeros(weights._replace(kernels={}))
 
     def chunk(carry, now):
         pasts, later, sums = carry
         chunk, steps, ct, inputs = now
-        size, pasts, own = steps.weight.shape[0], dict(pasts), {}
-        for leaf, la in plan.learning.items():
-            kept = chunk.kept[leaf]
-            kept = kept._replace(x=rounded(plan, by_tap(inputs[leaf]))) if leaf in inputs and isinstance(kept, Taps) else kept
-            pasts[leaf], own[leaf] = pasts[leaf].before(la, weights.factors[leaf], kept)
-        ready = {leaf: past.ready() for leaf, past in pasts.items()}
-        now = Now(jnp.arange(size), steps, ct, chunk.reads, chunk.carried)
+        own = chunk.taps | {leaf: Taps(rounded(plan, by_tap(x)), chunk.taps[leaf].g) for leaf, x in inputs.items()}
+        pasts = {leaf: past.before(plan.fold, plan.learning[leaf], weights.factors[leaf], own[leaf]) for leaf, past in pasts.items()}
+        now = Now(jnp.arange(len(steps.weight)), steps, ct, chunk.reads, chunk.carried)
+        ready = {leaf: past.joined() for leaf, past in pasts.items()}
         pairs, found, sums = ChunkSweep(plan, weights, ready, own, later).run(now, sums)
         later = {leaf: later[leaf].before(la, own[leaf], pairs[leaf]) for leaf, la in plan.learning.items()}
-        return (pasts, later, sums), found
+        return (pasts, later, sums), (found, {} if plan.fold else {leaf: pairs[leaf] for leaf in pairs.keys() - inputs.keys()})
 
-    pieces = way.each(lambda left, now: (left, *now), chunks, way.cut(plan.chunks, (steps, ct, inputs)))
-    (_, later, sums), found = way.over_chunks(chunk, (pasts, later, sums), pieces, reverse=True)
-    foreseen, static = way.joined(found)
-    return Ends({leaf: later[leaf].state for leaf in plan.learning if leaf not in inputs}, foreseen, static, sums)
+    pieces = (chunks, *by_chunk(plan, (steps, ct, inputs)))
+    (_, later, sums), (found, pairs) = over_chunks(plan, chunk, (pasts, later, sums), pieces, reverse=True)
+    matrices = {leaf: later[leaf].kernel for leaf in plan.learning.keys() - inputs.keys()} if plan.fold else pairs
+    return Ends(matrices, *by_steps(found), sums)
 
 
-def chunk_inputs(plan: Plan, inputs: dict[int, jax.Array], leaf: int) -> Any:
-    """Foreseen inputs [H, C r, m] of every chunk."""
-    if leaf not in inputs:
-        return None
-    return [rounded(plan, by_tap(x)) for x in inputs[leaf].reshape(plan.chunks, -1, *inputs[leaf].shape[1:])]
+def _last_past(plan: Plan, kernel: Kernel, last: Any, taps: Taps) -> Past:
+    return Past((last,)) if plan.fold else Past(kernel, tuple(jax.tree.map(lambda a, i=i: a[i], taps) for i in range(plan.chunks)))
 
 
 @dataclass(frozen=True)
@@ -125,8 +110,8 @@ class ChunkSweep:
     taps: dict[int, Taps]
     later: dict[int, Any]
 
-    def run(self, steps: Now, sums: Sums) -> tuple[dict[int, Pairs], tuple[dict, dict], Sums]:
-        """(what the chunk owes the layers that learn; h of the foreseen and (Taps, Pairs) of the static layers [C, ...]; Sums)."""
+    def run(self, steps: Now, sums: Weights) -> tuple[dict[int, Pairs], tuple[dict, dict], Weights]:
+        """(what the chunk owes the layers that learn; h of the foreseen and (Taps, Pairs) of the static layers [C, ...]; sums)."""
         parts = len(steps.j) // self.plan.part
         nows = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), steps)
         own = {leaf: jax.tree.map(partial(by_step, parts), taps) for leaf, taps in self.taps.items()}
@@ -142,7 +127,7 @@ class ChunkSweep:
         (pairs, sums), found = jax.lax.scan(part, (start, sums), (jnp.arange(parts), own, nows), reverse=True)
         return pairs, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), found), sums
 
-    def part(self, own: dict[int, Taps], chunk: dict[int, Pairs], steps: Now, sums: Sums) -> tuple[dict[int, Pairs], Any, Sums]:
+    def part(self, own: dict[int, Taps], chunk: dict[int, Pairs], steps: Now, sums: Weights) -> tuple[dict[int, Pairs], Any, Weights]:
         """One part; `chunk`: the pairs of the chunk so far, which are zero where the sweep has not been."""
         size, factors = len(steps.j), self.weights.factors
         parts = {leaf: self.prepared(la, own[leaf], chunk[leaf], size) for leaf, la in self.plan.learning.items()}
@@ -174,8 +159,8 @@ class ChunkSweep:
         by_g, by_x = jax.tree.map(jnp.add, now.owed, owed(layer.embed, now.taps, now.alike, own, pairs))
         return Taps(None if by_x is None else -by_x, -by_g)
 
-    def step(self, now: Now, due: dict[int, Taps], sums: Sums) -> tuple[dict[int, Pairs], tuple[dict, dict], Sums]:
-        """One step: its pairs, `found` as in `run`, Sums."""
+    def step(self, now: Now, due: dict[int, Taps], sums: Weights) -> tuple[dict[int, Pairs], tuple[dict, dict], Weights]:
+        """One step: its pairs, `found` as in `run`, sums."""
         plan, weights = self.plan, self.weights
         plan_layers = {layer.leaf: layer for layer in plan.layers}
         reads = {leaf: self.memory(la, now.j) for leaf, la in plan_layers.items() if la.varies}
@@ -186,7 +171,7 @@ class ChunkSweep:
                 return recall(READ[layer.uses[k].way], reads[layer.leaf], q, out, back) if layer.varies else out
 
             def observe(logits):
-                return now.seq.y, now.seq.weight.astype(logits.dtype)
+                return (), now.seq.y, now.seq.weight.astype(logits.dtype)
 
             done = step(plan, answer, weights._replace(fixed=fixed, rates=rates), carried, now.seq.x, observe)
             taps = {leaf: Taps(t.x if plan_layers[leaf].varies else None, t.g) for leaf, t in done.taps.items()}
@@ -202,10 +187,10 @@ class ChunkSweep:
             pairs |= {leaf: pairs[leaf]._replace(h=pairs[leaf].h + now.ct[leaf]) for leaf in plan.foreseen}
         foreseen = {leaf: pairs[leaf].h for leaf in plan.foreseen}
         static = {leaf: (Taps(x[leaf], taps[leaf].g), pairs[leaf]) for leaf in plan.static}
-        more = Sums(carried, jax.tree.map(jnp.add, sums.fixed, fixed), sums.rates, sums.factors)
+        sums = sums._replace(carried=carried, fixed=jax.tree.map(jnp.add, sums.fixed, fixed))
         if plan.learned_rates:
-            more = more._replace(rates=jax.tree.map(jnp.add, sums.rates, rates))
-        return {leaf: pairs[leaf] for leaf in plan.learning}, (foreseen, static), more
+            sums = sums._replace(rates=jax.tree.map(jnp.add, sums.rates, rates))
+        return {leaf: pairs[leaf] for leaf in plan.learning}, (foreseen, static), sums
 
     def memory(self, layer: Layer, j: jax.Array) -> Memory:
         """What step j read, of a layer's weights: for the cotangents of its reads."""
