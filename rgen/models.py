@@ -54,7 +54,7 @@ def build(
 def configured(config: TrainConfig, shape: tuple[int, ...], symbols: int, end: int | None = None) -> SequenceModel:
     """Builds the model of a `TrainConfig` for data of this shape; see `build`."""
     sizes = {option: getattr(config, option) for option in networks.OPTIONS}
-    dual = Dual(config.chunk, config.fold, config.micro_batch, config.precision, distinct=True)
+    dual = Dual(config.chunk, config.fold, config.micro_batch, distinct=True)
     form = Direct() if config.form == "direct" else dual
     return build(config.network, shape, symbols, end, config.rates, config.inner_rate, config.fast, form, **sizes)
 

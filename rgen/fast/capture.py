@@ -7,7 +7,7 @@ a loop, a branch or a custom derivative, is left as it is. So what is not unders
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -95,25 +95,13 @@ class Layer:
         """Whether its inputs change, continuously, with what is learned."""
         return not self.embed and not self.foreseen
 
-    def kernel(self, leaves: Collection[Any]) -> tuple[jax.Array, ...]:
-        """The kernel in blocks of rows, [H, m, n] and for a bias [H, 1, n], from all leaves of the parameters."""
-        leaves = list(leaves)
-        kernel = _arranged(leaves[self.leaf], sum(self.axes, ())).reshape(self.heads, self.inputs, self.outputs)
+    def kernel(self, leaves: Sequence[Any]) -> jax.Array:
+        """[H, M, N], the bias as the last row, from all leaves of the parameters."""
+        kernel_HxMxN = _arranged(leaves[self.leaf], sum(self.axes, ())).reshape(self.heads, self.inputs, self.outputs)
         if self.bias is None:
-            return (kernel,)
-        return kernel, _arranged(leaves[self.bias], self.bias_axes).reshape(self.heads, 1, self.outputs)
-
-    def blocks(self, kernel: jax.Array) -> tuple[jax.Array, ...]:
-        """One array [H, m, n] in such blocks."""
-        return (kernel,) if self.bias is None else (kernel[:, : self.inputs], kernel[:, self.inputs :])
-
-    def arrays(self, kernel: jax.Array, shapes: Collection[tuple[int, ...]]) -> dict[int, jax.Array]:
-        """The way back from `kernel`, or from several [..., H, m, n]: number of a leaf -> array."""
-        shapes = list(shapes)
-        found = {self.leaf: _restored(kernel[..., : self.inputs, :], 3, sum(self.axes, ()), shapes[self.leaf])}
-        if self.bias is not None:
-            found[self.bias] = _restored(kernel[..., self.inputs, :], 2, self.bias_axes, shapes[self.bias])
-        return found
+            return kernel_HxMxN
+        bias_Hx1xN = _arranged(leaves[self.bias], self.bias_axes).reshape(self.heads, 1, self.outputs)
+        return jnp.concatenate([kernel_HxMxN, bias_Hx1xN], 1)
 
 
 @dataclass(frozen=True)
@@ -154,6 +142,14 @@ class Program:
             else:
                 env[use.result] = answers[use](None if use in blind else _value(env, use.operand))
         return [_value(env, v) for v in wanted]
+
+    def arrays(self, layer: Layer, kernel_HxMxN: jax.Array) -> dict[int, jax.Array]:
+        """The way back from `Layer.kernel`: number of a leaf -> array."""
+        leaf, axes = layer.leaf, sum(layer.axes, ())
+        found = {leaf: _restored(kernel_HxMxN[:, : layer.inputs], axes, self.avals[leaf].shape)}
+        if layer.bias is not None:
+            found[layer.bias] = _restored(kernel_HxMxN[:, layer.inputs], layer.bias_axes, self.avals[layer.bias].shape)
+        return found
 
     def outputs(self, values: list) -> Any:
         """What the network returns, from the values of its output variables."""
@@ -327,9 +323,8 @@ def _arranged(array: Any, axes: tuple[int, ...]) -> jax.Array:
     return jnp.transpose(array, (*axes, *(a for a in range(jnp.ndim(array)) if a not in axes)))
 
 
-def _restored(array: jax.Array, core: int, axes: tuple[int, ...], shape: tuple[int, ...]) -> jax.Array:
-    """The way back, of an array whose last `core` axes are those, and whose others stay."""
-    lead, order = array.shape[:-core], (*axes, *(a for a in range(len(shape)) if a not in axes))
-    array = array.reshape(*lead, *(shape[a] for a in order))
+def _restored(array: jax.Array, axes: tuple[int, ...], shape: tuple[int, ...]) -> jax.Array:
+    """The way back."""
+    order = (*axes, *(a for a in range(len(shape)) if a not in axes))
     back = sorted(range(len(order)), key=order.__getitem__)
-    return jnp.transpose(array, (*range(len(lead)), *(len(lead) + k for k in back)))
+    return jnp.transpose(array.reshape([shape[a] for a in order]), back)

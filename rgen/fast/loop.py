@@ -39,10 +39,6 @@ class Form(Protocol):
         """(fast weights after the last step [B, ...], perhaps None if they are not `adapted`; the Trace [B, T])."""
         ...
 
-    def drift(self, loop: "InnerLoop", params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
-        """(the initialization minus the mean of the final fast weights, nats [B, T]), where all weights learn."""
-        ...
-
 
 @dataclass(frozen=True)
 class InnerLoop:
@@ -184,16 +180,6 @@ class InnerLoop:
         """The inner rate of every weight that learns: a tree like the fast weights, whose leaves broadcast against its arrays."""
         return expand_rates(self.rate_kind, params.rates, learning(params.init, self.fast))
 
-    def drift(self, params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
-        """How far learning whole sequences moves the weights: (initialization minus the mean of the final weights, nats [B, T]).
-
-        Raises:
-          ValueError: not all weights learn.
-        """
-        if self.fast is not None:
-            raise ValueError(f"Only {', '.join(self.fast)} learns in the inner loop; the drift, and Reptile, need weights that all do.")
-        return _drift(self, params, self.read(params, seqs))
-
     def read(self, params: Params, seqs: Sequence) -> Sequence:
         """The sequences as the network reads them; raises ValueError if their shapes disagree, or values are out of range."""
         check_shapes(seqs)
@@ -227,11 +213,6 @@ def _unroll(loop: InnerLoop, params: Params, observer: Observer, steps: Any, ada
 def _sample(loop: InnerLoop, params: Params, x: Array, keys: jax.Array, given: Given | None, decoding: Decoding) -> Trace:
     observer = Drawing(loop.likelihood, loop.end, decoding, loop.context)
     return loop.form.unroll(loop, params, observer, drawn_steps(x, keys, given, widest(params.init)), False)[1]
-
-
-@_compiled
-def _drift(loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
-    return loop.form.drift(loop, params, seqs)
 
 
 @_compiled
@@ -288,11 +269,6 @@ class Direct:
     def unroll(self, loop: InnerLoop, params: Params, observer: Observer, steps: Any, adapted: bool) -> tuple[Any, Trace]:
         start = learning(params.init, loop.fast)
         return over_sequences(lambda steps: unroll(_advance(loop, params), start, observer, steps), steps)
-
-    def drift(self, loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
-        fast, trace = self.unroll(loop, params, Scoring(), seqs, True)
-        # the mean of differences, not the difference of means: in float32 it keeps more digits
-        return jax.tree.map(lambda init, fast: (init - fast).mean(0), params.init, fast), trace.nll
 
 
 FORMS: dict[str, Form] = {"direct": Direct()}  # short names; `rgen.fast` adds the dual form's

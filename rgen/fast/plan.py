@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from rgen.fast.capture import Layer, Program, capture, without_bias
 from rgen.fast.costs import STEPS, Costs, even
+from rgen.fast.loop import InnerLoop
 from rgen.fast.network import learning, learns
 from rgen.fast.rates import dense_layers
 from rgen.hardware import hardware
@@ -48,7 +49,6 @@ class Plan:
       part: the reverse sweep cuts chunks into parts of this length, which divides theirs.
       fold: whether the taps of finished chunks are folded into weights for each sequence.
       micro_batch: how many sequences are run at once; devices: over how many they may be spread.
-      precision: as in `Dual`.
       shared: whether all sequences have the same inputs x.
     """
 
@@ -60,7 +60,6 @@ class Plan:
     late: bool
     learned_rates: bool
     first_order: bool
-    precision: str
     chunk: int
     chunks: int
     part: int
@@ -118,15 +117,16 @@ class Roles:
     learned: frozenset[int]
 
 
-def plan(loop: Any, weights: Any, x: Any, batch: int | None = None, purpose: Purpose = GRADIENT) -> Plan:
+def plan(form: Any, loop: InnerLoop, weights: Any, x: Any, batch: int | None, purpose: Purpose) -> Plan:
     """Chooses, from T, B, the widths and the device, what costs least; see `rgen.fast.costs`.
 
     Args:
-      loop: an `InnerLoop` whose form is dual; weights: its initialization, or its shapes.
+      form: the `Dual` that may have made some of the choices.
+      weights: the loop's initialization, or its shapes.
       x: [B, T, ...] inputs, or [1, T, ...] for all sequences; or their shapes.
       batch: how many sequences there are; None: as many as `x` has rows.
     """
-    form, rows, length = loop.form, int(x.shape[0]), int(x.shape[1])
+    rows, length = int(x.shape[0]), int(x.shape[1])
     batch = batch or rows
     program = capture(loop.apply, weights, jax.ShapeDtypeStruct(x.shape[2:], jnp.result_type(x)))
     once = frozenset(la.leaf for la in program.layers if _fresh(program, la)) if form.distinct and not purpose.adapted else frozenset()
@@ -151,7 +151,6 @@ def plan(loop: Any, weights: Any, x: Any, batch: int | None = None, purpose: Pur
         role.late,
         loop.rate_kind != "fixed",
         loop.first_order,
-        form.precision,
         chunk,
         math.ceil(length / chunk),
         part,
@@ -162,7 +161,7 @@ def plan(loop: Any, weights: Any, x: Any, batch: int | None = None, purpose: Pur
     )
 
 
-def sort_out(loop: Any, program: Program, weights: Any, once: frozenset[int], purpose: Purpose) -> Roles:
+def sort_out(loop: InnerLoop, program: Program, weights: Any, once: frozenset[int], purpose: Purpose) -> Roles:
     """The roles of a network's weights; `once`: embeddings of the network's input that are read as they were initialized."""
     learned = frozenset(i for i, name in enumerate(program.names) if learns(name, loop.fast)) - once
     layers = {layer.leaf: layer for layer in _with_one_role(program, learned, _rank_one(loop, program, weights))}
@@ -217,7 +216,7 @@ def _last_two(shape: tuple[int, ...]) -> tuple:
     return tuple((len(shape) - k,) if len(shape) >= k and shape[-k] > 1 else () for k in (2, 1))
 
 
-def _rank_one(loop: Any, program: Program, weights: Any) -> dict[int, int]:
+def _rank_one(loop: InnerLoop, program: Program, weights: Any) -> dict[int, int]:
     """Number of a leaf -> number of the Dense layer by which it has rank-one rates."""
     numbers = [i for i, name in enumerate(program.names) if learns(name, loop.fast)]
     return {numbers[leaf]: layer for leaf, layer in dense_layers(loop.rate_kind, learning(weights, loop.fast)).items()}
