@@ -63,16 +63,16 @@ class Costs:
         together = min(share, LEAST[self.gradient]) if self.hardware.platform == "cpu" else share
         return read / together + (1 + 1 / self._pieces) * self.length * layer.tap_size
 
-    def worth(self, layers: dict[int, Layer], fold: bool) -> dict[int, Layer]:
+    def worth(self, layers: dict[int, Layer], fold: bool) -> list[Layer]:
         """Those that cost less than carrying their weights."""
         everything = self.form.every_layer
-        return {leaf: la for leaf, la in layers.items() if everything or la.foreseen or self.of(la, fold) < 6 * la.size}
+        return [la for la in layers.values() if everything or la.foreseen or self.of(la, fold) < 6 * la.size]
 
     def folds(self, layers: dict[bool, dict[int, Layer]]) -> bool:
         """Whether to fold, from the layers that there are in either case: those that are worth it in one of them decide."""
         if self.form.fold is not None:
             return self.form.fold
-        either = frozenset().union(*(self.worth(layers[fold], fold) for fold in layers))
+        either = {layer.leaf for fold in layers for layer in self.worth(layers[fold], fold)}
         return min(layers, key=lambda fold: sum(self.of(layers[fold][leaf], fold) for leaf in either & layers[fold].keys()))
 
     def state(self, layers: Collection[Layer], fold: bool, own: bool) -> int:

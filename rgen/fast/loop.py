@@ -10,10 +10,11 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from rgen.batching import over_sequences, pad_rows
-from rgen.fast import values
+from rgen.fast import ranges
 from rgen.fast.network import Function, as_function, check_fast, check_weights, learning, overlaid, widest
 from rgen.fast.rates import expand_rates, init_rates
 from rgen.likelihood import PLAIN, Decoding, Likelihood
@@ -44,17 +45,29 @@ class Form(Protocol):
 class InnerLoop:
     """SGD as a sequence model: a network whose only memory is one SGD step after each output.
 
-    Attributes:
+    >>> import jax, numpy as np, rgen
+    >>> from flax import linen as nn
+    >>> network = nn.Sequential((nn.Embed(6, 8), nn.relu, nn.Dense(3)))  # position 0..5 -> logits of 3 symbols
+    >>> loop = rgen.InnerLoop(network, rgen.Categorical(), rate=0.1)
+    >>> params = loop.init(jax.random.key(0), np.int32(0))
+    >>> y = np.array([[0, 1, 2, 0, 1, 2]])
+    >>> nats = loop.score(params, rgen.Sequence(x=np.arange(6)[None], y=y, weight=np.ones(y.shape)))
+    >>> nats.shape  # each paid before its symbol is learned
+    (1, 6)
+
+    Main arguments:
       network: maps ONE input to logits, without a batch axis: a Linen module, or a `rgen.Function` of any library.
-      likelihood: how logits become nats and draws.
-      rate_kind: "fixed", "per-array" or "rank-one".
-      rate: the inner rate at the beginning: where `init` starts the rates, which are parameters.
+      likelihood: how logits become nats and draws: `rgen.Categorical()` or `rgen.Bernoulli()`.
+      rate_kind: the inner rates: "fixed", or learned, "per-array" or "rank-one".
+      rate: where `init` starts them.
       fast: what learns in the inner loop: paths of modules or parameters such as "heads/memory"; None: all. The other weights are
         meta-learned, and the same for all sequences.
       end: the output that ends a sampled sequence, if one does.
-      first_order: take the inner gradients as constants when differentiating: first-order MAML.
-      form: how it is computed: `Direct()`, the definition; or `Dual(...)`, which gives the same numbers much faster and has first
-        derivatives only. "direct" and "dual" are short for these.
+
+    Other arguments, which you should not need:
+      first_order: take the inner gradients as constants when differentiating; `rgen.first_order_maml` sets it.
+      form: how it is computed: `Dual(...)`, or `Direct()`, the definition, which gives the same numbers much more slowly and has second
+        derivatives too. "dual" and "direct" are short for these.
     Raises:
       ValueError: one of them cannot be; the sentence says what to give.
     """
@@ -137,7 +150,7 @@ class InnerLoop:
         """
         check_keys(keys)
         x = with_context(x, None, self.context)
-        values.check_inputs(self.network, params.init, x)
+        self._check(params, x, np.ones(x.shape[:2]))
         return _sample(self, params, x, keys, given, decoding)
 
     def start(self, params: Params) -> Any:
@@ -184,9 +197,14 @@ class InnerLoop:
         """The sequences as the network reads them; raises ValueError if their shapes disagree, or values are out of range."""
         check_shapes(seqs)
         x = with_context(seqs.x, seqs.y, self.context)
-        values.check_inputs(self.network, params.init, x)
-        values.check_outputs(self.network, self.likelihood, params.init, seqs._replace(x=x))
+        self._check(params, x, seqs.weight)
+        ranges.check_outputs(self.network, self.likelihood, params.init, seqs._replace(x=x))
         return Sequence(jnp.asarray(x), jnp.asarray(seqs.y), jnp.asarray(seqs.weight, widest(params.init)))
+
+    def _check(self, params: Params, x: Array, weight: Array) -> None:
+        ranges.check_inputs(self.network, params.init, x)
+        if getattr(self.form, "distinct", False):
+            ranges.check_distinct(x, weight)
 
 
 # What the methods of `InnerLoop` compile, once for equal loops and arrays of the same shapes. They look at values first, which a compiled
