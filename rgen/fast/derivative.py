@@ -36,7 +36,7 @@ def weights_of(plan: Plan, loop: InnerLoop, params: Params) -> Weights:
         return _arranged(layer, *(a.astype(leaves[layer.leaf].dtype) for a in (row, constant, column)))
 
     return Weights(
-        {layer.leaf: layer.kernel(leaves) for layer in plan.layers},
+        {layer.leaf: layer.kernel(*(leaves[leaf] for leaf in layer.leaves)) for layer in plan.layers},
         {leaf: factors(layer) for leaf, layer in plan.learning.items()},
         {i: leaves[i] for i in plan.carried},
         {i: jnp.broadcast_to(rates[i], leaves[i].shape) for i in plan.carried},
