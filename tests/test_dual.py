@@ -20,6 +20,7 @@ from rgen.fast.plan import Plan, Purpose
 from rgen.hardware import Hardware
 from rgen.likelihood import Categorical
 from rgen.sequence import Prediction, Sequence
+from rgen.timing.benchmark import model_and_data
 
 CHOICES = {
     "kept": Dual(chunk=4, fold=False, every_layer=True),
@@ -322,6 +323,15 @@ def test_a_plan_is_made_for_the_devices_of_its_form():
     for there, expected in ((small, 4), (large, 64), (small, 4)):
         assert micro_batch(dual(loop, Dual(fold=False, every_layer=True, hardware=there)), params, x) == expected
     assert seen == [4, 64]
+
+
+@pytest.mark.parametrize(
+    ("preset", "length", "fold"), [("digits-maml", 64, False), ("small-mnist-heads", 196, True), ("text-maml", 128, False)]
+)
+def test_what_the_cost_model_chooses_for_presets(preset, length, fold):
+    loop, seqs = model_and_data(preset, "dual", 32, length, Hardware("cpu", 2, cache=2.0**20))
+    weights = jax.eval_shape(loop.init, jax.random.key(0), seqs.x[0, 0]).init
+    assert loop.form.plan(loop, weights, seqs.x, 32).fold is fold
 
 
 @pytest.mark.parametrize("kind", ["fixed", "per-array", "rank-one"])

@@ -9,7 +9,8 @@ vector. Of a layer with kernel [m, n]:
   taps of a chunk of C, then folded     2 m n + 3 m n / C + C (m + n)   weights read twice, and formed once a chunk
 
 A layer that does not learn in the inner loop has no past to read: its taps are kept for its derivative only. A layer whose inputs are
-known before the loop begins reads g alone, and its weights once a chunk, for all steps of it together.
+foreseen reads g alone, and its weights for all steps of a chunk together: kept, they are the same for all sequences, and cost nothing;
+folded, they are each sequence's own, and count 4 m n: in products of few columns, read and formed forward and in reverse.
 """
 
 import math
@@ -58,7 +59,8 @@ class Costs:
         read = 0 if layer.foreseen else 2 * layer.size
         if fold:
             chunk = self.chunk(True)
-            return read + 3 * layer.size / chunk + chunk * layer.tap_size
+            own = 4 * layer.size if layer.foreseen else read + 3 * layer.size / chunk
+            return own + chunk * layer.tap_size
         share = self.batch // shards_of(self.batch, self.hardware.devices)
         together = min(share, LEAST[self.gradient]) if self.hardware.platform == "cpu" else share
         return read / together + (1 + 1 / self._pieces) * self.length * layer.tap_size
