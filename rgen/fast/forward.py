@@ -22,6 +22,7 @@ from rgen.fast.memory import (
     change,
     dots,
     is_lookup,
+    per_layer,
     product,
     read,
     read_back,
@@ -85,7 +86,7 @@ def unless_ended(plan: Plan, observer: Observer, chunk: Any) -> Any:
             _, (left, (static, trace)) = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(chunk, state, now))
             if not plan.fold:
                 whole = with_inputs(left.taps, now[0])
-                memories = {leaf: after(plan, memory, whole[leaf]) for leaf, memory in memories.items()}
+                memories = per_layer(partial(after, plan), memories, whole)
             return (memories, *rest), (left, (static, trace._replace(y=jnp.full_like(trace.y, end))))
 
         # not pmin, which jax.export cannot lower for a symbolic batch
@@ -104,21 +105,21 @@ def run_chunk(plan: Plan, weights: Weights, observer: Observer, state: tuple, no
     """
     (memories, carried, seen), (inputs, steps) = state, now
     count = len(steps.weight)
-    at_start = {leaf: joined(memory) for leaf, memory in memories.items()}
-    ahead = {leaf: look_ahead(at_start[leaf], by_tap(x), count) for leaf, x in inputs.items()}
+    at_start = per_layer(joined, memories)
+    ahead = per_layer(partial(look_ahead, count), inputs, at_start)
     static = {leaf: Memory(weights.kernels[leaf]) for leaf in plan.static}
 
     def one(carry, now):
         taps, carried, seen = carry
         number, ahead, now = now
         current = static | {leaf: with_taps(at_start[leaf], taps[leaf]) for leaf in taps if leaf not in ahead}
-        outs = {leaf: split(plan.foreseen[leaf], read_ahead(weights.factors[leaf], ready, taps[leaf].g)) for leaf, ready in ahead.items()}
+        outs = per_layer(split, plan.foreseen, per_layer(read_ahead, ahead, taps, weights.factors))
 
         def answer(layer, use, q):
             return outs[layer.leaf][use] if q is None else READ[layer.uses[use].way](current[layer.leaf], q)
 
         done = step(plan, answer, weights, carried, observer.x(seen, now), partial(observer, seen, now))
-        taps = {leaf: write(taps[leaf], done.taps[leaf], number, done.reads[leaf]) for leaf in taps}
+        taps = per_layer(partial(write, number), taps, done.taps, done.reads)
         rest = {leaf: done.taps[leaf] for leaf in plan.static}, Trace(done.y, done.nats)
         return (taps, done.carried, done.seen), (done.reads, carried, rest)
 
@@ -126,7 +127,7 @@ def run_chunk(plan: Plan, weights: Weights, observer: Observer, state: tuple, no
     scanned = jnp.arange(count), ahead, steps
     (taps, carried, seen), (reads, carried_before, rest) = jax.lax.scan(one, (empty, carried, seen), scanned)
     whole = with_inputs(taps, inputs)
-    memories = {leaf: after(plan, memory, whole[leaf]) for leaf, memory in memories.items()}
+    memories = per_layer(partial(after, plan), memories, whole)
     return (memories, carried, seen), (Chunk(reads, carried_before, taps), rest)
 
 
@@ -143,16 +144,17 @@ def with_inputs(taps: dict[int, Taps], inputs: dict[int, jax.Array]) -> dict[int
 # ---------------------------------------------------------------- foreseen layers
 
 
-def look_ahead(memory: Memory, x_HxSxM: jax.Array, count: int) -> Ahead:
+def look_ahead(count: int, x_CxHxRxM: jax.Array, memory: Memory) -> Ahead:
     """For the inputs of a chunk of so many steps: large products, where the steps would have small ones."""
     assert memory.factors is not None
+    x_HxSxM = by_tap(x_CxHxRxM)
     similar_HxSxS = dots(scaled_input(x_HxSxM, memory.factors), x_HxSxM, x_HxSxM.dtype)
     return Ahead(by_step(count, read(memory, x_HxSxM)), by_step(count, similar_HxSxS))
 
 
-def read_ahead(factors: Factors, ahead: Ahead, g_HxSxN: jax.Array) -> jax.Array:
-    """A foreseen layer's output [H, R, N] at a step, with what the chunk has taught so far; taps of later steps are zero in g."""
-    return ahead.out - factors.column[:, None] * product(ahead.dots, g_HxSxN)
+def read_ahead(ahead: Ahead, taps: Taps, factors: Factors) -> jax.Array:
+    """A foreseen layer's output [H, R, N] at a step, with what the chunk has taught so far; g of later steps is zero."""
+    return ahead.out - factors.column[:, None] * product(ahead.dots, taps.g)
 
 
 def reread(plan: Plan, layer: Layer, kernel: jax.Array, factors: Factors, x_TxHxRxM: jax.Array, g_HxSxN: jax.Array) -> jax.Array:
@@ -185,7 +187,7 @@ def empty_taps(layer: Layer, steps: int, dtype: Any) -> Taps:
     return Taps(x, jnp.zeros((*shape, layer.outputs), dtype))
 
 
-def write(buffers: Any, rows: Any, step: jax.Array, reads: Any) -> Any:
+def write(step: jax.Array, buffers: Any, rows: Any, reads: Any) -> Any:
     """Puts rows [H, R, K] of one step of a chunk at their place in buffers [H, C R, K], once all `reads` are done.
 
     The rows are made to depend on what was read. XLA then knows that its buffer is not read any more and writes into it in place; without

@@ -172,6 +172,11 @@ def pairs_matrix(rows: int, taps: Taps, pairs: Pairs) -> jax.Array:
     return matrix if pairs.r is None else matrix + column_products(pairs.r, taps.g)
 
 
+def per_layer(function: Callable, first: dict[int, Any], *others: dict[int, Any]) -> dict[int, Any]:
+    """`function` of what several dicts have of each layer in the first: number of a leaf -> result."""
+    return {leaf: function(value, *(other[leaf] for other in others)) for leaf, value in first.items()}
+
+
 def over_batch(taps_BxHxSxK: jax.Array) -> jax.Array:
     """[H, B S, K]: the taps of all sequences as those of one."""
     return jnp.moveaxis(taps_BxHxSxK, 0, 1).reshape(taps_BxHxSxK.shape[1], -1, taps_BxHxSxK.shape[-1])
