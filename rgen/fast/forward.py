@@ -15,11 +15,11 @@ import jax.numpy as jnp
 from rgen.batching import ROWS
 from rgen.fast.capture import Layer
 from rgen.fast.memory import (
+    Kernel,
     Memory,
     Taps,
     by_step,
     by_tap,
-    change,
     dots,
     is_lookup,
     per_layer,
@@ -27,8 +27,9 @@ from rgen.fast.memory import (
     read,
     read_back,
     scaled_input,
+    stacked,
 )
-from rgen.fast.past import after, by_chunk, by_steps, joined, over_chunks
+from rgen.fast.past import after, by_chunk, by_steps, folded, joined, over_chunks
 from rgen.fast.plan import Plan
 from rgen.fast.rates import Factors
 from rgen.fast.step import Reads, Weights, split, step
@@ -68,6 +69,8 @@ class Run(NamedTuple):
 def run(plan: Plan, weights: Weights, observer: Observer, inputs: dict[int, jax.Array], steps: Any) -> Run:
     """The inner loop over one sequence of the plan's length; `inputs`: those that are foreseen, [T, H, R, M]."""
     memories = {leaf: Memory(weights.kernels[leaf], weights.factors[leaf]) for leaf in plan.learning}
+    if plan.fold:
+        memories = per_layer(folded, memories)
     start = memories, weights.carried, observer.start()
     chunk = unless_ended(plan, observer, partial(run_chunk, plan, weights, observer))
     (memories, carried, _), (chunks, rest) = over_chunks(plan, chunk, start, by_chunk(plan, (inputs, steps)))
@@ -123,7 +126,7 @@ def run_chunk(plan: Plan, weights: Weights, observer: Observer, state: tuple, no
         rest = {leaf: done.taps[leaf] for leaf in plan.static}, Trace(done.y, done.nats)
         return (taps, done.carried, done.seen), (done.reads, carried, rest)
 
-    empty = {leaf: empty_taps(layer, count, weights.kernels[leaf].dtype) for leaf, layer in plan.learning.items()}
+    empty = {leaf: empty_taps(layer, count, weights.kernels[leaf][0].dtype) for leaf, layer in plan.learning.items()}
     scanned = jnp.arange(count), ahead, steps
     (taps, carried, seen), (reads, carried_before, rest) = jax.lax.scan(one, (empty, carried, seen), scanned)
     whole = with_inputs(taps, inputs)
@@ -157,7 +160,7 @@ def read_ahead(ahead: Ahead, taps: Taps, factors: Factors) -> jax.Array:
     return ahead.out - factors.column[:, None] * product(ahead.dots, taps.g)
 
 
-def reread(plan: Plan, layer: Layer, kernel: jax.Array, factors: Factors, x_TxHxRxM: jax.Array, g_HxSxN: jax.Array) -> jax.Array:
+def reread(plan: Plan, layer: Layer, kernel: Kernel, factors: Factors, x_TxHxRxM: jax.Array, g_HxSxN: jax.Array) -> jax.Array:
     """A foreseen layer's outputs [H, S, N] of all steps, from all its inputs and given g.
 
     So what is owed to the inputs, the initialization and the rates through these outputs is one call of JAX's vjp: matrix products.
@@ -169,11 +172,12 @@ def reread(plan: Plan, layer: Layer, kernel: jax.Array, factors: Factors, x_TxHx
     def chunk(kernel, taps):
         constant = Taps(jax.lax.stop_gradient(taps.x) if plan.first_order else taps.x, taps.g)
         memory = Memory(kernel, factors)
-        return kernel - change(memory, constant), read(with_taps(memory, constant, earlier_1xSxS), taps.x)
+        out_HxSxN = read(with_taps(memory, constant, earlier_1xSxS), taps.x)
+        return after(plan, memory, constant).kernel, out_HxSxN
 
     taps = Taps(by_step(chunks, by_tap(x_TxHxRxM)), by_step(chunks, g_HxSxN))
     if plan.fold:
-        return by_tap(jax.lax.scan(chunk, kernel, taps)[1])
+        return by_tap(jax.lax.scan(chunk, (stacked(kernel),), taps)[1])
     return chunk(kernel, Taps(taps.x[0], taps.g[0]))[1]
 
 

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from rgen.fast.capture import Layer
 from rgen.fast.forward import READ, Chunk, with_inputs, with_taps, write
-from rgen.fast.memory import Memory, Pairs, Taps, by_step, by_tap, dots, owed, per_layer, recall, row_products, scaled
+from rgen.fast.memory import Memory, Pairs, Taps, by_step, by_tap, dots, owed, per_layer, recall, row_products, scaled, stacked
 from rgen.fast.past import Later, before, by_chunk, by_steps, joined, nth, over_chunks
 from rgen.fast.plan import Plan
 from rgen.fast.rates import Factors
@@ -82,7 +82,7 @@ def sweep(plan: Plan, weights: Weights, inputs: dict, left: tuple[Chunk, dict], 
     """
     chunks, last = left
     memories = {leaf: _at_end(plan, weights, leaf, last, chunks) for leaf, layer in plan.learning.items() if layer.varies}
-    later = {leaf: Later(jnp.zeros_like(weights.kernels[leaf]) if plan.fold else None) for leaf in plan.learning}
+    later = {leaf: Later(jnp.zeros_like(stacked(weights.kernels[leaf])) if plan.fold else None) for leaf in plan.learning}
     sums = jax.tree.map(jnp.zeros_like, weights._replace(kernels={}))
 
     def chunk(state, now):
@@ -106,7 +106,7 @@ def sweep(plan: Plan, weights: Weights, inputs: dict, left: tuple[Chunk, dict], 
 def _at_end(plan: Plan, weights: Weights, leaf: int, last: dict[int, jax.Array], chunks: Chunk) -> Memory:
     """What a layer's weights consist of after the last step."""
     if plan.fold:
-        return Memory(last[leaf], weights.factors[leaf])
+        return Memory((last[leaf],), weights.factors[leaf])
     return Memory(weights.kernels[leaf], weights.factors[leaf], tuple(nth(chunks.taps[leaf], k) for k in range(plan.chunks)))
 
 
