@@ -2,6 +2,7 @@
 
 import dataclasses
 import resource
+import sys
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -183,7 +184,7 @@ ERRORS = {
 
 @pytest.mark.parametrize("error", ERRORS)
 def test_an_allocation_that_fails_is_a_sentence(error, monkeypatch, capsys):
-    monkeypatch.setattr(commands, "import_module", lambda name: hardware if name == "rgen.hardware" else _Command(ERRORS[error]))
+    monkeypatch.setitem(sys.modules, "rgen.commands.train", _Command(ERRORS[error]))  # type: ignore[reportArgumentType]
     with pytest.raises(SystemExit) as ended:
         commands.start(lambda: None, "train", "rgen")
     assert ended.value.code == 2
@@ -191,7 +192,7 @@ def test_an_allocation_that_fails_is_a_sentence(error, monkeypatch, capsys):
 
 
 def test_what_is_no_such_failure_is_not_hidden(monkeypatch):
-    monkeypatch.setattr(commands, "import_module", lambda name: _Command(lambda: int("x")))
+    monkeypatch.setitem(sys.modules, "rgen.commands.train", _Command(lambda: int("x")))  # type: ignore[reportArgumentType]
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     with pytest.raises(ValueError, match="invalid literal"):
         commands.start(lambda: None, "train", "rgen")
