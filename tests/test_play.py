@@ -274,10 +274,12 @@ def test_pointers_draw_what_they_mean(case, browser, pages):
     tab = opened(browser, pages / "digits.html")
     events, marked = DRAWN[case]
     assert tab.evaluate(STROKES, events) == marked
+    tab.focus("#picture")
+    assert "undefined" not in tab.inner_text("#pixel")  # a stroke under way has not been learned
     tab.close()
 
 
-def test_two_fingers_on_a_telephone_zoom_and_draw_nothing(browser, pages):
+def test_two_fingers_on_a_phone_zoom_and_draw_nothing(browser, pages):
     tab = opened(browser, pages / "digits.html", viewport={"width": 400, "height": 800}, has_touch=True, is_mobile=True)
     box, touch = tab.locator("#picture").bounding_box(), tab.context.new_cdp_session(tab)
     for far in (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4):

@@ -135,7 +135,8 @@ function describe() {
   const now = Number(slider.value), at = learner.steps.findIndex((step) => step.place === cursor), step = learner.steps[at];
   const where = `Row ${Math.floor(cursor / columns) + 1}, column ${(cursor % columns) + 1}`;
   const word = step && (step.y ? "ink" : "paper");
-  const said = step && at < now ? `${word}, ${step.drawn ? "drawn" : "known"}: step ${at + 1} paid ${step.nats?.toFixed(3)} nats` : null;
+  const learned = step?.nats !== undefined && at < now;
+  const said = learned ? `${word}, ${step.drawn ? "drawn" : "known"}: step ${at + 1} paid ${step.nats.toFixed(3)} nats` : null;
   find("pixel").textContent = `${where}: ${said ?? `probability of ink ${belief[cursor].toFixed(3)}`}`;
 }
 
@@ -143,7 +144,7 @@ function describe() {
 const reserved = (event) => event.ctrlKey || event.altKey || event.metaKey;
 
 const strokes = new Map(); // number of a pointer that draws -> where it was
-let before = marks; // the marks before these strokes
+let before; // the marks before these strokes
 picture.addEventListener("pointerdown", (event) => {
   if (event.button !== 0 || reserved(event)) return;
   if (strokes.size === 0) before = marks.slice();
