@@ -211,6 +211,26 @@ class Shared(nn.Module):
         return read + nn.Dense(3, name="beside")(h) + jnp.tanh(nn.Dense(3, name="behind")(read))
 
 
+class Scaled(nn.Module):
+    """A scale that learns, before a layer that does; and a product that is read without its bias too."""
+
+    @nn.compact
+    def __call__(self, x):
+        h = nn.Embed(6, 4, name="place")(x) * self.param("scale", nn.initializers.ones, (4,))
+        product = nn.Dense(3, use_bias=False, name="memory")(h)
+        return product + jnp.tanh(product + self.param("bias", nn.initializers.zeros, (3,)))
+
+
+def test_a_layer_behind_a_weight_that_learns_and_is_carried_is_not_foreseen():
+    loop = InnerLoop(Scaled(), Categorical(), "per-array", 0.2, ("scale", "memory", "bias"), form="direct")
+    x = np.array([[0, 1, 2, 1, 4], [5, 4, 3, 3, 1]])
+    seqs = Sequence(x, np.random.default_rng(2).integers(3, size=x.shape), np.ones(x.shape))
+    params = problems.disturbed(loop.init(jax.random.key(0), x[0, 0]), np.random.default_rng(3))
+    plan = planned(loop, CHOICES["kept"], params, x)
+    assert not plan.foreseen and named(plan, plan.carried) == {"scale", "bias"}
+    close(maml(dual(loop, CHOICES["kept"]), params, seqs), maml(loop, params, seqs))
+
+
 def test_inputs_that_are_known_before_the_inner_loop():
     """What they are made of is used before it only, unless something else needs it too. If all learns, or they follow draws, none are."""
     memory, keys = "heads/memory/kernel", {f"heads/keys/{name}" for name in ("frequency", "amplitude")}

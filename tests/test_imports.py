@@ -41,8 +41,8 @@ def modules(path: Path) -> set[str]:
 
 # The files of the inner loop, from the bottom up: each imports none behind it
 FAST = [
-    *("network", "views", "capture", "values", "rates", "loop", "costs", "plan", "memory", "step", "kept", "folded", "forward", "sweep"),
-    *("batches", "dual", "check", "__init__"),
+    *("network", "rates", "views", "capture", "ranges", "loop", "costs", "plan", "memory", "step", "past", "forward", "sweep"),
+    *("derivative", "dual", "check", "__init__"),
 ]
 
 

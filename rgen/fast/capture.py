@@ -241,11 +241,12 @@ class _Walk:
             return False
         other: Any = eqn.invars[1 - place]
         alone = not isinstance(other, Literal) and other in self.dots and self.counts[other] == 1
-        if not alone or other.aval.shape != eqn.outvars[0].aval.shape:
+        result: Any = eqn.outvars[0]
+        if not alone or other.aval.shape != result.aval.shape:
             return False
         axes = bias_axes(self.dots[other], view)
         if axes is not None:
-            self.biases[view.leaf].append((other, eqn.outvars[0], axes))
+            self.biases[view.leaf].append((other, result, axes))
         return axes is not None
 
     def _layer(self, leaf: int) -> Layer | None:
