@@ -12,7 +12,7 @@ RUN ?= runs/demo
 
 demo: .venv/installed
 	$(BIN)/python bin/train.py demo --run $(RUN) --resume
-	$(BIN)/python bin/evaluate.py --run $(RUN) --json $(RUN)/test.json
+	$(BIN)/python bin/evaluate.py --run $(RUN) --json $(RUN)/test.json --overwrite
 	$(BIN)/python bin/sample.py --run $(RUN) --count 64
 	@echo "Curve:   $(RUN)/curves.png"
 

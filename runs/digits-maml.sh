@@ -5,5 +5,5 @@
 set -euo pipefail
 run=${RUN:-runs/digits-maml}
 rgen train digits-maml --run "$run" --resume "$@"
-rgen evaluate --run "$run" --json "$run/test.json"
+rgen evaluate --run "$run" --json "$run/test.json" --overwrite
 rgen sample --run "$run" --count 64

@@ -6,5 +6,5 @@ set -euo pipefail
 file=${1:?"give a text file, one sequence per line"}; shift
 run=${RUN:-runs/listing}
 rgen train text-heads --data "$file" --steps 1000 --eval-every 125 --eval-count 0 --run "$run" --resume "$@"
-rgen evaluate --run "$run" --json "$run/test.json"
+rgen evaluate --run "$run" --json "$run/test.json" --overwrite
 rgen sample --run "$run" --count 20

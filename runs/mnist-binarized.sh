@@ -6,5 +6,5 @@ set -euo pipefail
 folder=${1:?"give the folder with MNIST's four official files"}; shift
 run=${RUN:-runs/mnist-binarized}
 rgen train mnist-heads --binarize dynamic --minutes 20 --eval-every 500 --data-dir "$folder" --run "$run" --resume "$@"
-rgen evaluate --run "$run" --json "$run/test.json"
+rgen evaluate --run "$run" --json "$run/test.json" --overwrite
 rgen sample --run "$run" --count 48

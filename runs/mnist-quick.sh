@@ -6,5 +6,5 @@ set -euo pipefail
 folder=${1:?"give a folder with the four official MNIST .gz files"}; shift
 run=${RUN:-runs/mnist-quick}
 rgen train mnist-heads --steps 1000 --eval-every 250 --data-dir "$folder" --run "$run" --resume "$@"
-rgen evaluate --run "$run" --json "$run/test.json"
+rgen evaluate --run "$run" --json "$run/test.json" --overwrite
 rgen sample --run "$run" --count 48

@@ -6,5 +6,5 @@ set -euo pipefail
 file=${1:?"give a text file, one sequence per line"}; shift
 run=${RUN:-runs/names-heads}
 rgen train names-heads --data "$file" --run "$run" --resume "$@"
-rgen evaluate --run "$run" --json "$run/test.json"
+rgen evaluate --run "$run" --json "$run/test.json" --overwrite
 rgen sample --run "$run" --count 20

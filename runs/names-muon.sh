@@ -6,5 +6,5 @@ set -euo pipefail
 file=${1:?"give a text file, one sequence per line"}; shift
 run=${RUN:-runs/names-muon}
 rgen train names-heads --optimizer muon --weight-decay 0.3 --minutes 5 --eval-every 2500 --data "$file" --run "$run" --resume "$@"
-rgen evaluate --run "$run" --json "$run/test.json"
+rgen evaluate --run "$run" --json "$run/test.json" --overwrite
 rgen sample --run "$run" --count 20

@@ -7,5 +7,5 @@ set -euo pipefail
 folder=${1:?"give a folder with the four official MNIST .gz files"}; shift
 run=${RUN:-runs/small-mnist-muon}
 rgen train small-mnist-heads --width 64 --optimizer muon --meta-batch 8 --minutes 5 --eval-every 1000 --data-dir "$folder" --run "$run" --resume "$@"
-rgen evaluate --run "$run" --json "$run/test.json"
+rgen evaluate --run "$run" --json "$run/test.json" --overwrite
 rgen sample --run "$run" --count 48

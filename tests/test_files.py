@@ -107,15 +107,12 @@ def test_from_python_too_a_sample_depends_on_its_own_key_only(generator, partiti
 def test_settings_of_jax_and_streams_that_cannot_show_a_name(trained, tmp_path):
     (tmp_path / "größe").symlink_to(Path(trained).absolute())
     odd = {"PYTHONIOENCODING": "ascii", "JAX_THREEFRY_PARTITIONABLE": "0", "JAX_DEFAULT_PRNG_IMPL": "rbg", "JAX_ENABLE_X64": "0"}
-    usual = odd | {"JAX_THREEFRY_PARTITIONABLE": "1", "JAX_DEFAULT_PRNG_IMPL": "threefry2x32"}
-    for name, environment in (("odd", odd), ("usual", usual)):
-        done = script(
-            "sample", "--run", "größe", "--count", 3, "--out", f"{name}.png", "--json", f"{name}.json", cwd=tmp_path, **environment
-        )
-        assert f"{name}.png" in done.stdout
-    assert (tmp_path / "odd.json").exists()
-    with np.load(tmp_path / "odd.npz") as drawn, np.load(tmp_path / "usual.npz") as expected:
-        np.testing.assert_array_equal(drawn["images"], expected["images"])
+    said = script("sample", "--run", "größe", "--count", 3, "--out", "odd.png", "--json", "odd.json", cwd=tmp_path, **odd).stdout
+    assert "odd.png" in said and (tmp_path / "odd.json").exists()
+    run = load_run(trained)
+    with jax.enable_x64(False), np.load(tmp_path / "odd.npz") as drawn:
+        expected, _ = make_sampler(run.model, run.data).draw(run.params, 0, np.arange(3))
+        np.testing.assert_array_equal(drawn["images"], expected)
 
 
 @pytest.mark.parametrize("platform", ["cuda", "nonsense"])

@@ -14,9 +14,8 @@ import rgen
 from rgen import pretrained
 from rgen.choices import PRETRAINED
 from rgen.commands import check, evaluate, inside, sample
-from rgen.config import CheckConfig, EvaluateConfig, InsideConfig, ReportConfig, SampleConfig, TrainConfig, others
+from rgen.config import CheckConfig, EvaluateConfig, InsideConfig, ReportConfig, SampleConfig, TrainConfig, trained
 from rgen.errors import InputError
-from rgen.host.files import RECORD
 from rgen.pretrained import Source
 from rgen.runs.folder import Trained, load_run
 from rgen.scoring import score_all
@@ -50,7 +49,7 @@ def test_every_name_is_a_folder_with_all_it_needs():
         test, card = about(name)["test"], files["card.md"].read_text()
         assert f"**{test['nats_per_sequence']:.3f}**" in card and f"standard error {test['standard_error']:.3f}" in card
         assert f"{sum(a.size for a in jax.tree.leaves(load_run(f'pretrained:{name}').params)):,} parameters" in card
-        assert f"pretrained:{name}" in Path(str(others.__file__)).read_text()  # the help of --run
+        assert f"pretrained:{name}" in Path(str(trained.__file__)).read_text()  # the help of --run
 
 
 def test_nats_of_the_digits_are_those_of_the_card():
@@ -119,7 +118,7 @@ def test_lines_are_compared_if_the_data_is_given(names, capsys):
     assert "to compare" not in capsys.readouterr().err and "new" not in json.loads(Path("out.json").read_text())
     drawn = Path("out.txt").read_bytes()
     assert all(line.startswith(b"em") for line in drawn.splitlines())
-    sample.main(SampleConfig(Path("pretrained:names"), **options, data=str(names)))
+    sample.main(SampleConfig(Path("pretrained:names"), **options, data=str(names), overwrite=True))
     said = capsys.readouterr().err
     assert "This is not the data that pretrained:names was trained on: " in said and "30,533 train, 500 valid, 1,000 test there" in said
     assert "to compare" in said and sum(json.loads(Path("out.json").read_text()).get(key, 0) for key in ("new", "in_train")) > 0
@@ -137,7 +136,7 @@ def test_what_goes_into_a_run_goes_into_the_current_folder(tmp_path, monkeypatch
     sample.main(SampleConfig(Path("pretrained:digits"), belief=1))
     sample.main(SampleConfig(Path("pretrained:digits"), count=2))
     files = {"inside.png", "belief.png", "belief.gif", "samples.png", "samples.npz"}
-    assert {path.name for path in tmp_path.iterdir()} == {RECORD, *(f"pretrained-digits-{file}" for file in files)}
+    assert {path.name for path in tmp_path.iterdir()} == {f"pretrained-digits-{file}" for file in files}
     said = capsys.readouterr().out
     assert all(f"pretrained-digits-{file}" in said for file in files)
 

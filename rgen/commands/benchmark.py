@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 from rgen.config import BenchmarkConfig
-from rgen.host.files import check_results, write
+from rgen.host.files import check_results, replace
 from rgen.timing import limits, original, targets
 from rgen.timing.benchmark import draw, measure, table
 from rgen.timing.machine import machine
@@ -17,7 +17,7 @@ from rgen.timing.machine import machine
 def main(config: BenchmarkConfig) -> None:
     """`rgen benchmark`."""
     picture = None if config.target or config.original else config.out or Path("benchmark.png")
-    check_results([("--json", config.json), ("--out", picture)], config.overwrite)
+    check_results([("json", config.json), ("out", picture)], config.replaces)
     if config.target:
         return compile_for_targets(config)
     if config.original:
@@ -29,7 +29,7 @@ def main(config: BenchmarkConfig) -> None:
     print(limit)
     print("\n\n".join([table(rows), *profiles]))
     write_json(config, rows)
-    write(picture, draw(rows), config.overwrite)
+    replace(picture, draw(rows), config.replaces("out"))
     print(f"Picture: {picture}")
 
 
@@ -59,4 +59,4 @@ def write_json(config: BenchmarkConfig, rows: list) -> None:
     """The rows as objects, with --json; what is not known is null."""
     if config.json:
         values = [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in dataclasses.asdict(row).items()} for row in rows]
-        write(config.json, (json.dumps(values, indent=2) + "\n").encode(), config.overwrite)
+        replace(config.json, (json.dumps(values, indent=2) + "\n").encode(), config.overwrite)

@@ -12,7 +12,7 @@ from rgen import devices
 from rgen.choices import PREFIX
 from rgen.config import EvaluateConfig
 from rgen.data import counts
-from rgen.host.files import check_results, write
+from rgen.host.files import check_results, replace
 from rgen.host.progress import Progress
 from rgen.models import fitting_batch
 from rgen.runs.folder import load_run
@@ -21,7 +21,7 @@ from rgen.scoring import choose_exactly, score_all, summarize
 
 def main(config: EvaluateConfig) -> None:
     """`rgen evaluate`."""
-    check_results([("--json", config.json), ("--out", config.out)], config.overwrite)
+    check_results([("json", config.json), ("out", config.out)], config.replaces)
     name, _, data, model, params, step = load_run(config.run, **config.source(), needs_data=True)
     index = choose_exactly(data, config.split, config.count, config.seed)
     batch = config.batch or fitting_batch(model, data)
@@ -34,9 +34,9 @@ def main(config: EvaluateConfig) -> None:
     who = name if name.startswith(PREFIX) else "this run"
     print(table({f"{who}, step {step}": summary, **references}, f"{len(index)} sequences of {config.split}"))
     if config.json:
-        write(config.json, (json.dumps(summary, indent=2) + "\n").encode(), config.overwrite)
+        replace(config.json, (json.dumps(summary, indent=2) + "\n").encode(), config.overwrite)
     if config.out:
-        write(config.out, _csv(index, nats, symbols), config.overwrite)
+        replace(config.out, _csv(index, nats, symbols), config.overwrite)
 
 
 def table(rows: dict[str, dict], title: str) -> str:

@@ -13,7 +13,7 @@ from rgen.config import InsideConfig
 from rgen.errors import InputError
 from rgen.fast import InnerLoop
 from rgen.host import plots
-from rgen.host.files import check_results, write
+from rgen.host.files import check_results, replace
 from rgen.models import fitting_batch
 from rgen.networks import keys_of
 from rgen.runs.folder import Trained, load_run
@@ -29,12 +29,12 @@ def main(config: InsideConfig) -> None:
     if not isinstance(run.model, InnerLoop):
         raise InputError(f"The run in {config.run} is the recurrent baseline; it has no inner loop to look into.")
     path = config.out or run.place("inside.png")
-    check_results([("--out", path)], config.overwrite)
+    check_results([("out", path)], config.replaces)
     index = scoring.choose_exactly(run.data, config.split, config.count, seed=0)
     print(devices.sentence(), file=sys.stderr)
     nats = scoring.score_all(run.model, run.params, run.data, config.split, index, fitting_batch(run.model, run.data))
     seqs = run.data.sequences(config.split, index)
-    write(path, picture(run, seqs, by_place(seqs, nats, run.data.shape)), config.overwrite)
+    replace(path, picture(run, seqs, by_place(seqs, nats, run.data.shape)), config.replaces("out"))
     print(f"{len(index)} sequences of {config.split}, the gradients of {min(FEW, len(index))}: {path}")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from rgen.config import ReportConfig
 from rgen.errors import InputError, command
 from rgen.host import plots
-from rgen.host.files import check_results, write
+from rgen.host.files import check_results, replace
 from rgen.runs.folder import FREE, Run
 
 STYLE = """
@@ -29,15 +29,16 @@ COLOURS = (plots.ACCENT, plots.INK, "#e9a15b", "#4f9d69", "#7d5ba6", "#5aa9c9")
 
 def main(config: ReportConfig) -> None:
     """`rgen report`."""
-    check_results([("--out", config.out)], config.overwrite)
+    out = config.out or Path("report.html")
+    check_results([("out", out)], config.replaces)
     runs = [Run(folder) for folder in config.run]
     for run in runs:
         if not run.exists():
             raise InputError(f"There is no run in {run.folder}; make one with {command('train')} PRESET --run {run.folder}.")
         if not run.metrics():
             raise InputError(f"The run in {run.folder} has logged nothing yet; wait for its first --log-every steps.")
-    write(config.out, page(runs).encode(), config.overwrite)
-    print(f"{len(runs)} runs: {config.out}")
+    replace(out, page(runs).encode(), config.replaces("out"))
+    print(f"{len(runs)} runs: {out}")
 
 
 def page(runs: list[Run]) -> str:

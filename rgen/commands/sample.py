@@ -17,7 +17,7 @@ from rgen.config import SampleConfig
 from rgen.data import Dataset, known
 from rgen.errors import InputError
 from rgen.host import plots
-from rgen.host.files import check_results, is_special, temporary, write, writing
+from rgen.host.files import check_results, is_special, replace, replacing, temporary
 from rgen.host.progress import Progress
 from rgen.host.signals import leaving
 from rgen.likelihood import Decoding
@@ -88,7 +88,7 @@ def main(config: SampleConfig) -> None:
     if config.nats and data.kind == "image":
         raise InputError("--nats writes nats in front of lines, and this run was trained on images; those of images are in the NPZ.")
     out = _out(config, trained)
-    check_results(_results(config, data, out), config.overwrite)
+    check_results(_results(config, data, out), config.replaces)
     sampler = make_sampler(model, data, decoding)
     task = make_task(config, data)
     if task.given is not None and not sampler.random_order and not _is_prefix(task.given.known):
@@ -97,17 +97,17 @@ def main(config: SampleConfig) -> None:
         print(devices.sentence(), file=sys.stderr)
     if config.export:
         exported = export.export(sampler, trained.params)
-        write(config.export, exported, config.overwrite)
+        replace(config.export, exported, config.overwrite)
         print(f"The sampler of step {trained.step}: {config.export}, {len(exported) / 1e6:.1f} MB")
     elif config.page:
         page = play.page(sampler, trained.params, trained.name).encode()
-        write(config.page, page, config.overwrite)
+        replace(config.page, page, config.overwrite)
         print(f"A page to play on, of step {trained.step}: {config.page}, {len(page) / 1e3:.0f} kB; open it in a browser.")
     elif config.belief:
         assert out
         strip, animation = film.show(sampler, trained.params, config.seed, config.belief, task.known if task.given else None)
-        write(out, strip, config.overwrite)
-        write(out.with_suffix(".gif"), animation, config.overwrite)
+        replace(out, strip, config.replaces("out"))
+        replace(out.with_suffix(".gif"), animation, config.replaces("out"))
         print(f"What the network of step {trained.step} believes: {out} and {out.with_suffix('.gif')}")
     else:
         _sample(config, trained, sampler, task, out)
@@ -123,11 +123,11 @@ def _out(config: SampleConfig, trained: Trained) -> Path | None:
 def _results(config: SampleConfig, data: Dataset, out: Path | None) -> list[tuple[str, Path | None]]:
     """All files that are written, with the option that names them."""
     if config.export or config.page:
-        return [("--export", config.export), ("--page", config.page)]
+        return [("export", config.export), ("page", config.page)]
     if out is None:
-        return [("--json", config.json)]
+        return [("json", config.json)]
     beside = out.with_suffix(".gif") if config.belief else out.with_suffix(".npz") if data.kind == "image" else _nats_beside(out)
-    return [("--out", out), ("--out", beside), ("--json", config.json)]
+    return [("out", out), ("out", beside), ("json", config.json)]
 
 
 def _nats_beside(out: Path) -> Path | None:
@@ -161,15 +161,17 @@ def _write(records: Records, config: SampleConfig, trained: Trained, task: Task,
         batch = config.batch or fitting_batch(trained.model, data)
         truth = score_all(trained.model, trained.params, data, config.split, task.index, batch, known=task.given.known).sum(1)
         summary |= {"truth_nats_per_sequence": float(truth.mean()), "completed": len(truth)}
-    if data.kind == "image":
-        assert out
-        written = _write_images(records, order, out, task, data, config)
-        print(f"{_sentence(summary, config)}: {' '.join(map(str, written))}")
-    else:
-        summary |= _write_lines(records, order, out, data, config)
-        print(f"{_sentence(summary, config)}{_compared(summary, data, config)}.", file=sys.stderr)
-    if config.json:
-        write(config.json, (json.dumps(summary, indent=2) + "\n").encode(), config.overwrite)
+    with ExitStack() as files:  # which take their places at the end, all at once: until then the same command goes on
+        if data.kind == "image":
+            assert out
+            written = _write_images(records, order, out, task, data, config, files)
+            said, stream = f"{_sentence(summary, config)}: {' '.join(map(str, written))}", sys.stdout
+        else:
+            summary |= _write_lines(records, order, out, data, config, files)
+            said, stream = f"{_sentence(summary, config)}{_compared(summary, data, config)}.", sys.stderr
+        if config.json:
+            files.enter_context(replacing(config.json, config.overwrite)).write((json.dumps(summary, indent=2) + "\n").encode())
+    print(said, file=stream)
 
 
 def _draw(config: SampleConfig, trained: Trained, sampler: Sampler, task: Task, beside: Path, kept: bool) -> Records:
@@ -227,36 +229,43 @@ def _compared(summary: dict[str, Any], data: Dataset, config: SampleConfig) -> s
 # ---------------------------------------------------------------- files
 
 
-def _write_lines(records: Records, order: np.ndarray, out: Path | None, data: Dataset, config: SampleConfig) -> dict[str, int]:
+def _write_lines(
+    records: Records, order: np.ndarray, out: Path | None, data: Dataset, config: SampleConfig, files: ExitStack
+) -> dict[str, int]:
     """Writes lines, to stdout or to a file with the nats of each in a file beside it; counts where they stand, if the data is there."""
     places = {line: split for split in ("valid", "test", "train") for line in data.decode(None, data.splits[split])}
     counts: dict[str, int] = dict.fromkeys(("in_train", "in_valid", "in_test", "new"), 0)
-    with ExitStack() as files:
-        lines = files.enter_context(writing(out, config.overwrite)) if out else sys.stdout.buffer
-        beside = _nats_beside(out) if out else None
-        nats = files.enter_context(writing(beside, config.overwrite)) if beside else None
-        for rows in records.read(order):
-            drawn = data.decode(None, rows["values"])
-            for line in drawn:
-                counts[f"in_{places[line]}" if line in places else "new"] += 1
-            lines.write(as_text(drawn, rows["nats"] if config.nats else None))
-            if nats:
-                nats.write(b"".join(b"%.4f\n" % value for value in rows["nats"]))
-        lines.flush()
+    lines = files.enter_context(replacing(out, config.overwrite)) if out else sys.stdout.buffer
+    beside = _nats_beside(out) if out else None
+    nats = files.enter_context(replacing(beside, config.overwrite)) if beside else None
+    for rows in records.read(order):
+        drawn = data.decode(None, rows["values"])
+        for line in drawn:
+            counts[f"in_{places[line]}" if line in places else "new"] += 1
+        lines.write(as_text(drawn, rows["nats"] if config.nats else None))
+        if nats:
+            nats.write(b"".join(b"%.4f\n" % value for value in rows["nats"]))
+    lines.flush()
     return counts if places else {}
 
 
-def _write_images(records: Records, order: np.ndarray, out: Path, task: Task, data: Dataset, config: SampleConfig) -> list[Path]:
+def _write_images(
+    records: Records, order: np.ndarray, out: Path, task: Task, data: Dataset, config: SampleConfig, files: ExitStack
+) -> list[Path]:
     """Writes a sheet of the first images, and all of them with their nats as a compressed NPZ beside it."""
-    everything = out.with_suffix(".npz")
-    with writing(everything, config.overwrite) as file:
-        records.save_npz(file, order, "images")
+    everything, overwrite = out.with_suffix(".npz"), config.replaces("out")
+    records.save_npz(files.enter_context(replacing(everything, overwrite)), order, "images")
+    files.enter_context(replacing(out, overwrite)).write(_sheet(records, order, task, data, config))
+    return [out, everything]
+
+
+def _sheet(records: Records, order: np.ndarray, task: Task, data: Dataset, config: SampleConfig) -> bytes:
+    """The picture of the first images, or of completions in rows."""
     if task.given is None:
         shown = next(records.read(order, SHOWN))["values"]
         real = data.splits[config.split][choose(data, config.split, len(shown), config.seed)]
         beside = {f"{len(real)} images of {config.split}": real} if len(real) else {}
-        write(out, plots.sheet({f"{len(shown)} samples": shown} | beside), config.overwrite)
-        return [out, everything]
+        return plots.sheet({f"{len(shown)} samples": shown} | beside)
     columns = min(task.each, COLUMNS, len(order))
     rows = []
     for numbers in _in_rows(order, task, columns)[:ROWS]:
@@ -264,8 +273,7 @@ def _write_images(records: Records, order: np.ndarray, out: Path, task: Task, da
         drawn = next(records.read(numbers))["values"]
         truth = None if task.index is None else plots.paint(y, np.ones_like(known))
         rows.append((plots.paint(np.where(known, y, np.nan), known), plots.paint(drawn, np.broadcast_to(known, drawn.shape)), truth))
-    write(out, plots.completions(rows, columns), config.overwrite)
-    return [out, everything]
+    return plots.completions(rows, columns)
 
 
 def _in_rows(order: np.ndarray, task: Task, columns: int) -> list[np.ndarray]:

@@ -1,12 +1,10 @@
 """Files and folders that survive a kill at any moment, and two processes at once; and results, which replace nothing of the user's.
 
-A result is a file that the user names, or that stands beside one. The rule for all of them: an existing file that this program did not
-write is not overwritten without --overwrite. What it wrote is known by a record in the same folder, which needs no home and moves along.
+A result is a file that a command writes for the user. The rule for all of them: a file that the user names, or that stands beside one, is
+replaced only with --overwrite if it exists; what rgen names itself is rgen's, and replaced.
 """
 
-import hashlib
 import io
-import json
 import os
 import secrets
 import shutil
@@ -27,17 +25,18 @@ except ImportError:  # not on Windows, where nobody is kept out
     fcntl = None
 
 NEW = ".new"  # behind the name of a file that is being written
-RECORD = ".rgen-written"  # in each folder with results: a line for each, the SHA-256 of its content and its name
 
 
 @contextmanager
-def replacing(path: Path, ready: Callable[[Path, Path], None] = lambda new, path: None) -> Iterator[IO[bytes]]:
+def replacing(path: Path, overwrite: bool = True) -> Iterator[IO[bytes]]:
     """A file to write to, which takes the place of `path` when all is written: it is as it was or whole, never in between.
 
     A link stays, and what it points to is replaced; a file keeps its mode. What `is_special` is written to.
 
     Args:
-      ready: is called with the whole new file and the one whose place it takes. If it raises, both stay.
+      overwrite: whether a file that is there is replaced.
+    Raises:
+      InputError: there is one, and it stays; what was written stays too, under another name.
     """
     if is_special(path):
         with naming(path), _through(path) as file:
@@ -55,14 +54,15 @@ def replacing(path: Path, ready: Callable[[Path, Path], None] = lambda new, path
             new.unlink(missing_ok=True)
             raise
         if path.exists():
+            if not overwrite:
+                raise InputError(f"'{path}' was written by another program in the meantime and stays as it is. The result is in '{new}'.")
             shutil.copymode(path, new)
-        ready(new, path)
         new.replace(path)
 
 
-def replace(path: Path, content: bytes) -> None:
+def replace(path: Path, content: bytes, overwrite: bool = True) -> None:
     """Writes a file as `replacing` does."""
-    with replacing(path) as file:
+    with replacing(path, overwrite) as file:
         file.write(content)
 
 
@@ -92,17 +92,18 @@ def is_special(path: Path) -> bool:
 # ---------------------------------------------------------------- results
 
 
-def check_results(results: Iterable[tuple[str, Path | None]], overwrite: bool) -> None:
+def check_results(results: Iterable[tuple[str, Path | None]], replaces: Callable[[str], bool]) -> None:
     """What is asked before the work: can these files be written, and would nothing of the user's be lost?
 
     Args:
       results: (the option that names it, or what it stands beside; the file, or None if there is none).
-      overwrite: whether the user's files may be replaced too.
+      replaces: whether a file that exists is replaced, by its option.
     Raises:
       InputError: not so.
     """
     options: dict[Path, str] = {}
-    for option, path in results:
+    for name, path in results:
+        option = f"--{name}"
         if path is None or (is_special(path) and not path.is_dir()):
             continue
         real = _real(path)
@@ -113,45 +114,8 @@ def check_results(results: Iterable[tuple[str, Path | None]], overwrite: bool) -
             raise InputError(f"{both} would write '{path}' twice; give two files.")
         options[real] = option
         _try(option, path, real)
-        if not overwrite and is_foreign(path):
-            raise InputError(
-                f"{option} would replace '{path}', which is there already and is not as rgen wrote it. "
-                f"Give another file with {option}, or --overwrite to replace this one."
-            )
-
-
-def is_foreign(path: Path) -> bool:
-    """Whether there is a file that is not as this program wrote it."""
-    path = _real(path)
-    if not path.exists():
-        return False
-    try:
-        return _entry(path.name, path) not in _entries(path.with_name(RECORD))
-    except OSError:  # it cannot be read
-        return True
-
-
-@contextmanager
-def writing(path: Path, overwrite: bool) -> Iterator[IO[bytes]]:
-    """A result to write to, as with `replacing`; it is recorded as written by this program.
-
-    Raises:
-      InputError: since `check_results` the user has put a file there. It stays, and so does the result, under another name.
-    """
-
-    def ready(new: Path, path: Path) -> None:
-        if not overwrite and is_foreign(path):
-            raise InputError(f"'{path}' was written by another program in the meantime and is left as it is. The result is in '{new}'.")
-        _record(path, new)  # before it is there: a kill between the two must not make it the user's
-
-    with replacing(path, ready) as file:
-        yield file
-
-
-def write(path: Path, content: bytes, overwrite: bool) -> None:
-    """Writes a result as `writing` does."""
-    with writing(path, overwrite) as file:
-        file.write(content)
+        if real.exists() and not replaces(name):
+            raise InputError(f"{option} would replace '{path}', which exists already. Give another file, or --overwrite to replace it.")
 
 
 def _try(option: str, path: Path, real: Path) -> None:
@@ -165,29 +129,6 @@ def _try(option: str, path: Path, real: Path) -> None:
             new.unlink()
     except OSError as error:
         raise InputError(f"{option} is '{path}', which cannot be written: {error.strerror}. Give another file.") from None
-
-
-def _record(path: Path, content: Path) -> None:
-    """Where it cannot be kept, --overwrite is asked for the next time."""
-    record, entry = path.with_name(RECORD), _entry(path.name, content)
-    with suppress(OSError):
-        if entry not in _entries(record):
-            with open(record, "a", encoding="ascii", opener=_no_link) as file:
-                file.write(entry + "\n")
-
-
-def _entry(name: str, content: Path) -> str:
-    with content.open("rb") as file:
-        return json.dumps([hashlib.file_digest(file, "sha256").hexdigest(), name])
-
-
-def _entries(record: Path) -> list[str]:
-    return record.read_text(encoding="ascii", errors="replace").splitlines() if record.is_file() else []
-
-
-def _no_link(path: str, flags: int) -> int:
-    """Opens nothing but a file: what is appended to a record goes nowhere else, and waits for nobody."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
 
 
 # ---------------------------------------------------------------- paths and processes

@@ -6,7 +6,6 @@ metrics.jsonl   a line every --log-every steps, and one for each validation
 checkpoints/    the newest training states; STEP.damaged is one that was damaged, kept aside
 best/           parameters with the least validation nats so far, and those before them
 curves.png, samples.png (samples.txt for text)
-.rgen-written   what of these, and of other results here, is as it was written: rgen.host.files
 tensorboard/    the metrics once more, if --tensorboard asks for it
 """
 
@@ -25,7 +24,7 @@ from rgen.choices import PREFIX
 from rgen.config import TrainConfig, from_json, to_json
 from rgen.data import Dataset, stored
 from rgen.errors import InputError, command
-from rgen.host.files import NEW, RECORD, is_foreign, lock, naming, replace, write
+from rgen.host.files import NEW, lock, naming, replace
 from rgen.pretrained import Source
 from rgen.runs.checkpoint import Checkpoints, Unwritable, free
 from rgen.sequence import SequenceModel
@@ -79,7 +78,8 @@ class Run:
             self._keep_out()
             self._check(config)
             return True
-        if self.folder.exists() and any(path.name not in ("lock", RECORD) and path.suffix != NEW for path in self.folder.iterdir()):
+        leftovers = ("lock", ".rgen-written")  # the second of earlier versions
+        if self.folder.exists() and any(path.name not in leftovers and path.suffix != NEW for path in self.folder.iterdir()):
             raise InputError(f"{self.folder} is not empty and holds no run; choose another --run folder.")
         return False
 
@@ -102,13 +102,6 @@ class Run:
         """On stderr, if this process speaks for all."""
         if self.writes:
             print(sentence, file=sys.stderr)
-
-    def show(self, path: Path, content: bytes) -> None:
-        """Writes curves or samples. A file of the user's in their place stays, and training goes on without them."""
-        if is_foreign(path):
-            self.say(f"{path} is not as rgen wrote it, and is left as it is; move it away, and it is written again.")
-        else:
-            write(path, content, overwrite=True)
 
     def _keep_out(self) -> None:
         self._lock = (self.folder / "lock").open("a")

@@ -9,6 +9,7 @@ import numpy as np
 from rgen import devices, sampling, scoring
 from rgen.fast import InnerLoop
 from rgen.host import plots
+from rgen.host.files import replace
 from rgen.host.progress import Progress
 from rgen.models import fitting_batch
 from rgen.runs.checkpoint import Checkpoints
@@ -91,7 +92,7 @@ class Sketch:
         if self.run.writes:
             image = self.data.kind == "image"
             content = plots.sheet({"16 samples": drawn}) if image else as_text(self.data.decode(None, drawn))
-            self.run.show(self.run.samples_file(self.data.kind), content)
+            replace(self.run.samples_file(self.data.kind), content)
         return state
 
 

@@ -11,6 +11,7 @@ from rgen import devices
 from rgen.config import TrainConfig
 from rgen.errors import InputError
 from rgen.host import plots
+from rgen.host.files import replace
 from rgen.host.progress import Progress
 from rgen.host.signals import Signals
 from rgen.runs.checkpoint import Checkpoints, Unwritable
@@ -96,7 +97,7 @@ def go_on(setting: Setting, state: State, checkpoints: Checkpoints, best: Checkp
             checkpoints.wait()
             best.wait()
         if run.writes:
-            run.show(run.folder / "curves.png", plots.curves(run.metrics()))
+            replace(run.folder / "curves.png", plots.curves(run.metrics()))
     except BrokenPipeError:  # of what is printed; the folder is well
         raise
     except (OSError, Unwritable) as error:

@@ -1,21 +1,24 @@
-"""The options of all commands but training."""
+"""The options of the commands that read what was trained."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rgen.choices import ALGORITHMS, FORMS, NETWORKS, Split, Timed, TimedForm
+from rgen.choices import Split
 from rgen.config import checks
-from rgen.config.presets import PRESETS
-from rgen.errors import InputError, nearest
+from rgen.errors import InputError
 
 
 @dataclass(frozen=True)
-class _Writes:
+class Writes:
     """What is written."""
 
     overwrite: bool = field(default=False, kw_only=True)
-    """Replace files that are there even if they are not as rgen wrote them."""
+    """Replace the files that the other options name, if they exist."""
+
+    def replaces(self, option: str) -> bool:
+        """Whether a file that exists is replaced: with --overwrite, or if rgen names it, since the option that would is left out."""
+        return self.overwrite or getattr(self, option) is None
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class _Trained:
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(_Writes, _Trained):
+class EvaluateConfig(Writes, _Trained):
     """Exact held-out nats of a trained run, beside what simple counting reaches on the same sequences."""
 
     split: Split = "test"
@@ -63,7 +66,7 @@ class EvaluateConfig(_Writes, _Trained):
 
 
 @dataclass(frozen=True)
-class SampleConfig(_Writes, _Trained):
+class SampleConfig(Writes, _Trained):
     """Draw sequences from a trained run, or complete known ones. Interrupted, the same command goes on where it stopped."""
 
     count: int = 64
@@ -139,13 +142,13 @@ class SampleConfig(_Writes, _Trained):
 
 
 @dataclass(frozen=True)
-class ReportConfig(_Writes):
+class ReportConfig(Writes):
     """Compare runs on one HTML page that holds all its pictures: curves, samples, nats, rates, and what differs in the configurations."""
 
     run: tuple[Path, ...]
     """Folders of the runs. Test nats are shown of those with a RUN/test.json, which `rgen evaluate --json` writes."""
-    out: Path = Path("report.html")
-    """The page."""
+    out: Path | None = None
+    """The page; None: report.html."""
 
     def __post_init__(self) -> None:
         if not self.run:
@@ -154,7 +157,7 @@ class ReportConfig(_Writes):
 
 
 @dataclass(frozen=True)
-class InsideConfig(_Writes, _Trained):
+class InsideConfig(Writes, _Trained):
     """Look inside a trained run, in one picture: where the nats are lost, which layers learn and when, what each head reads."""
 
     split: Split = "test"
@@ -170,76 +173,6 @@ class InsideConfig(_Writes, _Trained):
         checks.types(self)
         checks.at_least(self, 1, "count", "devices")
         checks.at_most(self, checks.DEEPEST, "devices")
-
-
-@dataclass(frozen=True)
-class BenchmarkConfig(_Writes):
-    """Time MAML, first-order MAML, Reptile, scoring and sampling side by side: every combination of the first six options."""
-
-    network: tuple[str, ...] = ("text-mlp", "lstm-block")
-    """Networks, with their default sizes, all of which learns; or presets, with their networks, rates and what learns."""
-    algorithm: tuple[Timed, ...] = ALGORITHMS
-    """Meta-gradients: maml, first-order-maml, reptile; score, as evaluation does; and sample, which draws sequences."""
-    form: tuple[TimedForm, ...] = FORMS
-    """Forms of the inner loop: direct, dual; and kept or folded, the dual form with the taps of all layers kept to the end or folded into
-    weights, where dual leaves that to the cost model."""
-    meta_batch: tuple[int, ...] = (8,)
-    """Sequences in an outer step."""
-    length: tuple[int, ...] = (128,)
-    """Inner steps in a sequence; for images, pixels of the smallest square that has as many."""
-    devices: tuple[int, ...] = ()
-    """Over how many devices the sequences are spread; on CPUs, the cores are made into the largest of these numbers. None: as for other
-    commands."""
-    target: tuple[str, ...] = ()
-    """Instead of running, compile for accelerators that need not be there: tpu-v5e, tpu-v5p, tpu-v6e, h100; tpu-v5e:4 for four of them; or
-    for cpu, this machine. Says whether it fits, and how many kernels an inner step launches."""
-    fit: bool = False
-    """With --target: the largest meta-batch that fits, in place of --meta-batch."""
-    original: Path | None = None
-    """Time the original program too, in turn with ours: the folder of a checkout of github.com/unixpickle/reptile-gen. Prints how
-    many times as fast ours is, over --repeats rounds."""
-    original_python: Path = Path("python3")
-    """With --original: a Python in which torch can be imported."""
-    repeats: int = 3
-    """Timed runs of each, alternating with the others; the median counts."""
-    profile: bool = False
-    """Also show where the time of each goes, by kind of XLA operation, summed over threads."""
-    json: Path | None = None
-    """Write the rows to this file."""
-    out: Path | None = None
-    """The picture; None: benchmark.png."""
-
-    def __post_init__(self) -> None:
-        checks.types(self)
-        for name in self.network:
-            if name not in NETWORKS and name not in PRESETS:
-                raise InputError(f"There is no network '{name}'. {nearest(name, (*NETWORKS, *PRESETS))}")
-            if name not in NETWORKS and PRESETS[name][1].fast and "reptile" in self.algorithm:
-                raise InputError(f"Of the preset '{name}' only a part learns, and Reptile needs all. Give --algorithm maml sample.")
-        for option in ("network", "algorithm", "form", "meta_batch", "length"):
-            if not getattr(self, option):
-                raise InputError(f"{checks.flag(option)} needs at least one value.")
-        for option in ("meta_batch", "length", "devices"):
-            if min(getattr(self, option), default=1) < 1:
-                raise InputError(f"{checks.flag(option)} is {min(getattr(self, option))}; it must be at least 1.")
-        checks.at_least(self, 1, "repeats")
-        checks.at_most(self, checks.DEEPEST, "devices")
-        if self.fit and not self.target:
-            raise InputError("--fit asks what fits an accelerator; name it with --target, as in --target tpu-v5e.")
-        idle = [option for option in ("profile", "out", "devices", "original") if getattr(self, option)]
-        if self.target and idle:
-            raise InputError(f"With --target nothing is run; leave out {checks.flag(idle[0])}.")
-        if self.original:
-            self._check_original([option for option in idle if option != "original"])
-
-    def _check_original(self, idle: list[str]) -> None:
-        if idle:
-            raise InputError(f"--original and {checks.flag(idle[0])} cannot be used together; choose one.")
-        for option, has in (("network", ("text-mlp", "lstm-block", "siren")), ("algorithm", ("maml", "reptile"))):
-            if others := set(getattr(self, option)) - set(has):
-                raise InputError(f"{checks.flag(option)} is {min(others)}, and with --original it must be of {', '.join(has)}.")
-        if max(self.length) > 784 and self.network != ("text-mlp",):
-            raise InputError(f"--length is {max(self.length)}; the original's images have 784 pixels.")
 
 
 @dataclass(frozen=True)
