@@ -68,13 +68,13 @@ def from_config(config: TrainConfig, data: Dataset) -> SequenceModel:
     model = configured(config, data.shape, data.symbols, end)
     if config.fast is not None:
         try:
-            template(model, data)
+            parameter_shapes(model, data)
         except ValueError as error:
             raise InputError(f"--fast: {error}") from None
     return model
 
 
-def template(model: SequenceModel, data: Dataset) -> Any:
+def parameter_shapes(model: SequenceModel, data: Dataset) -> Any:
     """Shapes of the model's parameters."""
     x = np.zeros(2 if data.kind == "image" else (), np.int32)  # a pixel's row and column, or a place in a line
     return jax.eval_shape(lambda key: model.init(key, x), jax.random.key(0))
@@ -88,13 +88,18 @@ def fitting_batch(model: SequenceModel, data: Dataset, budget: float = 1e9) -> i
     """
     loop = model if isinstance(model, InnerLoop) else None
     most = 4096 if loop and isinstance(loop.form, Dual) and hardware().platform != "cpu" else 256
-    fast = numbers(template(model, data)) if loop and isinstance(loop.form, Direct) else 0
+    fast = count_numbers(parameter_shapes(model, data)) if loop and isinstance(loop.form, Direct) else 0
     return max(1, min(most, int(budget / (3 * 4 * (data.length + fast)))))
 
 
-def numbers(params: Any) -> int:
+def count_numbers(params: Any) -> int:
     """How many numbers a tree of arrays, or of their shapes, has."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def by_path(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their places in it, as params/init/logits/bias."""
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def check_training_fits(config: TrainConfig, model: SequenceModel, data: Dataset) -> None:
@@ -103,10 +108,10 @@ def check_training_fits(config: TrainConfig, model: SequenceModel, data: Dataset
     Counted is what must be there at the same time, so that nothing is refused that could work: the parameters with Adam's two moments and
     the gradient; outputs, weights and nats of the meta-batch; and what the reverse sweep reads: taps of a micro-batch, and foreseen inputs.
     """
-    there, shapes, length, batch = total_memory(), template(model, data), data.length, config.meta_batch
-    state, row = 4 * 4 * numbers(shapes), 4 * 3
+    there, shapes, length, batch = total_memory(), parameter_shapes(model, data), data.length, config.meta_batch
+    state, row = 4 * 4 * count_numbers(shapes), 4 * 3
     require_memory(
-        state, f"A network of {numbers(shapes):,} parameters", "Give smaller sizes, as --width, or a smaller --max-length.", there
+        state, f"A network of {count_numbers(shapes):,} parameters", "Give smaller sizes, as --width, or a smaller --max-length.", there
     )
     taps, known, together = 0, 0, batch
     if isinstance(model, InnerLoop) and isinstance(model.form, Dual) and config.algorithm != "reptile":

@@ -20,7 +20,7 @@ from test_resume import at_step
 
 from rgen import training
 from rgen.commands import train as train_command
-from rgen.data import stored
+from rgen.data import archive
 from rgen.errors import InputError
 from rgen.runs import checkpoint
 from rgen.runs.checkpoint import Checkpoints
@@ -144,7 +144,7 @@ def test_what_cannot_be_read_now_is_not_damaged(where, copied, monkeypatch):
         if where == "files":
             patch.setattr(checkpoint.Path, "read_bytes", fail)
         if where == "data":
-            patch.setattr(stored.np, "load", fail)
+            patch.setattr(archive.np, "load", fail)
         what = r"data\.npz" if where == "data" else "step 4"
         with pytest.raises(InputError, match=rf"{what} .*cannot be read now .*Input/output error.* [Rr]un the same command again"):
             training.train(dataclasses.replace(TINY, run=copied, resume=True))

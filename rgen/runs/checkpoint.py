@@ -20,7 +20,7 @@ from orbax.checkpoint import v1 as ocp
 
 import rgen
 from rgen.errors import InputError
-from rgen.pretrained import by_path
+from rgen.models import by_path
 
 PLAIN = re.compile(r"[\w .,+=@~#-]*")  # names of folders that Orbax reads as they are; it globs some others and splits at colons
 LEFT = (".orbax-checkpoint-tmp", ".removed")  # in the names of what a kill leaves half written or half removed
