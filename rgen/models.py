@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from rgen import networks
-from rgen.choices import RateKind
+from rgen.choices import GENERATOR, RateKind
 from rgen.config import TrainConfig
 from rgen.data import Dataset
 from rgen.errors import InputError
@@ -74,10 +74,15 @@ def from_config(config: TrainConfig, data: Dataset) -> SequenceModel:
     return model
 
 
-def parameter_shapes(model: SequenceModel, data: Dataset) -> Any:
-    """Shapes of the model's parameters."""
+def init(model: SequenceModel, data: Dataset, seed: int) -> Any:
+    """Parameters before training, a function of the seed."""
     x = np.zeros(2 if data.kind == "image" else (), np.int32)  # a pixel's row and column, or a place in a line
-    return jax.eval_shape(lambda key: model.init(key, x), jax.random.key(0))
+    return model.init(jax.random.key(seed, impl=GENERATOR), x)
+
+
+def parameter_shapes(model: SequenceModel, data: Dataset) -> Any:
+    """What `init` returns, without the numbers."""
+    return jax.eval_shape(lambda: init(model, data, 0))
 
 
 def fitting_batch(model: SequenceModel, data: Dataset, budget: float = 1e9) -> int:

@@ -70,7 +70,7 @@ def test_what_would_work_is_not_refused(name, changes, monkeypatch):
     asked = preset(name, **changes, meta_batch=4)
     given = lines(16) if name.startswith("text") else dataclasses.replace(images(6), order=asked.order)
     model, optimizer = models.from_config(asked, given), training.make_optimizer(asked)
-    state = training.init_state(model, given, optimizer, 0)
+    state = training.init_state(models.init(model, given, 0), optimizer)
     step = training.make_step(model, asked.algorithm, optimizer).lower(state, given.batch(0, 0, 4), 0.0)
     memory: Any = step.compile().memory_analysis()
     allocated = memory.temp_size_in_bytes + memory.argument_size_in_bytes

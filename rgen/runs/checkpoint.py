@@ -77,6 +77,14 @@ class Checkpoints:
             self._try(step, response.result)
             self._try(step, self._prune)
 
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Waits as `wait` does, unless it is left by an error."""
+        if kind is None:
+            self.wait()
+
     def _try(self, step: int, call: Callable[[], Any]) -> Any:
         try:
             return call()

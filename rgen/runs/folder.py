@@ -95,7 +95,7 @@ class Run:
             self._keep_out()
             if self.exists():
                 raise InputError(f"Another process has just begun a run in {self.folder}; choose another --run folder.")
-            self.record(config)
+            replace(self.config_file, to_json(config).encode())
         if content is not None:
             replace(self.data_file, content)
 
