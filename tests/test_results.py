@@ -21,11 +21,11 @@ from rgen.host.files import RECORD, check_results, is_foreign, write
 from rgen.runs.folder import Run
 from rgen.sampling import export, film
 from rgen.timing import limits, original, targets
-from rgen.timing.benchmark import Row
+from rgen.timing.benchmark import Timing
 from runs import ROOT, contents
 
 MINE = b"the user's own work\n"
-ROWS = [Row("siren", "maml", "dual", 1, 4, 1, 1.0, 4.0, 1.0, 0, 1.0, 1.0, 1.0, 0.5)]
+ROWS = [Timing("siren", "maml", "dual", 1, 4, 1, 1.0, 4.0, 1.0, 0, 1.0, 1.0, 1.0, 0.5)]
 
 
 class Case(NamedTuple):

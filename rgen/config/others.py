@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rgen.choices import ALGORITHMS, FORMS, NETWORKS, Split, Timed, TimedForm
-from rgen.config import checks
+from rgen.config import validation as checks
 from rgen.config.presets import PRESETS
 from rgen.errors import InputError, nearest
 
