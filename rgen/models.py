@@ -93,11 +93,11 @@ def fitting_batch(model: SequenceModel, data: Dataset, budget: float = 1e9) -> i
     """
     loop = model if isinstance(model, InnerLoop) else None
     most = 4096 if loop and isinstance(loop.form, Dual) and hardware().platform != "cpu" else 256
-    fast = count_numbers(parameter_shapes(model, data)) if loop and isinstance(loop.form, Direct) else 0
+    fast = numbers(parameter_shapes(model, data)) if loop and isinstance(loop.form, Direct) else 0
     return max(1, min(most, int(budget / (3 * 4 * (data.length + fast)))))
 
 
-def count_numbers(params: Any) -> int:
+def numbers(params: Any) -> int:
     """How many numbers a tree of arrays, or of their shapes, has."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
@@ -114,9 +114,9 @@ def check_training_fits(config: TrainConfig, model: SequenceModel, data: Dataset
     the gradient; outputs, weights and nats of the meta-batch; and what the reverse sweep reads: taps of a micro-batch, and foreseen inputs.
     """
     there, shapes, length, batch = total_memory(), parameter_shapes(model, data), data.length, config.meta_batch
-    state, row = 4 * 4 * count_numbers(shapes), 4 * 3
+    state, row = 4 * 4 * numbers(shapes), 4 * 3
     require_memory(
-        state, f"A network of {count_numbers(shapes):,} parameters", "Give smaller sizes, as --width, or a smaller --max-length.", there
+        state, f"A network of {numbers(shapes):,} parameters", "Give smaller sizes, as --width, or a smaller --max-length.", there
     )
     taps, known, together = 0, 0, batch
     if isinstance(model, InnerLoop) and isinstance(model.form, Dual) and config.algorithm != "reptile":

@@ -35,6 +35,7 @@ def train(config: TrainConfig) -> Run:
       InputError: the configuration, the data or the folder cannot be used, or the loss is no longer finite.
       SystemExit: stopped by a signal, see `rgen.host.signals`, after a checkpoint.
     """
+    optimizer = make_optimizer(config)
     run = Run(config.run, writes=devices.is_first(), board=config.tensorboard)
     try:
         # nothing is written before all is known to fit; the other processes wait here until the first one has made the folder
@@ -43,8 +44,9 @@ def train(config: TrainConfig) -> Run:
         model = models.from_config(config, data)
         models.check_training_fits(config, model, data)
         experiment = Experiment(config, run, data, model, models.fitting_batch(model, data))
-        optimizer = make_optimizer(config)
-        state = init_state(models.init(model, data, config.seed), optimizer, timed=config.minutes is not None)
+        params = models.init(model, data, config.seed)
+        state = init_state(params, optimizer, timed=config.minutes is not None)
+        del params  # the state has its own copy, and changes it in place
         if run.writes:
             run.make(config, data)
             devices.largest(goes_on)
