@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from rgen import networks
-from rgen.choices import RateKind
+from rgen.choices import GENERATOR, RateKind
 from rgen.config import TrainConfig
 from rgen.data import Dataset
 from rgen.errors import InputError
@@ -67,16 +67,21 @@ def from_config(config: TrainConfig, data: Dataset) -> SequenceModel:
     model = configured(config, data.shape, data.symbols, end)
     if config.fast is not None:
         try:
-            template(model, data)
+            parameter_shapes(model, data)
         except ValueError as error:
             raise InputError(f"--fast: {error}") from None
     return model
 
 
-def template(model: SequenceModel, data: Dataset) -> Any:
-    """Shapes of the model's parameters."""
+def init(model: SequenceModel, data: Dataset, seed: int) -> Any:
+    """Parameters before training, a function of the seed."""
     x = np.zeros(2 if data.kind == "image" else (), np.int32)  # a pixel's row and column, or a place in a line
-    return jax.eval_shape(lambda key: model.init(key, x), jax.random.key(0))
+    return model.init(jax.random.key(seed, impl=GENERATOR), x)
+
+
+def parameter_shapes(model: SequenceModel, data: Dataset) -> Any:
+    """What `init` returns, without the numbers."""
+    return jax.eval_shape(lambda: init(model, data, 0))
 
 
 def fitting_batch(model: SequenceModel, data: Dataset, budget: float = 1e9) -> int:
@@ -87,7 +92,7 @@ def fitting_batch(model: SequenceModel, data: Dataset, budget: float = 1e9) -> i
     """
     loop = model if isinstance(model, InnerLoop) else None
     most = 4096 if loop and isinstance(loop.form, Dual) and hardware().platform != "cpu" else 256
-    fast = numbers(template(model, data)) if loop and isinstance(loop.form, Direct) else 0
+    fast = numbers(parameter_shapes(model, data)) if loop and isinstance(loop.form, Direct) else 0
     return max(1, min(most, int(budget / (3 * 4 * (data.length + fast)))))
 
 
@@ -102,13 +107,18 @@ def check_network_fits(shapes: Any, copies: int) -> None:
     require_memory(4 * copies * size, f"A network of {size:,} parameters", remedy, total_memory())
 
 
+def by_path(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their places in it, as params/init/logits/bias."""
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
 def check_training_fits(config: TrainConfig, model: SequenceModel, data: Dataset) -> None:
     """Raises InputError where an outer step needs more memory than there is, before anything of its size is made.
 
     Counted is what must be there at the same time, so that nothing is refused that could work: the parameters with Adam's two moments and
     the gradient; outputs, weights and nats of the meta-batch; and what the reverse sweep reads: taps of a micro-batch, and foreseen inputs.
     """
-    there, shapes, length, batch = total_memory(), template(model, data), data.length, config.meta_batch
+    there, shapes, length, batch = total_memory(), parameter_shapes(model, data), data.length, config.meta_batch
     check_network_fits(shapes, copies=4)
     taps, known, together = 0, 0, batch  # bytes of a step of each sequence, and of all; sequences whose taps are kept
     if isinstance(model, InnerLoop) and isinstance(model.form, Dual) and config.algorithm != "reptile":

@@ -161,7 +161,7 @@ def _embed_pixel(x: jax.Array, shape: tuple[int, int], features: int) -> jax.Arr
     return jnp.concatenate([embed(x[0], shape[0], features, name="row"), embed(x[1], shape[1], features, name="column")])
 
 
-class LSTMBlocks(nn.Module):
+class LSTMBlockNetwork(nn.Module):
     """The original's MNIST model: `depth` LSTM blocks between LayerNorms."""
 
     shape: tuple[int, int] = (28, 28)
@@ -280,7 +280,7 @@ class HeadsNetwork(nn.Module):
 NETWORKS: dict[str, tuple[Literal["text", "image"], Any]] = {
     "text-mlp": ("text", TextMLP),
     "text-heads": ("text", HeadsNetwork),
-    "lstm-block": ("image", LSTMBlocks),
+    "lstm-block": ("image", LSTMBlockNetwork),
     "siren": ("image", Siren),
     "gated": ("image", Gated),
     "image-heads": ("image", HeadsNetwork),

@@ -54,9 +54,8 @@ def last_state(folder: Path) -> training.State:
     run = Run(folder)
     data = run.data()
     config = run.config()
-    begun = training.init_state(
-        models.from_config(config, data), data, training.make_optimizer(config), seed=0, timed=config.minutes is not None
-    )
+    params = models.init(models.from_config(config, data), data, 0)
+    begun = training.init_state(params, training.make_optimizer(config), timed=config.minutes is not None)
     return run.training().load(run.training().steps()[0], begun, BOOKKEEPING)
 
 

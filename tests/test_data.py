@@ -24,7 +24,7 @@ from sklearn.datasets import load_digits
 
 from rgen import data
 from rgen.choices import SPLITS
-from rgen.data import DataError, images, official, stored, text
+from rgen.data import DataError, archive, images, official, text
 
 LINES = [b"alpha", b"beta", b"a line longer than the others", b"gamma", b"delta", b"epsilon", b"zeta", b"eta", b"theta", b"iota"]
 BINARIZED = {"train": 6, "validation": 2, "test": 3}
@@ -384,11 +384,11 @@ def test_static_pixels_are_drawn_once_and_dynamic_ones_anew_for_training_only(tm
     expected = load_digits(return_X_y=True)[0][data.cut(1797, 0.1, 0)["train"][0]] / 16
     np.testing.assert_allclose(np.concatenate(anew).mean(0), expected, atol=0.2)
     np.testing.assert_array_equal(dynamic.sequences("train", [0]).y[0], static.splits["train"][0].reshape(-1))
-    stored.save(dynamic, tmp_path / "data.npz")
-    again = stored.restore(tmp_path / "data.npz")
+    (tmp_path / "data.npz").write_bytes(archive.to_npz(dynamic))
+    again = archive.from_npz(tmp_path / "data.npz")
     np.testing.assert_array_equal(again.batch(3, 4, 8).y, dynamic.batch(3, 4, 8).y)
-    stored.save(static, tmp_path / "data.npz")
-    np.testing.assert_array_equal(stored.restore(tmp_path / "data.npz").batch(3, 4, 8).y, static.batch(3, 4, 8).y)
+    (tmp_path / "data.npz").write_bytes(archive.to_npz(static))
+    np.testing.assert_array_equal(archive.from_npz(tmp_path / "data.npz").batch(3, 4, 8).y, static.batch(3, 4, 8).y)
 
 
 # MNIST, from files of a few images each

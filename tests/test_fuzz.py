@@ -115,7 +115,7 @@ def equal(ours, theirs) -> bool:
 def test_any_damage_to_a_run_is_a_sentence_or_harmless(deep, which, kind, where, by, trained):
     """At any place of any file, half the time of those beside the checkpoints: what loads is a network that was saved, never another."""
     whole = load_run(trained)
-    best, like = Run(trained).best(), models.template(whole.model, whole.data)
+    best, like = Run(trained).best(), models.parameter_shapes(whole.model, whole.data)
     saved = [best.load(step, like) for step in best.steps()]
     with tempfile.TemporaryDirectory() as folder:
         run = Path(shutil.copytree(trained, Path(folder) / "run"))

@@ -71,7 +71,7 @@ def test_what_would_work_is_not_refused(name, changes, monkeypatch):
     asked = preset(name, **changes, meta_batch=4)
     given = lines(16) if name.startswith("text") else dataclasses.replace(images(6), order=asked.order)
     model, optimizer = models.from_config(asked, given), training.make_optimizer(asked)
-    state = training.init_state(model, given, optimizer, 0)
+    state = training.init_state(models.init(model, given, 0), optimizer)
     step: Any = training.make_step(model, asked.algorithm, optimizer)
     step = step.lower(state, given.batch(0, 0, 4), 0.0)
     memory: Any = step.compile().memory_analysis()

@@ -20,12 +20,12 @@ from test_resume import at_step
 
 from rgen import training
 from rgen.commands import train as train_command
-from rgen.data import stored
+from rgen.data import archive
 from rgen.errors import InputError
 from rgen.runs import checkpoint
 from rgen.runs.checkpoint import Checkpoints
 from rgen.runs.folder import Run, load_run
-from rgen.training.budget import Awake
+from rgen.training.budget import AwakeClock
 from runs import ROOT, TINY, contents, last_state
 
 OLD = sorted((ROOT / "tests" / "old_runs").glob("*.zip"))
@@ -144,9 +144,9 @@ def test_what_cannot_be_read_now_is_not_damaged(where, copied, monkeypatch):
         if where == "files":
             patch.setattr(checkpoint.Path, "read_bytes", fail)
         if where == "data":
-            patch.setattr(stored.np, "load", fail)
+            patch.setattr(archive.np, "load", fail)
         what = r"data\.npz" if where == "data" else "step 4"
-        with pytest.raises(InputError, match=rf"{what} .*cannot be read now .*Input/output error.* [Rr]un the same command again"):
+        with pytest.raises(InputError, match=rf"{what},? .*cannot be read now .*Input/output error.* [Rr]un the same command again"):
             training.train(dataclasses.replace(TINY, run=copied, resume=True))
     assert contents(copied) == before
 
@@ -200,14 +200,14 @@ def test_a_run_whose_folder_is_lost_is_saved_elsewhere(case, trained, tmp_path, 
 
 def test_time_in_which_the_process_is_stopped_is_left_out():
     times = iter([0.0, 1.5, 3.0, 50.0, 51.0])
-    clock = Awake(now=lambda: next(times))
+    clock = AwakeClock(now=lambda: next(times))
     assert [clock() for _ in range(4)] == [1.5, 3.0, 3.0, 4.0] and clock.stopped == 47
 
 
 STOPPED = """
 import time
-from rgen.training.budget import awake
-began, clock, before = time.monotonic(), awake(), awake()()
+from rgen.training.budget import process_clock
+began, clock, before = time.monotonic(), process_clock(), process_clock()()
 print("ready", flush=True)
 input()
 print(clock() - before < time.monotonic() - began - 2, clock.stopped > 2)

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from rgen import data, training
-from rgen.data import DataError, known, pictures
+from rgen.data import DataError, conditioning, pictures
 from rgen.data.images import Images
 from rgen.errors import InputError
 from rgen.runs.folder import load_run
@@ -150,7 +150,7 @@ def test_pictures_are_read_as_viewers_show_them(orientation, kind, tmp_path):
     picture = picture if kind == "I;16" else picture.convert(kind)
     (picture if way is None else picture.transpose(way)).save(tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(pictures.read(tmp_path / "a.png", 255).grey, WHITE[0] * 255)
-    np.testing.assert_array_equal(known.picture(Images({"train": WHITE}), tmp_path / "a.png").y, 1 - WHITE[0])
+    np.testing.assert_array_equal(conditioning.picture(Images({"train": WHITE}), tmp_path / "a.png").y, 1 - WHITE[0])
 
 
 def test_what_is_damaged_in_exif_turns_nothing(tmp_path, recwarn):
@@ -205,7 +205,7 @@ def test_of_several_frames_the_first_is_read_and_the_others_are_said(end, tmp_pa
     everything = {image.tobytes() for split in loaded.splits.values() for image in split}
     assert WHITE[1].tobytes() in everything and sum(map(len, loaded.splits.values())) == 31
     with pytest.raises(DataError, match="has 3 frames, pages or layers; save one of them"):
-        known.picture(Images({"train": WHITE}), path)
+        conditioning.picture(Images({"train": WHITE}), path)
 
 
 FOLDERS = {"Train": slice(6, 26), "validation": slice(26, 30), "test": slice(6)}

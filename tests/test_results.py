@@ -19,11 +19,11 @@ from rgen.host.files import check_results, replace, replacing
 from rgen.runs.folder import Run
 from rgen.sampling import export, film
 from rgen.timing import limits, original, targets
-from rgen.timing.benchmark import Row
+from rgen.timing.benchmark import Timing
 from runs import ROOT, TINY, contents
 
 MINE = b"the user's own work\n"
-ROWS = [Row("siren", "maml", "dual", 1, 4, 1, 1.0, 4.0, 1.0, 0, 1.0, 1.0, 1.0, 0.5)]
+ROWS = [Timing("siren", "maml", "dual", 1, 4, 1, 1.0, 4.0, 1.0, 0, 1.0, 1.0, 1.0, 0.5)]
 
 
 class Case(NamedTuple):

@@ -195,7 +195,7 @@ def test_what_a_run_leaves(trained):
 def test_the_learned_rates_and_the_weights_both_move(trained):
     run = Run(trained)
     data = load_run(trained).data
-    begun = training.init_state(models.from_config(TINY, data), data, training.make_optimizer(TINY), seed=0).params
+    begun = models.init(models.from_config(TINY, data), data, seed=0)
     moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), begun, last_state(trained).params)
     assert all(change > 0 for change in jax.tree.leaves(moved))
     assert run.best().steps()[0] in (2, 4)

@@ -17,7 +17,7 @@ from PIL import Image, ImageSequence
 from rgen import training
 from rgen.commands import sample
 from rgen.config import SampleConfig, TrainConfig
-from rgen.data import DataError, known
+from rgen.data import DataError, conditioning
 from rgen.data.images import Images
 from rgen.data.text import Text
 from rgen.errors import InputError
@@ -118,8 +118,8 @@ def test_other_options_do_not_go_on_with_what_is_there(tmp_path):
     assert len(again) == 3
     np.testing.assert_array_equal(again.nats(2), [0, 1])
     arrays = [np.arange(4), np.ones(4)]
-    assert records.fingerprint(arrays) == records.fingerprint([a.copy() for a in arrays])
-    assert records.fingerprint(arrays) != records.fingerprint([arrays[0], arrays[1] + 1e-12])
+    assert records.digest(arrays) == records.digest([a.copy() for a in arrays])
+    assert records.digest(arrays) != records.digest([arrays[0], arrays[1] + 1e-12])
 
 
 def test_lines_and_their_nats_in_order(lines, tmp_path, capsys):
@@ -189,7 +189,7 @@ IMAGES = Images({"train": np.zeros((1, 4, 6), np.uint8)})
 
 def test_parts_of_images():
     def share(name):
-        return known.part(IMAGES, name, 50, 0)
+        return conditioning.part(IMAGES, name, 50, 0)
 
     assert share("top")[7].tolist() == [[True] * 6] * 2 + [[False] * 6] * 2
     assert share("right")[7].tolist() == [[False] * 3 + [True] * 3] * 4
@@ -206,27 +206,30 @@ def test_pictures(tmp_path):
     rgba[2] = [128, 128, 128, 255]
     for values in (rgba, np.repeat([200, 65535, 32768, 40000], 6).reshape(4, 6).astype(np.uint16)):
         Image.fromarray(values).save(tmp_path / "some.png")
-        y, is_known = known.picture(IMAGES, tmp_path / "some.png")
+        y, is_known = conditioning.picture(IMAGES, tmp_path / "some.png")
         assert is_known.tolist() == [[True] * 6] * 2 + [[False] * 6] * 2
         assert y[0].all() and not y[1].any()
 
 
 LINES = Text({"train": np.zeros((1, 6), np.uint8)})
 BAD_PARTS = {
-    "prompt of images": (lambda folder: known.prompt(IMAGES, "a"), "this run was trained on images"),
-    "no prompt": (lambda folder: known.prompt(LINES, ""), "The prompt has 0 bytes; this run's lines have 1 to 5"),
-    "long prompt": (lambda folder: known.prompt(LINES, "abcdef"), "The prompt has 6 bytes"),
-    "NUL": (lambda folder: known.prompt(LINES, "a\0b"), "The prompt has 3 bytes and a NUL among them"),
-    "part of a line": (lambda folder: known.part(LINES, "top", 1, 0), "this run was trained on text"),
-    "no such part": (lambda folder: known.part(IMAGES, "tob", 1, 0), "no part 'tob' of an image. Perhaps you meant top"),
-    "no share": (lambda folder: known.part(IMAGES, "random", 1, 0), "comes the known share"),
-    "bad share": (lambda folder: known.part(IMAGES, "random:1.5", 1, 0), "from 0 to 1"),
-    "share nan": (lambda folder: known.part(IMAGES, "random:nan", 1, 0), "from 0 to 1"),
-    "no file": (lambda folder: known.picture(IMAGES, folder / "no.png"), "cannot be read: No such file"),
-    "folder": (lambda folder: known.picture(IMAGES, folder), "cannot be read"),
-    "no picture": (lambda folder: known.picture(IMAGES, _write(folder / "a.png", b"text")), "not a picture"),
-    "cut": (lambda folder: known.picture(IMAGES, _write(folder / "a.png", _png((6, 4))[:20])), "not a picture, or a damaged one"),
-    "size": (lambda folder: known.picture(IMAGES, _write(folder / "a.png", _png((5, 4)))), "has 5 by 4 pixels; this run's have 6 by 4"),
+    "prompt of images": (lambda folder: conditioning.prompt(IMAGES, "a"), "this run was trained on images"),
+    "no prompt": (lambda folder: conditioning.prompt(LINES, ""), "The prompt has 0 bytes; this run's lines have 1 to 5"),
+    "long prompt": (lambda folder: conditioning.prompt(LINES, "abcdef"), "The prompt has 6 bytes"),
+    "NUL": (lambda folder: conditioning.prompt(LINES, "a\0b"), "The prompt has 3 bytes and a NUL among them"),
+    "part of a line": (lambda folder: conditioning.part(LINES, "top", 1, 0), "this run was trained on text"),
+    "no such part": (lambda folder: conditioning.part(IMAGES, "tob", 1, 0), "no part 'tob' of an image. Perhaps you meant top"),
+    "no share": (lambda folder: conditioning.part(IMAGES, "random", 1, 0), "comes the known share"),
+    "bad share": (lambda folder: conditioning.part(IMAGES, "random:1.5", 1, 0), "from 0 to 1"),
+    "share nan": (lambda folder: conditioning.part(IMAGES, "random:nan", 1, 0), "from 0 to 1"),
+    "no file": (lambda folder: conditioning.picture(IMAGES, folder / "no.png"), "cannot be read: No such file"),
+    "folder": (lambda folder: conditioning.picture(IMAGES, folder), "cannot be read"),
+    "no picture": (lambda folder: conditioning.picture(IMAGES, _write(folder / "a.png", b"text")), "not a picture"),
+    "cut": (lambda folder: conditioning.picture(IMAGES, _write(folder / "a.png", _png((6, 4))[:20])), "not a picture, or a damaged one"),
+    "size": (
+        lambda folder: conditioning.picture(IMAGES, _write(folder / "a.png", _png((5, 4)))),
+        "has 5 by 4 pixels; this run's have 6 by 4",
+    ),
 }
 
 

@@ -53,12 +53,12 @@ def parse(name: str, arguments: list[str] | None = None, program: str | None = N
     import tyro
 
     from rgen import config
-    from rgen.config import checks
+    from rgen.config import validation
 
     arguments = sys.argv[1:] if arguments is None else arguments
     if name == "train":
         config.choose_preset(arguments)
-    checks.words(options_of(name), arguments)
+    validation.words(options_of(name), arguments)
     if name != "train":
         return tyro.cli(options_of(name), args=arguments, prog=program)
     return tyro.extras.overridable_config_cli(config.PRESETS, args=arguments, prog=program)

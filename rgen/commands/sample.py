@@ -14,7 +14,7 @@ import numpy as np
 
 from rgen import devices, play
 from rgen.config import SampleConfig
-from rgen.data import Dataset, known
+from rgen.data import Dataset, conditioning
 from rgen.errors import InputError
 from rgen.host import plots
 from rgen.host.files import check_results, is_special, replace, replacing, temporary
@@ -24,7 +24,7 @@ from rgen.likelihood import Decoding
 from rgen.models import fitting_batch
 from rgen.runs.folder import Trained, load_run
 from rgen.sampling import Sampler, batches, export, film, make_sampler
-from rgen.sampling.records import Records, as_text, fingerprint
+from rgen.sampling.records import Records, as_text, digest
 from rgen.scoring import choose, score_all
 from rgen.sequence import Given
 
@@ -60,14 +60,14 @@ class Task:
 def make_task(config: SampleConfig, data: Dataset) -> Task:
     """What is given by --prompt or --complete. Raises InputError if it does not fit the data."""
     if config.prompt is not None:
-        return Task(Given(*(a[None] for a in known.prompt(data, config.prompt))), each=sys.maxsize)
+        return Task(Given(*(a[None] for a in conditioning.prompt(data, config.prompt))), each=sys.maxsize)
     if config.complete is None:
         return Task()
     if config.complete.lower().endswith(".png"):
-        return Task(Given(*(a[None] for a in known.picture(data, Path(config.complete)))), each=sys.maxsize)
+        return Task(Given(*(a[None] for a in conditioning.picture(data, Path(config.complete)))), each=sys.maxsize)
     each = 1 if config.belief else config.each or 4
     count, size = math.ceil((config.belief or config.count) / each), len(data.splits[config.split])
-    mask = known.part(data, config.complete, count, config.seed)
+    mask = conditioning.part(data, config.complete, count, config.seed)
     if count > size:
         raise InputError(
             f"--count {config.count} with --each {each} completes {count} images, and {config.split} has {size}. "
@@ -176,9 +176,9 @@ def _write(records: Records, config: SampleConfig, trained: Trained, task: Task,
 
 def _draw(config: SampleConfig, trained: Trained, sampler: Sampler, task: Task, beside: Path, kept: bool) -> Records:
     """Draws until there are `--count` records, going on where an earlier call with the same options was stopped if they were `kept`."""
-    given = None if task.given is None else fingerprint(task.given)
+    given = None if task.given is None else digest(task.given)
     about = {
-        "parameters": fingerprint(jax.tree.leaves(trained.params)),
+        "parameters": digest(jax.tree.leaves(trained.params)),
         "seed": config.seed,
         "decoding": sampler.decoding,
         "given": given,

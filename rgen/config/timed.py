@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rgen.choices import ALGORITHMS, FORMS, NETWORKS, Timed, TimedForm
-from rgen.config import checks
+from rgen.config import validation
 from rgen.config.presets import PRESETS
 from rgen.config.trained import Writes
 from rgen.errors import InputError, nearest
@@ -48,7 +48,7 @@ class BenchmarkConfig(Writes):
     """The picture; None: benchmark.png."""
 
     def __post_init__(self) -> None:
-        checks.types(self)
+        validation.types(self)
         for name in self.network:
             if name not in NETWORKS and name not in PRESETS:
                 raise InputError(f"There is no network '{name}'. {nearest(name, (*NETWORKS, *PRESETS))}")
@@ -56,25 +56,25 @@ class BenchmarkConfig(Writes):
                 raise InputError(f"Of the preset '{name}' only a part learns, and Reptile needs all. Give --algorithm maml sample.")
         for option in ("network", "algorithm", "form", "meta_batch", "length"):
             if not getattr(self, option):
-                raise InputError(f"{checks.flag(option)} needs at least one value.")
+                raise InputError(f"{validation.flag(option)} needs at least one value.")
         for option in ("meta_batch", "length", "devices"):
             if min(getattr(self, option), default=1) < 1:
-                raise InputError(f"{checks.flag(option)} is {min(getattr(self, option))}; it must be at least 1.")
-        checks.at_least(self, 1, "repeats")
-        checks.at_most(self, checks.DEEPEST, "devices")
+                raise InputError(f"{validation.flag(option)} is {min(getattr(self, option))}; it must be at least 1.")
+        validation.at_least(self, 1, "repeats")
+        validation.at_most(self, validation.DEEPEST, "devices")
         if self.fit and not self.target:
             raise InputError("--fit asks what fits an accelerator; name it with --target, as in --target tpu-v5e.")
         idle = [option for option in ("profile", "out", "devices", "original") if getattr(self, option)]
         if self.target and idle:
-            raise InputError(f"With --target nothing is run; leave out {checks.flag(idle[0])}.")
+            raise InputError(f"With --target nothing is run; leave out {validation.flag(idle[0])}.")
         if self.original:
             self._check_original([option for option in idle if option != "original"])
 
     def _check_original(self, idle: list[str]) -> None:
         if idle:
-            raise InputError(f"--original and {checks.flag(idle[0])} cannot be used together; choose one.")
+            raise InputError(f"--original and {validation.flag(idle[0])} cannot be used together; choose one.")
         for option, has in (("network", ("text-mlp", "lstm-block", "siren")), ("algorithm", ("maml", "reptile"))):
             if others := set(getattr(self, option)) - set(has):
-                raise InputError(f"{checks.flag(option)} is {min(others)}, and with --original it must be of {', '.join(has)}.")
+                raise InputError(f"{validation.flag(option)} is {min(others)}, and with --original it must be of {', '.join(has)}.")
         if max(self.length) > 784 and self.network != ("text-mlp",):
             raise InputError(f"--length is {max(self.length)}; the original's images have 784 pixels.")

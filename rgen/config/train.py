@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rgen.choices import Algorithm, Binarize, FormName, InnerLoss, Network, Optimizer, Order, RateKind, Schedule
-from rgen.config import checks
+from rgen.config import validation
 from rgen.errors import InputError
 
 
@@ -134,16 +134,16 @@ class TrainConfig:
     """Besides these, keep the checkpoint of every so many outer steps."""
 
     def __post_init__(self) -> None:
-        checks.types(self)
-        checks.folders("run", self.run)
-        checks.at_least(self, 1, "steps", "meta_batch", "reduce", "log_every", "eval_every", "keep", "keep_every", "devices")
-        checks.at_least(self, 0, "warmup", "eval_count", "weight_decay", "context")
-        checks.seeds(self, "seed", "split_seed")
-        checks.at_least(self, 2, "max_length")
-        checks.positive(self, "inner_rate", "outer_rate", "muon_rms", "clip", "held_out", "minutes")
-        checks.at_least(self, 1, "chunk", "micro_batch")
-        checks.at_most(self, checks.WIDEST, "width", "widths", "features", "heads", "keys")
-        checks.at_most(self, checks.DEEPEST, "depth", "context", "devices")
+        validation.types(self)
+        validation.folders("run", self.run)
+        validation.at_least(self, 1, "steps", "meta_batch", "reduce", "log_every", "eval_every", "keep", "keep_every", "devices")
+        validation.at_least(self, 0, "warmup", "eval_count", "weight_decay", "context")
+        validation.seeds(self, "seed", "split_seed")
+        validation.at_least(self, 2, "max_length")
+        validation.positive(self, "inner_rate", "outer_rate", "muon_rms", "clip", "held_out", "minutes")
+        validation.at_least(self, 1, "chunk", "micro_batch")
+        validation.at_most(self, validation.WIDEST, "width", "widths", "features", "heads", "keys")
+        validation.at_most(self, validation.DEEPEST, "depth", "context", "devices")
         if not 0 < self.beta2 < 1:
             raise InputError(f"--beta2 is {self.beta2}; it must lie between 0 and 1.")
         if self.optimizer != "muon" and self.muon_rms != type(self).muon_rms:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rgen.choices import Split
-from rgen.config import checks
+from rgen.config import validation
 from rgen.errors import InputError
 
 
@@ -59,10 +59,10 @@ class EvaluateConfig(Writes, _Trained):
     """On CPUs: how many devices the cores are made into. None: one for each core."""
 
     def __post_init__(self) -> None:
-        checks.types(self)
-        checks.at_least(self, 1, "count", "batch", "devices")
-        checks.at_most(self, checks.DEEPEST, "devices")
-        checks.seeds(self, "seed")
+        validation.types(self)
+        validation.at_least(self, 1, "count", "batch", "devices")
+        validation.at_most(self, validation.DEEPEST, "devices")
+        validation.seeds(self, "seed")
 
 
 @dataclass(frozen=True)
@@ -116,16 +116,16 @@ class SampleConfig(Writes, _Trained):
     """On CPUs: how many devices the cores are made into. None: one for each core."""
 
     def __post_init__(self) -> None:
-        checks.types(self)
-        checks.at_least(self, 1, "count", "batch", "each", "devices", "top_k")
-        checks.at_most(self, checks.DEEPEST, "devices")
-        checks.at_least(self, 0, "belief")
+        validation.types(self)
+        validation.at_least(self, 1, "count", "batch", "each", "devices", "top_k")
+        validation.at_most(self, validation.DEEPEST, "devices")
+        validation.at_least(self, 0, "belief")
         if self.belief > 16:
             raise InputError(f"--belief is {self.belief}; at most 16 sequences fit into a picture.")
-        checks.seeds(self, "seed")
+        validation.seeds(self, "seed")
         together = [option for option in ("prompt", "complete", "export", "page") if getattr(self, option) is not None]
         if len(together) > 1:
-            raise InputError(f"{' and '.join(map(checks.flag, together))} cannot be used together; choose one.")
+            raise InputError(f"{' and '.join(map(validation.flag, together))} cannot be used together; choose one.")
         if self.each is not None and (self.complete is None or self.complete.lower().endswith(".png")):
             raise InputError("--each is about the images of a split; use it with --complete and a part of them, or leave it out.")
         if self.belief and (self.export or self.page):
@@ -133,12 +133,12 @@ class SampleConfig(Writes, _Trained):
         idle = [option for option in ("json", "sort", "nats") if getattr(self, option)]
         if idle and (self.belief or self.export or self.page):
             raise InputError(
-                f"{checks.flag(idle[0])} is about samples, and with --belief, --export or --page none are written; leave it out."
+                f"{validation.flag(idle[0])} is about samples, and with --belief, --export or --page none are written; leave it out."
             )
         changed = ["temperature"] if self.temperature != 1 else []
         changed += [option for option in ("top_k", "top_p", "min_p") if getattr(self, option) is not None]
         if changed and self.page:
-            raise InputError(f"The page draws from the network's own probabilities; leave out {checks.flag(changed[0])}.")
+            raise InputError(f"The page draws from the network's own probabilities; leave out {validation.flag(changed[0])}.")
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class ReportConfig(Writes):
     def __post_init__(self) -> None:
         if not self.run:
             raise InputError("--run needs the folder of at least one run.")
-        checks.folders("run", *self.run)
+        validation.folders("run", *self.run)
 
 
 @dataclass(frozen=True)
@@ -170,9 +170,9 @@ class InsideConfig(Writes, _Trained):
     """On CPUs: how many devices the cores are made into. None: one for each core."""
 
     def __post_init__(self) -> None:
-        checks.types(self)
-        checks.at_least(self, 1, "count", "devices")
-        checks.at_most(self, checks.DEEPEST, "devices")
+        validation.types(self)
+        validation.at_least(self, 1, "count", "devices")
+        validation.at_most(self, validation.DEEPEST, "devices")
 
 
 @dataclass(frozen=True)
@@ -187,6 +187,6 @@ class CheckConfig:
     """Seed of the initialization and of the outputs."""
 
     def __post_init__(self) -> None:
-        checks.types(self)
-        checks.at_least(self, 1, "steps")
-        checks.seeds(self, "seed")
+        validation.types(self)
+        validation.at_least(self, 1, "steps")
+        validation.seeds(self, "seed")

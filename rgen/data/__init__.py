@@ -6,6 +6,7 @@ each split, and sequences made of them.
 
 import dataclasses
 import difflib
+import hashlib
 import math
 import os
 from collections.abc import Sequence as Many
@@ -20,6 +21,7 @@ from rgen.sequence import Sequence
 
 IMAGES = ("digits", "mnist", "binarized-mnist")
 NAMES = ("listing", *IMAGES)
+BLOCK = 65_536  # sequences
 
 
 class DataError(InputError):
@@ -89,6 +91,14 @@ class Dataset:
             raise DataError(f"The seed and the step of a batch cannot be negative; they are {seed} and {step}.")
         rng = np.random.default_rng([seed, step])
         return self.sequences("train", rng.integers(len(self.splits["train"]), size=size), rng)
+
+    def fingerprint(self) -> str:
+        """A digest of all splits: the same of the same sequences in the same order."""
+        digest = hashlib.sha256()
+        for split in SPLITS:
+            for start in range(0, len(self.splits[split]), BLOCK):
+                digest.update(self.rows(split, slice(start, start + BLOCK)).tobytes())
+        return digest.hexdigest()
 
     def decode(self, x: Any, y: Any) -> Any:
         """The way back from inputs x [B, T, ...] or [1, T, ...], and outputs y [B, T]: B images, or B lines."""

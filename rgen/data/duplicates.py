@@ -18,7 +18,7 @@ def also_in_train(splits: Mapping[str, np.ndarray], what: str) -> tuple[str, ...
     return (f"{what.capitalize()} that stand in train too: {said}; --deduplicate drops what comes twice.",) if said else ()
 
 
-def kept(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def first_of_each(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Indices of what is left if no sequence comes twice, the first of each.
 
     Args:

@@ -56,7 +56,7 @@ class Images(Dataset):
         if rng is not None:
             return rng.permuted(raster, axis=1)
         generators = (np.random.default_rng([self.split_seed, SPLITS.index(split), row]) for row in rows)
-        return np.array([own.permutation(self.length) for own in generators], np.int64).reshape(raster.shape)
+        return np.array([generator.permutation(self.length) for generator in generators], np.int64).reshape(raster.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +145,7 @@ def load(name: str, options: Options, *, data_dir: str | os.PathLike[str] | None
     likely = {part: chances(grey, white, options.reduce) for part, grey in found.items()}
     del found
     if options.deduplicate:
-        rows = duplicates.kept({part: options.compared(values) for part, values in likely.items()})
+        rows = duplicates.first_of_each({part: options.compared(values) for part, values in likely.items()})
         many = sum(len(values) - len(rows[part]) for part, values in likely.items())
         likely = {part: values[rows[part]] for part, values in likely.items()}
         notes += (f"Images dropped, since they came twice: {many:,}.",) * (many > 0)

@@ -65,8 +65,8 @@ def load(data_dir: str | os.PathLike[str] | None, *, download: bool) -> tuple[Sp
     if data_dir is not None:
         builder.folder = Path(data_dir)
         official.in_folder(builder.folder)  # checked even if not needed any more: a wrong folder must not pass in silence
-    elif not _there(builder) and _there(own := _open("mnist")):
-        return read(own, {"train": "train", "test": "test"}), ("Images in the order of tensorflow-datasets' own mnist.",)
+    elif not _there(builder) and _there(shuffled := _open("mnist")):
+        return read(shuffled, {"train": "train", "test": "test"}), ("Images in the order of tensorflow-datasets' own mnist.",)
     elif not _there(builder) and not download:
         raise DataError(
             f"MNIST is not in {str(home())!r} and must be downloaded: allow that with --download. "

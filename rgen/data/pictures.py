@@ -18,7 +18,11 @@ NOT_OPENED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
 """What Pillow opens with the help of other programs only, or not at all."""
 IGNORED = ("thumbs.db", "desktop.ini", "__macosx")
 """What systems leave in folders, beside hidden files."""
-OWN = {"train": ("train", "x_train", "training"), "valid": ("valid", "val", "validation", "x_valid", "x_val"), "test": ("test", "x_test")}
+SPLIT_NAMES = {
+    "train": ("train", "x_train", "training"),
+    "valid": ("valid", "val", "validation", "x_valid", "x_val"),
+    "test": ("test", "x_test"),
+}
 """How a folder or array is named that is a split of its own."""
 WHITES = (2**8 - 1, 2**16 - 1, 2**31 - 1)  # of integers of 32 bits
 BITS, PHOTOMETRIC = 258, 262  # tags of TIFF
@@ -30,7 +34,7 @@ def is_images(path: str | os.PathLike[str]) -> bool:
 
 
 def load(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """The grey values uint8 [N, H, W], from 0 for black to 255 for white, of each split of its own (see OWN), or of all as ""; and notes.
+    """The grey values uint8 [N, H, W], 0 black to 255 white, of each split of its own (see SPLIT_NAMES), or of all as ""; and notes.
 
     Raises:
       DataError: there are no such images, or they cannot be used.
@@ -49,8 +53,8 @@ def by_split(names: Iterable[str], path: Path, what: str) -> dict[str, str]:
       DataError: train or test is missing, or two are the same split.
     """
     names, found = list(names), {}
-    for split, known in OWN.items():
-        mine = [name for name in names if name.lower() in known]
+    for split, its_names in SPLIT_NAMES.items():
+        mine = [name for name in names if name.lower() in its_names]
         if len(mine) > 1:
             raise DataError(f"{str(path)!r} has the {what} {' and '.join(mine)}, which are the same split; leave one of them.")
         if mine:
@@ -148,11 +152,11 @@ def _folder(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     suffixes = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind not in NOT_OPENED}
     try:
         files = sorted(_files(path, ()))
-        own = by_split((entry.name for entry in path.iterdir() if entry.is_dir()), path, "folders")
+        folders = by_split((entry.name for entry in path.iterdir() if entry.is_dir()), path, "folders")
     except OSError as error:
         raise DataError(f"The folder {error.filename!r} cannot be read: {error.strerror}.") from error
     pictures = [file for file in files if file.suffix.lower() in suffixes]
-    roots = {split: path / name for split, name in own.items()} or {"": path}
+    roots = {split: path / name for split, name in folders.items()} or {"": path}
     groups = {split: [file for file in pictures if root in file.parents] for split, root in roots.items()}
     others = Counter(file.suffix.lower() or "no suffix" for file in files if file.suffix.lower() not in suffixes)
     others = ", ".join(f"{end}: {count:,}" for end, count in others.most_common(5))
@@ -164,7 +168,7 @@ def _folder(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
                 + " ".join(notes)
             )
     if beside := len(pictures) - sum(map(len, groups.values())):
-        notes.append(f"Left out of {str(path)!r}: {beside:,} pictures that are not in its folders {', '.join(own.values())}.")
+        notes.append(f"Left out of {str(path)!r}: {beside:,} pictures that are not in its folders {', '.join(folders.values())}.")
     if inner := {file.parent for group in groups.values() for file in group} - set(roots.values()):
         notes.append(f"Pictures are read from {len(inner):,} folders inside, whose names, as of classes, are not used.")
     found, more = {}, Counter()

@@ -107,7 +107,7 @@ def from_content(
     require_memory(len(used) * width, f"A table of {len(used):,} lines of {width:,} bytes", "Give a smaller --max-length.")
     filled = len(used)
     if deduplicate:
-        used = used[duplicates.kept({"": table(symbols, starts[used], shorter[used], width)})[""]]
+        used = used[duplicates.first_of_each({"": table(symbols, starts[used], shorter[used], width)})[""]]
     splits = {
         name: table(symbols, starts[used[rows]], shorter[used[rows]], width) for name, rows in cut(len(used), held_out, split_seed).items()
     }

@@ -9,7 +9,6 @@ card.md       data, command, nats, licence
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import sys
@@ -30,7 +29,6 @@ from rgen.errors import InputError, nearest
 from rgen.sequence import SequenceModel
 
 HERE = Path(__file__).parent
-BLOCK = 65_536  # sequences
 
 
 def folder_of(run: str) -> Path | None:
@@ -67,7 +65,7 @@ def load(folder: Path, source: Source, needs_data: bool) -> tuple[TrainConfig, D
     about = json.loads((folder / "about.json").read_text())
     data = _load_data(PREFIX + folder.name, config, about, source, needs_data)
     model = models.from_config(config, data)
-    return config, data, model, _load_params(folder / "weights.npz", models.template(model, data)), about["step"]
+    return config, data, model, _load_params(folder / "weights.npz", models.parameter_shapes(model, data)), about["step"]
 
 
 def pack(folder: Path, config: TrainConfig, data: Dataset, params: Any, step: int, test: dict[str, float | int], half: bool) -> None:
@@ -78,25 +76,12 @@ def pack(folder: Path, config: TrainConfig, data: Dataset, params: Any, step: in
       half: whether weights are kept in half precision.
     """
     folder.mkdir()
-    arrays: dict[str, Any] = {name: np.asarray(leaf).astype(np.float16 if half else np.float32) for name, leaf in by_path(params).items()}
+    dtype = np.float16 if half else np.float32
+    arrays: dict[str, Any] = {name: np.asarray(leaf).astype(dtype) for name, leaf in models.by_path(params).items()}
     np.savez_compressed(folder / "weights.npz", **arrays)
     (folder / "config.json").write_text(to_json(config))
-    about = {"step": step, "shape": data.shape, "sequences": _sizes(data), "sha256": fingerprint(data), "test": test}
+    about = {"step": step, "shape": data.shape, "sequences": _sizes(data), "sha256": data.fingerprint(), "test": test}
     (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n")
-
-
-def fingerprint(data: Dataset) -> str:
-    """A digest of all splits."""
-    digest = hashlib.sha256()
-    for split in SPLITS:
-        for start in range(0, len(data.splits[split]), BLOCK):
-            digest.update(data.rows(split, slice(start, start + BLOCK)).tobytes())
-    return digest.hexdigest()
-
-
-def by_path(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by their places in it, as params/init/logits/bias."""
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _load_data(name: str, config: TrainConfig, about: dict[str, Any], source: Source, needed: bool) -> Dataset:
@@ -112,7 +97,7 @@ def _load_data(name: str, config: TrainConfig, about: dict[str, Any], source: So
     folder = source.data_dir and Path(source.data_dir)
     where = dataclasses.replace(config, data=os.fspath(source.data or config.data), data_dir=folder, download=source.download)
     data = data_sets.from_config(where)  # says itself what to give, unless MNIST was prepared here before
-    if fingerprint(data) != about["sha256"]:
+    if data.fingerprint() != about["sha256"]:
         print(
             f"This is not the data that {name} was trained on: {_say(_sizes(data))} sequences here, {_say(about['sequences'])} there. "
             "What is held out here may have been trained on.",
@@ -138,11 +123,11 @@ def _without_data(config: TrainConfig, shape: tuple[int, ...]) -> Dataset:
 
 def _load_params(path: Path, like: Any) -> Any:
     with np.load(path) as file:
-        stored = {name: file[name] for name in file.files}
-    wanted = {name: leaf.shape for name, leaf in by_path(like).items()}
-    if wanted != {name: array.shape for name, array in stored.items()}:
+        found = {name: file[name] for name in file.files}
+    wanted = {name: leaf.shape for name, leaf in models.by_path(like).items()}
+    if wanted != {name: array.shape for name, array in found.items()}:
         raise InputError(f"The weights in {path} do not fit the network of this version of rgen; install it anew.")
-    leaves = [stored[name].astype(leaf.dtype) for name, leaf in by_path(like).items()]
+    leaves = [found[name].astype(leaf.dtype) for name, leaf in models.by_path(like).items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 

@@ -20,7 +20,7 @@ from orbax.checkpoint import v1 as ocp
 
 import rgen
 from rgen.errors import InputError
-from rgen.pretrained import by_path
+from rgen.models import by_path
 
 PLAIN = re.compile(r"[\w .,+=@~#-]*")  # names of folders that Orbax reads as they are; it globs some others and splits at colons
 LEFT = (".orbax-checkpoint-tmp", ".removed")  # in the names of what a kill leaves half written or half removed
@@ -76,6 +76,14 @@ class Checkpoints:
             self._writing = None
             self._try(step, response.result)
             self._try(step, self._prune)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Waits as `wait` does, unless it is left by an error."""
+        if kind is None:
+            self.wait()
 
     def _try(self, step: int, call: Callable[[], Any]) -> Any:
         try:

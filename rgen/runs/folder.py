@@ -22,7 +22,7 @@ from rgen import data as data_sets
 from rgen import models, pretrained
 from rgen.choices import PREFIX
 from rgen.config import TrainConfig, from_json, to_json
-from rgen.data import Dataset, stored
+from rgen.data import Dataset, archive
 from rgen.errors import InputError, command
 from rgen.host.files import NEW, lock, naming, replace
 from rgen.pretrained import Source
@@ -63,7 +63,7 @@ class Run:
 
     def data(self) -> Dataset:
         """The data of the run."""
-        return stored.restore(self.data_file)
+        return archive.from_npz(self.data_file)
 
     def reserve(self, config: TrainConfig) -> bool:
         """Whether a run is here that goes on; keeps other processes out of it. Changes nothing.
@@ -89,14 +89,15 @@ class Run:
         Raises:
           InputError: another process has just begun a run there.
         """
+        content = None if self.data_file.exists() else archive.to_npz(data)
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._lock is None:
             self._keep_out()
             if self.exists():
                 raise InputError(f"Another process has just begun a run in {self.folder}; choose another --run folder.")
-            self.record(config)
-        if not self.data_file.exists():
-            stored.save(data, self.data_file)
+            replace(self.config_file, to_json(config).encode())
+        if content is not None:
+            replace(self.data_file, content)
 
     def say(self, sentence: str) -> None:
         """On stderr, if this process speaks for all."""
@@ -161,7 +162,7 @@ class Run:
         """Whether the file that a configuration names gives the data of the run. Raises DataError as `rgen.data.load`."""
         if config.data in data_sets.NAMES or not self.data_file.exists():
             return False
-        return pretrained.fingerprint(self.data()) == pretrained.fingerprint(data_sets.from_config(config))
+        return self.data().fingerprint() == data_sets.from_config(config).fingerprint()
 
     def config(self) -> TrainConfig:
         return from_json(self.config_file.read_text(errors="replace"), self.config_file)
@@ -257,7 +258,7 @@ def _load_folder(folder: Path) -> Trained:
         raise InputError(f"There is no run in {folder}; make one with {command('train')} PRESET --run {folder}.")
     config, data = run.config(), run.data()
     model = models.from_config(config, data)
-    best = run.best().newest(models.template(model, data), run.say)
+    best = run.best().newest(models.parameter_shapes(model, data), run.say)
     if best is None:
         raise InputError(f"The run in {folder} has no checkpoint yet; go on with {command('train')} PRESET --run {folder} --resume.")
     step, params = best

@@ -86,9 +86,9 @@ def _write_npy(file: zipfile.ZipFile, name: str, dtype: np.dtype, shape: tuple[i
             member.write(part.tobytes())
 
 
-def fingerprint(arrays: Iterable[Array]) -> str:
+def digest(arrays: Iterable[Array]) -> str:
     """A digest of the contents of arrays."""
-    digest = hashlib.sha256()
+    of_all = hashlib.sha256()
     for array in arrays:
-        digest.update(np.asarray(array).tobytes())
-    return digest.hexdigest()
+        of_all.update(np.asarray(array).tobytes())
+    return of_all.hexdigest()

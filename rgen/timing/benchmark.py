@@ -26,7 +26,7 @@ from rgen.timing import limits, profile
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class Timing:
     """One line of the table, and one object of the JSON file."""
 
     network: str
@@ -131,7 +131,7 @@ def settled(call: Callable[[], Any]) -> float:
     return limits.timed(call)
 
 
-def measure(config: BenchmarkConfig, limit: limits.Limits) -> tuple[list[Row], list[str]]:
+def measure(config: BenchmarkConfig, limit: limits.Limits) -> tuple[list[Timing], list[str]]:
     """Times all combinations: (rows, profiles as text if they are asked for).
 
     Those of one network, size and length run in turn, on all numbers of devices, so that a busy machine is busy for all of them.
@@ -154,7 +154,7 @@ def measure(config: BenchmarkConfig, limit: limits.Limits) -> tuple[list[Row], l
                 steps, sequences = meta_batch * length / seconds, meta_batch / seconds
                 share = limit.seconds(work) / seconds
                 cost = (devices, float(seconds), steps, sequences, int(temp), compile_seconds)
-                rows.append(Row(network, algorithm, form, meta_batch, length, *cost, work.flops, work.bytes, float(share)))
+                rows.append(Timing(network, algorithm, form, meta_batch, length, *cost, work.flops, work.bytes, float(share)))
             if config.profile:
                 for (algorithm, form, _), (devices, call, *_) in zip(these, ready):
                     title = f"{network} {algorithm} {form}, B {meta_batch}, T {length}, {devices} devices"
@@ -163,7 +163,7 @@ def measure(config: BenchmarkConfig, limit: limits.Limits) -> tuple[list[Row], l
     return rows, profiles
 
 
-def table(rows: list[Row]) -> str:
+def table(rows: list[Timing]) -> str:
     """The rows as text.
 
     `/ reptile` is the time relative to Reptile of the same network, form and size, `x direct` the speed relative to the direct form;
@@ -187,7 +187,7 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def draw(rows: list[Row]) -> bytes:
+def draw(rows: list[Timing]) -> bytes:
     """A PNG: bars; or, of more than two lengths or meta-batches, how time and memory grow with them."""
     lengths, batches = {row.length for row in rows}, {row.meta_batch for row in rows}
     if max(len(lengths), len(batches)) <= 2:

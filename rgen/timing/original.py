@@ -46,7 +46,7 @@ for line in sys.stdin:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class Comparison:
     """One line of the table, and one object of the JSON file: `seconds` and `original_seconds` of each round, and their ratio's range."""
 
     network: str
@@ -62,7 +62,7 @@ class Row:
     original: str
 
 
-def measure(config: BenchmarkConfig) -> list[Row]:
+def measure(config: BenchmarkConfig) -> list[Comparison]:
     """Times all combinations, `config.repeats` rounds of each: the original once, then each of our forms.
 
     Raises:
@@ -89,7 +89,7 @@ def measure(config: BenchmarkConfig) -> list[Row]:
                 ratios = np.array(original) / seconds
                 about = (network, algorithm, form, meta_batch, length, tuple(seconds), tuple(original))
                 found = (float(ratios.min()), float(np.median(ratios)), float(ratios.max()))
-                rows.append(Row(*about, *found, f"PyTorch {version}, {threads} threads"))
+                rows.append(Comparison(*about, *found, f"PyTorch {version}, {threads} threads"))
     return rows
 
 
@@ -135,7 +135,7 @@ def _tell(asked: IO[str], question: str) -> None:
         pass  # its last words say why
 
 
-def table(rows: list[Row]) -> str:
+def table(rows: list[Comparison]) -> str:
     """The rows as text; seconds are medians."""
     head = f"{'network':<12}{'algorithm':<10}{'form':<8}{'B':>5}{'T':>6}{'rounds':>8}{'original s':>12}{'seconds':>10}"
     lines = [f"{head}   times as fast: {'least':>6}{'median':>8}{'most':>7}   original"]

@@ -61,7 +61,7 @@ MOST = 2**20  # sequences of a device, of which is tried whether they fit
 
 
 @dataclass(frozen=True)
-class Row:
+class Compilation:
     """One line of the table, and one object of the JSON file.
 
     Attributes:
@@ -124,7 +124,7 @@ def described(name: str) -> tuple[Any, ...]:
     return tuple(found.devices[:count])
 
 
-def compile_row(name: str, network: str, algorithm: str, form: str, meta_batch: int, length: int) -> Row:
+def compile_row(name: str, network: str, algorithm: str, form: str, meta_batch: int, length: int) -> Compilation:
     """Compiles one meta-gradient, or the sampler, for a target; sequences are spread as `rgen.devices.shardings` does."""
     target, count = parse(name)
     there = Hardware(target.platform, count, target.memory, second_level_cache())
@@ -143,17 +143,17 @@ def compile_row(name: str, network: str, algorithm: str, form: str, meta_batch: 
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return Row(*about, time.perf_counter() - began, None, None, None, False, None, 0, 0)
+        return Compilation(*about, time.perf_counter() - began, None, None, None, False, None, 0, 0)
     seconds = time.perf_counter() - began
     memory: Any = compiled.memory_analysis()
     sizes = (memory.argument_size_in_bytes, memory.temp_size_in_bytes, memory.generated_code_size_in_bytes)
     found = loops(compiled.as_text() or "")
     kernels = (round(found.forward / length, 1), round(found.backward / length, 1))
     fits = sum(sizes) + memory.output_size_in_bytes <= target.memory
-    return Row(*about, seconds, sizes[0], sizes[1], sizes[2] or None, fits, kernels, found.collectives, found.bytes)
+    return Compilation(*about, seconds, sizes[0], sizes[1], sizes[2] or None, fits, kernels, found.collectives, found.bytes)
 
 
-def largest(name: str, network: str, algorithm: str, form: str, length: int, progress: Progress) -> Row:
+def largest(name: str, network: str, algorithm: str, form: str, length: int, progress: Progress) -> Compilation:
     """The row of the largest meta-batch that fits, a multiple of the devices: four times as many while they fit, then by bisection, to a
     sixteenth.
 
@@ -174,7 +174,7 @@ def largest(name: str, network: str, algorithm: str, form: str, length: int, pro
     return best
 
 
-def measure(config: BenchmarkConfig) -> list[Row]:
+def measure(config: BenchmarkConfig) -> list[Compilation]:
     """Compiles all combinations, for each target."""
     rows = []
     sizes = (None,) if config.fit else config.meta_batch
@@ -190,7 +190,7 @@ def measure(config: BenchmarkConfig) -> list[Row]:
     return rows
 
 
-def table(rows: list[Row]) -> str:
+def table(rows: list[Compilation]) -> str:
     """The rows as text; "kernels" are those launched for each inner step, forward + backward."""
     head = (
         f"{'network':<18}{'algorithm':<18}{'form':<8}{'B':>7}{'T':>7}  {'target':<12}{'compile s':>10}{'arguments MB':>14}{'temp MB':>11}"

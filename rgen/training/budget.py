@@ -10,7 +10,7 @@ from rgen import devices
 from rgen.config import TrainConfig
 
 
-class Awake:
+class AwakeClock:
     """A clock that stands still while the process is stopped, as by Ctrl-Z or by a laptop that sleeps.
 
     It is to be read at least once a second: what is more than `LONGEST` after the time before is no time of ours.
@@ -35,9 +35,9 @@ class Awake:
 
 
 @cache
-def awake() -> Awake:
+def process_clock() -> AwakeClock:
     """The clock of this process; a thread reads it, as an outer step may take longer than a second."""
-    clock = Awake()
+    clock = AwakeClock()
 
     def read() -> None:
         while True:
@@ -53,7 +53,7 @@ class Clock:
     neither does time in which the process is stopped."""
 
     def __init__(self, seconds: float = 0.0, now: Callable[[], float] | None = None):
-        self._now = now or awake()
+        self._now = now or process_clock()
         self._began = self._now() - seconds
 
     def seconds(self) -> float:

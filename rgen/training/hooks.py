@@ -1,25 +1,40 @@
 """What the outer loop does now and then. A hook is called with the step and the state, and returns the state."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from rgen import devices, sampling, scoring
+from rgen.config import TrainConfig
+from rgen.data import Dataset
 from rgen.fast import InnerLoop
 from rgen.host import plots
 from rgen.host.files import replace
 from rgen.host.progress import Progress
-from rgen.models import fitting_batch
 from rgen.runs.checkpoint import Checkpoints
 from rgen.runs.folder import Run
 from rgen.sampling.records import as_text
-from rgen.training.budget import Budget, awake
+from rgen.sequence import SequenceModel
+from rgen.training.budget import Budget, process_clock
 from rgen.training.outer_step import State, Window, inner_norms
-from rgen.training.setting import Setting
 
 Hook = Callable[[int, State], State]
+
+
+class Experiment(NamedTuple):
+    """What training works with: nothing of it changes from step to step.
+
+    Attributes:
+      batch: how many sequences are scored or sampled at once.
+    """
+
+    config: TrainConfig
+    run: Run
+    data: Dataset
+    model: SequenceModel
+    batch: int
 
 
 class Log:
@@ -28,14 +43,14 @@ class Log:
     def __init__(self, run: Run, progress: Progress, budget: Budget, start: int):
         self.run, self.progress, self.budget, self.then = run, progress, budget, budget.clock.seconds()
         self.counted = start + 1  # the first step compiles, and its time is left out
-        self.stopped = awake().stopped
+        self.stopped = process_clock().stopped
 
     def __call__(self, step: int, state: State) -> State:
         steps, nats, norm, skipped = (float(value) for value in state.window)
         now = self.budget.clock.seconds()
         rate, self.then, self.counted = (step - self.counted) / max(now - self.then, 1e-9), now, step
         note = f", {skipped:.0f} steps skipped that were not finite" if skipped else ""
-        if (stopped := awake().stopped) > self.stopped:
+        if (stopped := process_clock().stopped) > self.stopped:
             note += f"; {stopped - self.stopped:.0f} s in which the process was stopped do not count"
             self.stopped = stopped
         row = {"step": step, "steps_per_second": rate} | ({"skipped": int(skipped)} if skipped else {})
@@ -48,11 +63,10 @@ class Log:
 class Validate:
     """Scores the validation split; the parameters are kept apart while they are the best."""
 
-    def __init__(self, setting: Setting, checkpoints: Checkpoints, best: Checkpoints, progress: Progress):
-        self.run, self.data, self.model = setting.run, setting.data, setting.model
+    def __init__(self, experiment: Experiment, checkpoints: Checkpoints, best: Checkpoints, progress: Progress):
+        config, self.run, self.data, self.model, self.batch = experiment
         self.checkpoints, self.best, self.progress = checkpoints, best, progress
-        self.index = scoring.choose(self.data, "valid", setting.config.eval_count or None, seed=0)
-        self.batch = fitting_batch(self.model, self.data)
+        self.index = scoring.choose(self.data, "valid", config.eval_count or None, seed=0)
         logged = {row["step"]: row["valid_nats"] for row in self.run.metrics() if np.isfinite(row.get("valid_nats", np.nan))}
         kept = best.steps()
         self.none, self.least = not kept, logged.get(kept[0], np.inf) if kept else np.inf
@@ -79,12 +93,12 @@ class Validate:
         return {"inner_gradient_norm": float(norms.mean()), "inner_gradient_most": float(norms.max())}
 
 
-class Sketch:
+class DrawSamples:
     """16 samples, to see how far it is."""
 
-    def __init__(self, setting: Setting):
-        self.seed, self.run, self.data = setting.config.seed, setting.run, setting.data
-        self.batch, self.sampler = fitting_batch(setting.model, self.data), sampling.make_sampler(setting.model, self.data)
+    def __init__(self, experiment: Experiment):
+        config, self.run, self.data, model, self.batch = experiment
+        self.seed, self.sampler = config.seed, sampling.make_sampler(model, self.data)
 
     def __call__(self, step: int, state: State) -> State:
         batches = sampling.batches(self.sampler, state.params, self.seed, range(16), self.batch)

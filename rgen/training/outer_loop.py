@@ -3,12 +3,17 @@
 import errno
 import os
 import shlex
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import jax
+import optax
 
-from rgen import devices
+from rgen import data as data_sets
+from rgen import devices, models
 from rgen.config import TrainConfig
+from rgen.data import Dataset
 from rgen.errors import InputError
 from rgen.host import plots
 from rgen.host.files import replace
@@ -16,10 +21,10 @@ from rgen.host.progress import Progress
 from rgen.host.signals import Signals
 from rgen.runs.checkpoint import Checkpoints, Unwritable
 from rgen.runs.folder import Run
+from rgen.sequence import Sequence
 from rgen.training.budget import Budget, Clock
-from rgen.training.hooks import Hook, Log, Save, Sketch, Validate, with_seconds
-from rgen.training.outer_step import Measured, State, make_step
-from rgen.training.setting import Setting, prepare, restore
+from rgen.training.hooks import DrawSamples, Experiment, Hook, Log, Save, Validate, with_seconds
+from rgen.training.outer_step import BOOKKEEPING, Measured, State, init_state, make_optimizer, make_step
 
 BAD = 10  # steps in a row that are not finite, and training ends
 
@@ -31,16 +36,29 @@ def train(config: TrainConfig) -> Run:
       InputError: the configuration, the data or the folder cannot be used, or the loss is no longer finite.
       SystemExit: stopped by a signal, see `rgen.host.signals`, after a checkpoint.
     """
+    optimizer = make_optimizer(config)
     run = Run(config.run, writes=devices.is_first(), board=config.tensorboard)
     try:
-        setting, goes_on = prepare(config, run)
+        # nothing is written before all is known to fit; the other processes wait here until the first one has made the folder
+        goes_on = run.reserve(config) if run.writes else bool(devices.largest(0))
+        data = data_sets.from_config(config) if run.writes and not run.data_file.exists() else run.data()
+        model = models.from_config(config, data)
+        models.check_training_fits(config, model, data)
+        experiment = Experiment(config, run, data, model, models.fitting_batch(model, data))
+        params = models.init(model, data, config.seed)
+        state = init_state(params, optimizer, timed=config.minutes is not None)
+        del params  # the state has its own copy, and changes it in place
+        if run.writes:
+            run.make(config, data)
+            devices.largest(goes_on)
         checkpoints, best = run.training(config.keep, config.keep_every, clean=True), run.best(clean=True)
-        state = restore(setting, checkpoints if goes_on else None)
+        if goes_on and (newest := checkpoints.newest(state, run.say, may_lack=BOOKKEEPING)):
+            state = newest[1]
         run.record(config)
         for kept in (checkpoints, best, run):
             kept.forget_after(int(state.step))
         devices.wait_for_all("ready")
-        stopped = go_on(setting, state, checkpoints, best)
+        stopped = take_steps(experiment, optimizer, state, checkpoints, best)
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
@@ -55,9 +73,11 @@ def train(config: TrainConfig) -> Run:
     return run
 
 
-def go_on(setting: Setting, state: State, checkpoints: Checkpoints, best: Checkpoints) -> int:
+def take_steps(
+    experiment: Experiment, optimizer: optax.GradientTransformation, state: State, checkpoints: Checkpoints, best: Checkpoints
+) -> int:
     """The outer loop from a state on. Returns the signal that stopped it, or 0."""
-    config, run, data = setting.config, setting.run, setting.data
+    config, run, data, model, _ = experiment
     start = done = int(state.step)
     for note in (devices.sentence(), *data.notes):
         run.say(note)
@@ -65,17 +85,18 @@ def go_on(setting: Setting, state: State, checkpoints: Checkpoints, best: Checkp
     over, annealed = budget.after(start)
     if over:
         run.say(f"The run has had its {start} steps already; {'more --minutes go' if budget.timed else 'a larger --steps goes'} on.")
-    state, stop = devices.put(state, _everywhere(setting)), 0
-    outer_step, measured = make_step(setting.model, config.algorithm, setting.optimizer, config.schedule), None
-    what = "train, seconds" if budget.timed else "train"
+    outer_step, measured, stop = make_step(model, config.algorithm, optimizer, config.schedule), None, 0
+    batches = _meta_batches(config, data, start)
+    state = devices.put(state, _everywhere(config, run))
     try:
-        with Progress(round(budget.total), round(budget.used(start)), what, not run.writes) as progress, Signals() as signals:
+        what = "train, seconds" if budget.timed else "train"
+        progress = Progress(round(budget.total), round(budget.used(start)), what, not run.writes)
+        with progress, Signals() as signals, best, checkpoints:
             log, save = Log(run, progress, budget, start), Save(checkpoints, budget)
-            looks = (Validate(setting, checkpoints, best, progress), Sketch(setting), save)
+            looks = (Validate(experiment, checkpoints, best, progress), DrawSamples(experiment), save)
             hooks: list[tuple[int, Hook]] = [(config.log_every, log), *((config.eval_every, hook) for hook in looks)]
             while not over and not stop:
-                batch = devices.place_rows(data.batch(config.seed, done, config.meta_batch))
-                before, done = measured, done + 1
+                batch, before, done = next(batches), measured, done + 1
                 compiles = before is None  # the first one does: that is no training
                 state, measured = (
                     budget.clock.leave_out(outer_step, state, batch, annealed) if compiles else outer_step(state, batch, annealed)
@@ -84,33 +105,31 @@ def go_on(setting: Setting, state: State, checkpoints: Checkpoints, best: Checkp
                     check_finite(done - 1, before, run.folder, checkpoints)
                     progress.update(round(budget.used(done - 1)), f"{float(before.nats):.3f} nats")
                 over, annealed = budget.after(done)
-                due = [hook for every, hook in hooks if done % every == 0 or over]
+                called = [hook for every, hook in hooks if done % every == 0 or over]
                 # read once, as a signal may come at any time; several processes agree on it when they log
-                stop = int(devices.largest(signals.number)) if log in due or jax.process_count() == 1 else 0
-                due += [save] if stop and save not in due else []
-                if due:
+                stop = int(devices.largest(signals.number)) if log in called or jax.process_count() == 1 else 0
+                called += [save] if stop and save not in called else []
+                if called:
                     if not run.is_there():  # else Orbax makes it anew, with half a run in it
                         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(run.folder))
                     check_finite(done, measured, run.folder, checkpoints)
-                for hook in due:
+                for hook in called:
                     state = budget.clock.leave_out(hook, done, state)
-            checkpoints.wait()
-            best.wait()
         if run.writes:
             replace(run.folder / "curves.png", plots.curves(run.metrics()))
     except BrokenPipeError:  # of what is printed; the folder is well
         raise
     except (OSError, Unwritable) as error:
-        raise _rescued(setting, state, budget, error) from error
+        raise _rescued(experiment, state, budget, error) from error
     if stop and not over:
         run.say(f"Stopped after step {done}, which is saved. The same command with --resume goes on.")
         return stop
     return 0
 
 
-def _rescued(setting: Setting, state: State, budget: Budget, error: OSError | Unwritable) -> InputError:
+def _rescued(experiment: Experiment, state: State, budget: Budget, error: OSError | Unwritable) -> InputError:
     """Saves the state where it can be saved, as the run folder cannot be written any more. Returns what to say."""
-    run, step = setting.run, int(state.step)
+    run, step = experiment.run, int(state.step)
     if not run.is_there():
         reason = f"The folder {run.folder} was moved or removed while the run trained in it."
     elif isinstance(error, OSError):
@@ -119,7 +138,7 @@ def _rescued(setting: Setting, state: State, budget: Budget, error: OSError | Un
         reason = str(error)
     if jax.process_count() > 1:  # who would have to agree on another folder
         return InputError(f"{reason} Steps behind the last checkpoint are lost.")
-    saved = run.rescue(setting.config, setting.data, step, with_seconds(state, budget), state.params)
+    saved = run.rescue(experiment.config, experiment.data, step, with_seconds(state, budget), state.params)
     if saved is None:
         return InputError(f"{reason} The state of step {step} could not be saved elsewhere either.")
     return InputError(
@@ -141,10 +160,17 @@ def check_finite(step: int, measured: Measured, folder: Path, checkpoints: Check
     )
 
 
-def _everywhere(setting: Setting) -> jax.sharding.Sharding:
+def _everywhere(config: TrainConfig, run: Run) -> jax.sharding.Sharding:
     """Where the state lies; says so if not all devices have work."""
-    size, there = setting.config.meta_batch, jax.device_count()
+    size, there = config.meta_batch, jax.device_count()
     everywhere, spread = devices.shardings(size)
     if (used := len(spread.device_set)) < there:
-        setting.run.say(f"--meta-batch {size} is spread over {used} of {there} devices; a multiple of {there} uses all.")
+        run.say(f"--meta-batch {size} is spread over {used} of {there} devices; a multiple of {there} uses all.")
     return everywhere
+
+
+def _meta_batches(config: TrainConfig, data: Dataset, start: int) -> Iterator[Sequence]:
+    """The sequences of each outer step from `start` on, on the devices."""
+    for step in count(start):
+        batch = data.batch(config.seed, step, config.meta_batch)
+        yield devices.place_rows(batch)

@@ -9,9 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from rgen import meta
-from rgen.choices import GENERATOR
 from rgen.config import TrainConfig
-from rgen.data import Dataset
 from rgen.fast import InnerLoop, Params
 from rgen.sequence import Sequence, SequenceModel
 
@@ -129,9 +127,8 @@ def make_step(model: SequenceModel, algorithm: str, optimizer: optax.GradientTra
     return step
 
 
-def init_state(model: SequenceModel, data: Dataset, optimizer: optax.GradientTransformation, seed: int, timed: bool = False) -> State:
-    """The state before the first step, a function of the seed."""
-    params = model.init(jax.random.key(seed, impl=GENERATOR), data.sequences("train", [0]).x[0, 0])
+def init_state(params: Any, optimizer: optax.GradientTransformation, timed: bool = False) -> State:
+    """The state before the first step."""
     seconds = jnp.zeros(()) if timed else None
     state = State(jnp.zeros((), jnp.int32), params, optimizer.init(params), jnp.zeros((), jnp.int32), Window.empty(), seconds)
     return jax.tree.map(jnp.copy, state)  # a buffer that stands twice in a tree cannot be donated

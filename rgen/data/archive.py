@@ -13,27 +13,26 @@ from rgen.data import Dataset
 from rgen.data.images import Images
 from rgen.data.text import Text
 from rgen.errors import InputError
-from rgen.host.files import replace
 
 KINDS = {"text": Text, "image": Images}
-OTHERS = ("chances",)  # fields that are arrays, beside the splits
+ARRAYS = ("chances",)  # fields that are arrays, beside the splits
 
 
-def save(data: Dataset, path: Path) -> None:
-    """Writes the splits, compressed (images with a bit a pixel), other arrays as they are, and the other fields as JSON."""
+def to_npz(data: Dataset) -> bytes:
+    """An NPZ file of the splits, compressed (images with a bit a pixel), other arrays as they are, and the other fields as JSON."""
     about = {field.name: getattr(data, field.name) for field in dataclasses.fields(data) if field.name != "splits"}
-    others = {name: array for name in OTHERS if (array := about.pop(name, None)) is not None}
+    more = {name: array for name in ARRAYS if (array := about.pop(name, None)) is not None}
     about = json.dumps({"kind": data.kind, "shape": data.shape, "fields": about})
     pack = np.packbits if data.kind == "image" else np.asarray
     arrays: dict[str, Any] = {name: pack(rows) for name, rows in data.splits.items()}
     arrays |= {f"{name}_count": np.array(len(rows)) for name, rows in data.splits.items()}
     whole = io.BytesIO()
-    np.savez_compressed(whole, about=np.array(about), **arrays, **others)
-    replace(path, whole.getvalue())
+    np.savez_compressed(whole, about=np.array(about), **arrays, **more)
+    return whole.getvalue()
 
 
-def restore(path: Path) -> Dataset:
-    """Reads what `save` wrote.
+def from_npz(path: Path) -> Dataset:
+    """Reads what `to_npz` made.
 
     Raises:
       InputError: the file is damaged.
@@ -42,10 +41,10 @@ def restore(path: Path) -> Dataset:
     try:
         with np.load(path) as file:
             about = json.loads(str(file["about"]))
-            splits, others = {}, {}
+            splits, more = {}, {}
             for name in file.files:
-                if name in OTHERS:
-                    others[name] = file[name]
+                if name in ARRAYS:
+                    more[name] = file[name]
                 elif f"{name}_count" in file.files:
                     shape = (int(file[f"{name}_count"]), *about["shape"])
                     rows = file[name]
@@ -56,5 +55,5 @@ def restore(path: Path) -> Dataset:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # of the disk; zipfile's has EINVAL
             raise InputError(f"{what} cannot be read now ({error}). Run the same command again.") from error
         raise InputError(f"{what} is damaged ({error}). Train anew in another folder.") from error
-    fields = about["fields"] | {"notes": tuple(about["fields"]["notes"])} | others
+    fields = about["fields"] | {"notes": tuple(about["fields"]["notes"])} | more
     return KINDS[about["kind"]](splits, **fields)
