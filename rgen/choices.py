@@ -10,7 +10,6 @@ Optimizer = Literal["adamw", "muon"]
 Schedule = Literal["constant", "cosine"]
 Split = Literal["train", "valid", "test"]
 FormName = Literal["direct", "dual"]
-Precision = Literal["float32", "bfloat16"]
 InnerLoss = Literal["nats", "memory"]
 Order = Literal["raster", "random"]
 Binarize = Literal["threshold", "static", "dynamic"]
@@ -26,7 +25,6 @@ NETWORKS: tuple[Network, ...] = get_args(Network)
 INNER_LOSSES: tuple[InnerLoss, ...] = get_args(InnerLoss)
 ORDERS: tuple[Order, ...] = get_args(Order)
 BINARIZE: tuple[Binarize, ...] = get_args(Binarize)
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 ONE_CPU_DEVICE: tuple[Network, ...] = ("lstm",)
 """Networks in whose training XLA spreads products over the cores, so that one CPU device is faster than one for each (docs/scaling.md)."""
 OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from rgen.batching import group_rows
-from rgen.fast import Dual, InnerLoop, Params
+from rgen.fast import Dual, InnerLoop, Params, dual
+from rgen.fast.plan import Purpose
 from rgen.sequence import Sequence, SequenceModel
 
 MetaGradient = Callable[..., tuple[jax.Array, Any]]
@@ -30,8 +31,13 @@ def maml(model: SequenceModel, params: Any, seqs: Sequence) -> tuple[jax.Array, 
 
 @partial(jax.jit, static_argnums=0, inline=True)
 def _maml(model: SequenceModel, params: Any, seqs: Sequence) -> tuple[jax.Array, Any]:
-    batch, (size, devices) = seqs.y.shape[0], _at_once(model, params, seqs)
-    sum_and_grad = jax.value_and_grad(lambda params, seqs: model.score(params, seqs).sum())
+    batch = size = len(seqs.y)
+    devices, score = 1, model.score
+    if isinstance(model, InnerLoop) and isinstance(model.form, Dual):
+        seqs = model.read(params, seqs)
+        plan = model.form.plan(model, params.init, seqs.x, batch)
+        size, devices, score = plan.micro_batch, plan.devices, partial(dual.score, plan, model)
+    sum_and_grad = jax.value_and_grad(lambda params, seqs: score(params, seqs).sum())
     if batch <= size:
         total = sum_and_grad(params, seqs)
     else:
@@ -42,14 +48,6 @@ def _maml(model: SequenceModel, params: Any, seqs: Sequence) -> tuple[jax.Array,
         start = jnp.zeros((), float), jax.tree.map(jnp.zeros_like, params)
         total, _ = jax.lax.scan(lambda total, part: (add(total, sum_and_grad(params, part)), None), start, parts)
     return jax.tree.map(lambda a: a / batch, total)
-
-
-def _at_once(model: SequenceModel, params: Any, seqs: Sequence) -> tuple[int, int]:
-    """(of how many sequences a gradient is best taken at once, over how many devices they may be spread)."""
-    if isinstance(model, InnerLoop) and isinstance(model.form, Dual):
-        plan = model.form.plan(model, params.init, model.read(params, seqs).x, len(seqs.y))
-        return plan.micro_batch, plan.devices
-    return len(seqs.y), 1
 
 
 def first_order_maml(loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[jax.Array, Params]:
@@ -68,13 +66,22 @@ def reptile(loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[jax.Array,
 
     Source: Nichol et al. 2018, arXiv:1803.02999.
     """
+    if loop.fast is not None:
+        raise ValueError(f"Only {', '.join(loop.fast)} learns in the inner loop; Reptile needs weights that all do.")
     loop.read(params, seqs)
     return _reptile(loop, params, seqs)
 
 
 @partial(jax.jit, static_argnums=0, inline=True)
 def _reptile(loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[jax.Array, Params]:
-    init, nll = loop.drift(params, seqs)
+    if isinstance(loop.form, Dual):
+        seqs = loop.read(params, seqs)
+        plan = loop.form.plan(loop, params.init, seqs.x, len(seqs.y), Purpose(gradient=False))
+        init, nll = dual.drift(plan, loop, params, seqs)
+    else:
+        fast, nll = loop.adapt(params, seqs)
+        # the mean of differences, not the difference of means: in float32 it keeps more digits
+        init = jax.tree.map(lambda init, fast: (init - fast).mean(0), params.init, fast)
     return nll.sum(1).mean(), Params(init, jax.tree.map(jnp.zeros_like, params.rates))
 
 

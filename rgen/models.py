@@ -57,7 +57,7 @@ def build(
 def configured(config: TrainConfig, shape: tuple[int, ...], symbols: int, end: int | None = None) -> SequenceModel:
     """Builds the model of a `TrainConfig` for data of this shape; see `build`."""
     sizes = {option: getattr(config, option) for option in networks.OPTIONS}
-    dual = Dual(config.chunk, config.fold, config.micro_batch, config.precision, distinct=True)
+    dual = Dual(config.chunk, config.fold, config.micro_batch, distinct=True)
     form = Direct() if config.form == "direct" else dual
     return build(config.network, shape, symbols, end, config.rates, config.inner_rate, config.fast, form, **sizes)
 
@@ -114,7 +114,7 @@ def check_training_fits(config: TrainConfig, model: SequenceModel, data: Dataset
         x = (batch if own else 1, length) + ((axes,) if axes > 1 else ())  # of each sequence, or for all
         plan = model.form.plan(model, shapes.init, jax.ShapeDtypeStruct(x, np.int32), batch)
         together = plan.micro_batch
-        taps = (2 if plan.precision == "bfloat16" else 4) * sum(layer.tap_size for layer in plan.layers)
+        taps = 4 * sum(layer.tap_size for layer in plan.layers)
         known = 4 * sum(layer.heads * layer.taps * layer.width for layer in plan.layers if layer.foreseen)
         taps, known = (taps + known, 0) if own else (taps, known)
 

@@ -99,7 +99,7 @@ class Recurrent:
         def advance(carry, x, observe):
             after: Any = self.network.apply({"params": params}, carry[0], x, carry[1])
             state, logits = after
-            y, weight = observe(logits)
-            return (state, y.astype(jnp.int32)), Trace(y, weight * self.likelihood.nll(logits, y))
+            seen, y, weight = observe(logits)
+            return (state, y.astype(jnp.int32)), seen, Trace(y, weight * self.likelihood.nll(logits, y))
 
         return advance

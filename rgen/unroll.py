@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -134,9 +134,10 @@ def own_keys(keys: Array) -> Array:
     return jax.vmap(lambda words: reduce(jax.random.fold_in, words, start))(jax.random.key_data(keys))
 
 
-# (state, x, observe) -> (state, Trace or what else is wanted of a step): predict from x, ask `observe(logits)` for (y, weight), learn it.
-Observe = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
-Advance = Callable[[Any, jax.Array, Observe], tuple[Any, Any]]
+# (state, x, observe) -> (state, seen, Trace or what else is wanted of a step): predict from x, ask `observe(logits)` for (seen, y, weight),
+# learn y; `seen` is what the observer remembers.
+Observe = Callable[[jax.Array], tuple[Any, jax.Array, jax.Array]]
+Advance = Callable[[Any, jax.Array, Observe], tuple[Any, Any, Any]]
 
 
 def unroll(advance: Advance, state: Any, observer: Observer, steps: Any) -> tuple[Any, Any]:
@@ -156,15 +157,8 @@ def unroll(advance: Advance, state: Any, observer: Observer, steps: Any) -> tupl
 
     def step(carry, now):
         state, seen = carry
-        after = seen
-
-        def observe(logits):
-            nonlocal after
-            after, y, weight = observer(seen, now, logits)
-            return y, weight
-
-        state, trace = advance(state, observer.x(seen, now), observe)
-        return (state, after), trace
+        state, seen, trace = advance(state, observer.x(seen, now), partial(observer, seen, now))
+        return (state, seen), trace
 
     # prevent_cse: a scan's body is compiled on its own, so nothing can be merged with the forward pass
     segment = jax.checkpoint(lambda carry, steps: jax.lax.scan(step, carry, steps), prevent_cse=False)

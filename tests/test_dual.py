@@ -12,17 +12,15 @@ from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import NAMES, adapt, first_order_maml, jit, make, maml, reptile, sample, score
-from test_loop import close, norm
+from test_loop import close
 
 from rgen.fast import Dual, Function, InnerLoop, Params, capture, views
 from rgen.fast.costs import even
-from rgen.fast.memory import product
 from rgen.fast.plan import Plan, Purpose
 from rgen.hardware import Hardware
 from rgen.likelihood import Categorical
-from rgen.models import configured
 from rgen.sequence import Prediction, Sequence
-from rgen.timing.benchmark import TIMED, configuration, made_up
+from rgen.timing.benchmark import model_and_data
 
 CHOICES = {
     "kept": Dual(chunk=4, fold=False, every_layer=True),
@@ -327,6 +325,15 @@ def test_a_plan_is_made_for_the_devices_of_its_form():
     assert seen == [4, 64]
 
 
+@pytest.mark.parametrize(
+    ("preset", "length", "fold"), [("digits-maml", 64, False), ("small-mnist-heads", 196, True), ("text-maml", 128, False)]
+)
+def test_what_the_cost_model_chooses_for_presets(preset, length, fold):
+    loop, seqs = model_and_data(preset, "dual", 32, length, Hardware("cpu", 2, cache=2.0**20))
+    weights = jax.eval_shape(loop.init, jax.random.key(0), seqs.x[0, 0]).init
+    assert loop.form.plan(loop, weights, seqs.x, 32).fold is fold
+
+
 @pytest.mark.parametrize("kind", ["fixed", "per-array", "rank-one"])
 def test_a_layer_without_bias(kind):
     network = nn.Sequential((nn.Embed(6, 4), nn.Dense(3, use_bias=False)))
@@ -347,42 +354,6 @@ def test_chunks_after_the_end_are_skipped(fold):
     ends = (np.asarray(expected.y) == 1).argmax(1)
     assert ends.reshape(12, 2).max(1).min() < 4 < ends.max()
     close(sample(dual(loop, Dual(chunk=2, fold=fold, micro_batch=2, every_layer=True)), params, x, keys), expected)
-
-
-@pytest.mark.parametrize("fold", [False, True])
-def test_bfloat16_loses_a_hundredth_of_the_gradient(fold):
-    loop, params, seqs = make("text-heads partly", "direct")
-    single = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)
-    exact = Dual(chunk=3, fold=fold, every_layer=True)
-    half = dual(loop, dataclasses.replace(exact, precision="bfloat16"))
-    nats, gradient = maml(dual(loop, exact), single, seqs)
-    rounded_nats, rounded = maml(half, single, seqs)
-    lost = jax.tree.map(jnp.subtract, rounded, gradient)
-    assert 1e-5 < norm(lost) / norm(gradient) < 0.03
-    assert 0 < abs(float(rounded_nats / nats) - 1) < 1e-3
-    assert all(a.dtype == jnp.float32 for a in jax.tree.leaves(rounded))
-    with pytest.raises(ValueError, match="must be 'float32' or 'bfloat16'"):
-        Dual(precision="float16")
-    with pytest.raises(ValueError, match="parameters in float64"):
-        maml(half, params, seqs)
-
-
-@pytest.mark.parametrize("algorithm", ["maml", "sample"])
-def test_bfloat16_at_a_preset_s_own_size(algorithm):
-    """XLA's products of small sizes and of large ones, of one layer and of many, are not the same code."""
-    shape, symbols, seqs = made_up("image", 2, 64)
-    loop = configured(dataclasses.replace(configuration("digits-maml"), precision="bfloat16"), shape, symbols)
-    params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), loop.init(jax.random.key(0), seqs.x[0, 0]))
-    result = jax.jit(TIMED[algorithm], static_argnums=0)(loop, params, seqs)
-    assert all(bool(jnp.isfinite(a).all()) for a in jax.tree.leaves(result))
-
-
-def test_products_of_bfloat16_are_those_of_the_platform_an_export_runs_on():
-    a = jnp.ones((2, 3, 3), jnp.bfloat16)
-    exported = jax.export.export(jax.jit(product), platforms=("cpu", "cuda"))(a, a)
-    dots = [line for line in exported.mlir_module().splitlines() if "dot_general" in line]
-    assert {"(tensor<2x3x3xbf16>" in dot for dot in dots} == {False, True}
-    close(exported.call(a, a), jnp.full((2, 3, 3), 3.0))
 
 
 def test_heads_are_one_batched_layer():

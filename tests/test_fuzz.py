@@ -12,7 +12,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from rgen import models, training
-from rgen.choices import ALGORITHMS, FORMS, NETWORKS, OPTIMIZERS, PRECISIONS, RATE_KINDS, SCHEDULES
+from rgen.choices import ALGORITHMS, FORMS, NETWORKS, OPTIMIZERS, RATE_KINDS, SCHEDULES
 from rgen.config import TrainConfig
 from rgen.errors import InputError
 from rgen.runs.folder import Run, Trained, load_run
@@ -41,7 +41,6 @@ OPTIONS = {
     "rates": st.sampled_from([*RATE_KINDS, "other"]),
     "inner_rate": number,
     "form": st.sampled_from(FORMS),
-    "precision": st.sampled_from([*PRECISIONS, "other"]),
     "chunk": small,
     "fold": st.sampled_from([None, True, False]),
     "micro_batch": small,

@@ -79,4 +79,4 @@ def test_imports_are_seen():
     assert {"host", "runs"} <= modules(ROOT / "training" / "outer_loop.py")
     assert {"models", "runs"} <= modules(ROOT / "training" / "setting.py")
     assert "data" in modules(ROOT / "data" / "__init__.py")
-    assert {"rgen.fast.values", "rgen.fast.rates.expand_rates"} <= imported(ROOT / "fast" / "loop.py")
+    assert {"rgen.fast.ranges", "rgen.fast.rates.expand_rates"} <= imported(ROOT / "fast" / "loop.py")

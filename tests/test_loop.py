@@ -1,6 +1,7 @@
 """The inner loop and its meta-gradients: what must hold of every network, kind of rates and form."""
 
 import dataclasses
+import doctest
 import math
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from scipy import stats
 import rgen
 from rgen import meta, networks
 from rgen.fast import Direct, Dual, Function, InnerLoop, Params
+from rgen.fast import loop as loop_module
 from rgen.fast.network import learning, overlaid
 from rgen.fast.rates import expand_rates
 from rgen.likelihood import Bernoulli, Categorical, Likelihood
@@ -407,7 +409,7 @@ def test_a_second_call_compiles_nothing(form):
     x, y, keys = np.arange(4)[None], np.array([[0, 2, 1, 1], [2, 2, 0, 1]]), jax.random.split(jax.random.key(0), 2)
     seqs = Sequence(x, y, np.ones(y.shape))
     methods = {name: getattr(rgen, name) for name in ("maml", "first_order_maml", "reptile", "score")} | {
-        name: getattr(InnerLoop, name) for name in ("score", "adapt", "drift", "inner_norms")
+        name: getattr(InnerLoop, name) for name in ("score", "adapt", "inner_norms")
     }
     methods |= {
         "belief": lambda loop, params, seqs: loop.belief(params, seqs, x[0]),
@@ -448,6 +450,11 @@ def test_memory_of_maml_grows_with_the_square_root_of_the_length():
     short, long, prime = temporaries(32), temporaries(128), temporaries(127)
     assert long < 2.6 * short
     assert prime < 1.1 * long
+
+
+def test_the_example_of_a_docstring_runs():
+    tried = doctest.testmod(loop_module)
+    assert tried.attempted and not tried.failed
 
 
 def test_the_example_of_the_readme_runs():

@@ -124,6 +124,15 @@ def test_what_is_in_range_is_not_refused(form):
     close(loop.score(params, seqs._replace(x=X.astype(np.int8), y=Y.astype(np.uint8))), score(loop, params, seqs))
 
 
+def test_an_input_that_comes_twice_is_refused_where_none_was_promised():
+    loop, params, seqs = make()
+    loop = dataclasses.replace(loop, form=Dual(distinct=True))
+    refused(loop, params, seqs, "1", "twice")
+    with pytest.raises(ValueError, match="twice"):
+        loop.sample(params, seqs.x, jax.random.split(jax.random.key(0), 2))
+    loop.score(params, seqs._replace(weight=np.array([[1, 1, 1, 0, 1], [1, 1, 1, 0, 1]])))  # where it does not count it may stand
+
+
 # ---------------------------------------------------------------- sentences
 
 

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from rgen.choices import Algorithm, Binarize, FormName, InnerLoss, Network, Optimizer, Order, Precision, RateKind, Schedule
+from rgen.choices import Algorithm, Binarize, FormName, InnerLoss, Network, Optimizer, Order, RateKind, Schedule
 from rgen.config import checks
 from rgen.errors import InputError
 
@@ -78,8 +78,6 @@ class TrainConfig:
 
     form: FormName = "dual"
     """Form of the inner loop: dual (fast), or direct (the definition). Both give the same numbers up to rounding."""
-    precision: Precision = "float32"
-    """float32; or bfloat16 for the taps and products of the dual form, summed up in float32."""
     chunk: int | None = None
     """Dual form: steps of a chunk; None: chosen by the cost model."""
     fold: bool | None = None
@@ -146,8 +144,6 @@ class TrainConfig:
         checks.at_least(self, 1, "chunk", "micro_batch")
         checks.at_most(self, checks.WIDEST, "width", "widths", "features", "heads", "keys")
         checks.at_most(self, checks.DEEPEST, "depth", "context", "devices")
-        if self.precision == "bfloat16" and (self.form == "direct" or self.network == "lstm"):
-            raise InputError("--precision bfloat16 is for the dual form of the inner loop; leave it out.")
         if not 0 < self.beta2 < 1:
             raise InputError(f"--beta2 is {self.beta2}; it must lie between 0 and 1.")
         if self.optimizer != "muon" and self.muon_rms != type(self).muon_rms:
@@ -176,6 +172,11 @@ def from_json(text: str, origin: Path) -> TrainConfig:
     """
     try:
         values = json.loads(text)
+        if values.pop("precision", "float32") != "float32":
+            raise InputError(
+                f"{origin} says that the run was trained in bfloat16, which this version of rgen does not do. Its weights are float32: "
+                'with "precision": "float32" there it is read, and goes on in that.'
+            )
         fields = {f.name for f in dataclasses.fields(TrainConfig)}
         if unknown := sorted(name for name in set(values) - fields if values[name]):  # what is off asks for nothing
             names = ", ".join(unknown)

@@ -88,32 +88,19 @@ class Layer:
     @property
     def tap_size(self) -> int:
         """Numbers that are read of all taps of one step, but for the constant input of the bias."""
-        return self.heads * self.taps * (0 if self.foreseen else 1 if self.embed else self.inputs) + self.heads * self.taps * self.outputs
+        inputs = 0 if self.foreseen else 1 if self.embed else self.inputs
+        return self.heads * self.taps * (inputs + self.outputs)
 
     @property
     def varies(self) -> bool:
         """Whether its inputs change, continuously, with what is learned."""
         return not self.embed and not self.foreseen
 
-    def kernel(self, leaves: Collection[Any]) -> tuple[jax.Array, ...]:
-        """The kernel in blocks of rows, [H, m, n] and for a bias [H, 1, n], from all leaves of the parameters."""
-        leaves = list(leaves)
-        kernel = _arranged(leaves[self.leaf], sum(self.axes, ())).reshape(self.heads, self.inputs, self.outputs)
-        if self.bias is None:
-            return (kernel,)
-        return kernel, _arranged(leaves[self.bias], self.bias_axes).reshape(self.heads, 1, self.outputs)
-
-    def blocks(self, kernel: jax.Array) -> tuple[jax.Array, ...]:
-        """One array [H, m, n] in such blocks."""
-        return (kernel,) if self.bias is None else (kernel[:, : self.inputs], kernel[:, self.inputs :])
-
-    def arrays(self, kernel: jax.Array, shapes: Collection[tuple[int, ...]]) -> dict[int, jax.Array]:
-        """The way back from `kernel`, or from several [..., H, m, n]: number of a leaf -> array."""
-        shapes = list(shapes)
-        found = {self.leaf: _restored(kernel[..., : self.inputs, :], 3, sum(self.axes, ()), shapes[self.leaf])}
-        if self.bias is not None:
-            found[self.bias] = _restored(kernel[..., self.inputs, :], 2, self.bias_axes, shapes[self.bias])
-        return found
+    def kernel(self, weight: jax.Array, *bias: jax.Array) -> jax.Array:
+        """[H, M, N], the bias as the last row, from the arrays of its `leaves`."""
+        kernel_HxMxN = _ordered(weight, sum(self.axes, ())).reshape(self.heads, self.inputs, self.outputs)
+        rows_Hx1xN = [_ordered(b, self.bias_axes).reshape(self.heads, 1, self.outputs) for b in bias]
+        return jnp.concatenate([kernel_HxMxN, *rows_Hx1xN], 1)
 
 
 @dataclass(frozen=True)
@@ -154,6 +141,11 @@ class Program:
             else:
                 env[use.result] = answers[use](None if use in blind else _value(env, use.operand))
         return [_value(env, v) for v in wanted]
+
+    def arrays(self, layer: Layer, kernel_HxMxN: jax.Array) -> dict[int, jax.Array]:
+        """The way back from `Layer.kernel`: number of a leaf -> array. What only rearranges is undone by its transpose."""
+        back = jax.linear_transpose(layer.kernel, *(self.avals[leaf] for leaf in layer.leaves))
+        return dict(zip(layer.leaves, back(kernel_HxMxN)))
 
     def outputs(self, values: list) -> Any:
         """What the network returns, from the values of its output variables."""
@@ -209,13 +201,18 @@ class _Walk:
         self.counts.update(v for v in jaxpr.outvars if not isinstance(v, Literal))
 
     def found(self) -> tuple[tuple[Layer, ...], tuple]:
+        """(the layers that can be taken over, the rows that are looked up)."""
         for eqn in self.jaxpr.eqns:
-            hits = [k for k, v in enumerate(eqn.invars) if not isinstance(v, Literal) and v in self.views]
-            if len(hits) > 1 or (hits and not self._understood(eqn, hits[0])):
-                self.refused |= {self.views[eqn.invars[k]].leaf for k in hits}
-        self.refused |= {self.views[v].leaf for v in self.jaxpr.outvars if not isinstance(v, Literal) and v in self.views}
-        layers = [self._layer(leaf) for leaf, uses in self.uses.items() if uses and leaf not in self.refused and not self.biases[leaf]]
+            places = [k for k, var in enumerate(eqn.invars) if self._is_view(var)]
+            if len(places) > 1 or (places and not self._understood(eqn, places[0])):
+                self.refused |= {self.views[eqn.invars[k]].leaf for k in places}
+        self.refused |= {self.views[var].leaf for var in self.jaxpr.outvars if self._is_view(var)}
+        leaves = [leaf for leaf, uses in self.uses.items() if uses and leaf not in self.refused and not self.biases[leaf]]
+        layers = map(self._layer, leaves)
         return tuple(layer for layer in layers if layer is not None), tuple(self.rows)
+
+    def _is_view(self, var: Any) -> bool:
+        return not isinstance(var, Literal) and var in self.views
 
     def _understood(self, eqn: Any, place: int) -> bool:
         view, result = self.views[eqn.invars[place]], eqn.outvars[0]
@@ -239,13 +236,13 @@ class _Walk:
         if eqn.primitive not in ADD:
             return False
         other = eqn.invars[1 - place]
-        if isinstance(other, Literal) or other not in self.dots or self.counts[other] > 1 or other.aval.shape != eqn.outvars[0].aval.shape:
+        alone = not isinstance(other, Literal) and other in self.dots and self.counts[other] == 1
+        if not alone or other.aval.shape != eqn.outvars[0].aval.shape:
             return False
         axes = bias_axes(self.dots[other], view)
-        if axes is None:
-            return False
-        self.biases[view.leaf].append((other, eqn.outvars[0], axes))
-        return True
+        if axes is not None:
+            self.biases[view.leaf].append((other, eqn.outvars[0], axes))
+        return axes is not None
 
     def _layer(self, leaf: int) -> Layer | None:
         uses = self.uses[leaf]
@@ -264,8 +261,9 @@ class _Walk:
         if bias is not None and any(use.way != "forward" for use in placed):
             self.refused.add(bias)
             return self._layer(leaf)
-        m_n = [math.prod(self.jaxpr.invars[leaf].aval.shape[a] for a in group) for group in axes]
-        return Layer(leaf, axes, m_n[0], m_n[1], m_n[2], tuple(placed), bias, bias_form, embed=lookups == forms)
+        shape = self.jaxpr.invars[leaf].aval.shape
+        sizes = (math.prod(shape[axis] for axis in group) for group in axes)
+        return Layer(leaf, axes, *sizes, tuple(placed), bias, bias_form, embed=lookups == forms)
 
     def _bias_of(self, results: list) -> tuple[int | None, tuple[int, ...], dict]:
         """The leaf that is added to all these results, and only to them: (it, its axes, result -> result with it)."""
@@ -322,14 +320,6 @@ def _live(jaxpr: Jaxpr, wanted: list, operands: dict) -> list:
     return live[::-1]
 
 
-def _arranged(array: Any, axes: tuple[int, ...]) -> jax.Array:
+def _ordered(array: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """The array with these axes in this order; those left out have one element."""
-    return jnp.transpose(array, (*axes, *(a for a in range(jnp.ndim(array)) if a not in axes)))
-
-
-def _restored(array: jax.Array, core: int, axes: tuple[int, ...], shape: tuple[int, ...]) -> jax.Array:
-    """The way back, of an array whose last `core` axes are those, and whose others stay."""
-    lead, order = array.shape[:-core], (*axes, *(a for a in range(len(shape)) if a not in axes))
-    array = array.reshape(*lead, *(shape[a] for a in order))
-    back = sorted(range(len(order)), key=order.__getitem__)
-    return jnp.transpose(array, (*range(len(lead)), *(len(lead) + k for k in back)))
+    return jnp.transpose(array, (*axes, *(a for a in range(array.ndim) if a not in axes)))

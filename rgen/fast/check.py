@@ -55,7 +55,7 @@ def check(loop: InnerLoop, x: Array, steps: int = 8, seed: int = 0) -> Check:
     """
     x = jnp.asarray(x)[:steps]
     form = loop.form if isinstance(loop.form, Dual) else Dual()
-    dual = replace(loop, form=replace(form, chunk=(len(x) + 1) // 2, fold=False, every_layer=True, precision="float32"))
+    dual = replace(loop, form=replace(form, chunk=(len(x) + 1) // 2, fold=False, every_layer=True))
     direct = replace(loop, form=Direct())
     params = loop.init(jax.random.key(seed), x[0])
     y = direct.sample(params, x[None], jax.random.split(jax.random.key(seed + 1), 1)).y

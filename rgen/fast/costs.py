@@ -9,7 +9,8 @@ vector. Of a layer with kernel [m, n]:
   taps of a chunk of C, then folded     2 m n + 3 m n / C + C (m + n)   weights read twice, and formed once a chunk
 
 A layer that does not learn in the inner loop has no past to read: its taps are kept for its derivative only. A layer whose inputs are
-known before the loop begins reads g alone, and its weights once a chunk, for all steps of it together.
+foreseen reads g alone, and its weights for all steps of a chunk together: kept, they are the same for all sequences, and cost nothing;
+folded, they are each sequence's own, and count 4 m n: in products of few columns, read and formed forward and in reverse.
 """
 
 import math
@@ -58,21 +59,22 @@ class Costs:
         read = 0 if layer.foreseen else 2 * layer.size
         if fold:
             chunk = self.chunk(True)
-            return read + 3 * layer.size / chunk + chunk * layer.tap_size
+            own = 4 * layer.size if layer.foreseen else read + 3 * layer.size / chunk
+            return own + chunk * layer.tap_size
         share = self.batch // shards_of(self.batch, self.hardware.devices)
         together = min(share, LEAST[self.gradient]) if self.hardware.platform == "cpu" else share
         return read / together + (1 + 1 / self._pieces) * self.length * layer.tap_size
 
-    def worth(self, layers: dict[int, Layer], fold: bool) -> dict[int, Layer]:
+    def worth(self, layers: dict[int, Layer], fold: bool) -> list[Layer]:
         """Those that cost less than carrying their weights."""
         everything = self.form.every_layer
-        return {leaf: la for leaf, la in layers.items() if everything or la.foreseen or self.of(la, fold) < 6 * la.size}
+        return [la for la in layers.values() if everything or la.foreseen or self.of(la, fold) < 6 * la.size]
 
     def folds(self, layers: dict[bool, dict[int, Layer]]) -> bool:
         """Whether to fold, from the layers that there are in either case: those that are worth it in one of them decide."""
         if self.form.fold is not None:
             return self.form.fold
-        either = frozenset().union(*(self.worth(layers[fold], fold) for fold in layers))
+        either = {layer.leaf for fold in layers for layer in self.worth(layers[fold], fold)}
         return min(layers, key=lambda fold: sum(self.of(layers[fold][leaf], fold) for leaf in either & layers[fold].keys()))
 
     def state(self, layers: Collection[Layer], fold: bool, own: bool) -> int:

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from rgen.batching import over_sequences, pad_rows
-from rgen.fast import values
+from rgen.fast import ranges
 from rgen.fast.network import Function, as_function, check_fast, check_weights, learning, overlaid, widest
 from rgen.fast.rates import expand_rates, init_rates
 from rgen.likelihood import PLAIN, Decoding, Likelihood
@@ -39,26 +40,34 @@ class Form(Protocol):
         """(fast weights after the last step [B, ...], perhaps None if they are not `adapted`; the Trace [B, T])."""
         ...
 
-    def drift(self, loop: "InnerLoop", params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
-        """(the initialization minus the mean of the final fast weights, nats [B, T]), where all weights learn."""
-        ...
-
 
 @dataclass(frozen=True)
 class InnerLoop:
     """SGD as a sequence model: a network whose only memory is one SGD step after each output.
 
-    Attributes:
+    >>> import jax, numpy as np, rgen
+    >>> from flax import linen as nn
+    >>> network = nn.Sequential((nn.Embed(6, 8), nn.relu, nn.Dense(3)))  # position 0..5 -> logits of 3 symbols
+    >>> loop = rgen.InnerLoop(network, rgen.Categorical(), rate=0.1)
+    >>> params = loop.init(jax.random.key(0), np.int32(0))
+    >>> y = np.array([[0, 1, 2, 0, 1, 2]])
+    >>> nats = loop.score(params, rgen.Sequence(x=np.arange(6)[None], y=y, weight=np.ones(y.shape)))
+    >>> nats.shape  # each paid before its symbol is learned
+    (1, 6)
+
+    Main arguments:
       network: maps ONE input to logits, without a batch axis: a Linen module, or a `rgen.Function` of any library.
-      likelihood: how logits become nats and draws.
-      rate_kind: "fixed", "per-array" or "rank-one".
-      rate: the inner rate at the beginning: where `init` starts the rates, which are parameters.
+      likelihood: how logits become nats and draws: `rgen.Categorical()` or `rgen.Bernoulli()`.
+      rate_kind: the inner rates: "fixed", or learned, "per-array" or "rank-one".
+      rate: where `init` starts them.
       fast: what learns in the inner loop: paths of modules or parameters such as "heads/memory"; None: all. The other weights are
         meta-learned, and the same for all sequences.
       end: the output that ends a sampled sequence, if one does.
-      first_order: take the inner gradients as constants when differentiating: first-order MAML.
-      form: how it is computed: `Direct()`, the definition; or `Dual(...)`, which gives the same numbers much faster and has first
-        derivatives only. "direct" and "dual" are short for these.
+
+    Other arguments, which you should not need:
+      first_order: take the inner gradients as constants when differentiating; `rgen.first_order_maml` sets it.
+      form: how it is computed: `Dual(...)`, or `Direct()`, the definition, which gives the same numbers much more slowly and has second
+        derivatives too. "dual" and "direct" are short for these.
     Raises:
       ValueError: one of them cannot be; the sentence says what to give.
     """
@@ -141,7 +150,7 @@ class InnerLoop:
         """
         check_keys(keys)
         x = with_context(x, None, self.context)
-        values.check_inputs(self.network, params.init, x)
+        self._check(params, x, np.ones(x.shape[:2]))
         return _sample(self, params, x, keys, given, decoding)
 
     def start(self, params: Params) -> Any:
@@ -184,23 +193,18 @@ class InnerLoop:
         """The inner rate of every weight that learns: a tree like the fast weights, whose leaves broadcast against its arrays."""
         return expand_rates(self.rate_kind, params.rates, learning(params.init, self.fast))
 
-    def drift(self, params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
-        """How far learning whole sequences moves the weights: (initialization minus the mean of the final weights, nats [B, T]).
-
-        Raises:
-          ValueError: not all weights learn.
-        """
-        if self.fast is not None:
-            raise ValueError(f"Only {', '.join(self.fast)} learns in the inner loop; the drift, and Reptile, need weights that all do.")
-        return _drift(self, params, self.read(params, seqs))
-
     def read(self, params: Params, seqs: Sequence) -> Sequence:
         """The sequences as the network reads them; raises ValueError if their shapes disagree, or values are out of range."""
         check_shapes(seqs)
         x = with_context(seqs.x, seqs.y, self.context)
-        values.check_inputs(self.network, params.init, x)
-        values.check_outputs(self.network, self.likelihood, params.init, seqs._replace(x=x))
+        self._check(params, x, seqs.weight)
+        ranges.check_outputs(self.network, self.likelihood, params.init, seqs._replace(x=x))
         return Sequence(jnp.asarray(x), jnp.asarray(seqs.y), jnp.asarray(seqs.weight, widest(params.init)))
+
+    def _check(self, params: Params, x: Array, weight: Array) -> None:
+        ranges.check_inputs(self.network, params.init, x)
+        if getattr(self.form, "distinct", False):
+            ranges.check_distinct(x, weight)
 
 
 # What the methods of `InnerLoop` compile, once for equal loops and arrays of the same shapes. They look at values first, which a compiled
@@ -230,18 +234,13 @@ def _sample(loop: InnerLoop, params: Params, x: Array, keys: jax.Array, given: G
 
 
 @_compiled
-def _drift(loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
-    return loop.form.drift(loop, params, seqs)
-
-
-@_compiled
 def _predict(loop: InnerLoop, params: Params, fast: Any, x: Any) -> jax.Array:
     return loop.likelihood.log_probs(paid(loop.apply(overlaid(params.init, fast), x)))
 
 
 @_compiled
 def _step(loop: InnerLoop, params: Params, fast: Any, x: Any, y: Any) -> tuple[Any, jax.Array]:
-    fast, trace = _advance(loop, params)(fast, x, lambda logits: (y, jnp.ones((), logits.dtype)))
+    fast, _, trace = _advance(loop, params)(fast, x, lambda logits: (None, y, jnp.ones((), logits.dtype)))
     return fast, trace.nll
 
 
@@ -272,8 +271,8 @@ def _inner_norms(loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[Any, 
         return jax.tree.map(lambda a: jnp.linalg.norm(a.ravel()), tree)
 
     def advance(fast, x, observe):
-        gradient, _ = _gradient(loop, params, fast, x, observe)
-        return descend(fast, rates, gradient), (norms(gradient), norms(jax.tree.map(jnp.multiply, rates, gradient)))
+        gradient, seen, _ = _gradient(loop, params, fast, x, observe)
+        return descend(fast, rates, gradient), seen, (norms(gradient), norms(jax.tree.map(jnp.multiply, rates, gradient)))
 
     return over_sequences(lambda seq: unroll(advance, loop.start(params), Scoring(), seq)[1], seqs)
 
@@ -289,11 +288,6 @@ class Direct:
         start = learning(params.init, loop.fast)
         return over_sequences(lambda steps: unroll(_advance(loop, params), start, observer, steps), steps)
 
-    def drift(self, loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
-        fast, trace = self.unroll(loop, params, Scoring(), seqs, True)
-        # the mean of differences, not the difference of means: in float32 it keeps more digits
-        return jax.tree.map(lambda init, fast: (init - fast).mean(0), params.init, fast), trace.nll
-
 
 FORMS: dict[str, Form] = {"direct": Direct()}  # short names; `rgen.fast` adds the dual form's
 
@@ -303,21 +297,21 @@ def _advance(loop: InnerLoop, params: Params) -> Advance:
     rates = loop.rates(params)
 
     def advance(fast, x, observe):
-        gradient, trace = _gradient(loop, params, fast, x, observe)
-        return descend(fast, rates, gradient), trace
+        gradient, seen, trace = _gradient(loop, params, fast, x, observe)
+        return descend(fast, rates, gradient), seen, trace
 
     return advance
 
 
-def _gradient(loop: InnerLoop, params: Params, fast: Any, x: jax.Array, observe: Observe) -> tuple[Any, Trace]:
-    """Predict and pay: (the gradient by the fast weights, what was paid)."""
+def _gradient(loop: InnerLoop, params: Params, fast: Any, x: jax.Array, observe: Observe) -> tuple[Any, Any, Trace]:
+    """Predict and pay: (the gradient by the fast weights, what the observer remembers, what was paid)."""
     out, pull = jax.vjp(lambda fast: loop.apply(overlaid(params.init, fast), x), fast)
-    y, weight = observe(paid(out))
+    seen, y, weight = observe(paid(out))
     nll, lesson = pay(loop.likelihood, out, y)
     (gradient,) = pull(scaled(weight, lesson))
     if loop.first_order:
         gradient = jax.lax.stop_gradient(gradient)
-    return gradient, Trace(y, weight * nll)
+    return gradient, seen, Trace(y, weight * nll)
 
 
 def descend(fast: Any, rates: Any, gradient: Any) -> Any:

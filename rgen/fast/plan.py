@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from rgen.fast.capture import Layer, Program, capture, without_bias
 from rgen.fast.costs import STEPS, Costs, even
+from rgen.fast.loop import InnerLoop
 from rgen.fast.network import learning, learns
 from rgen.fast.rates import dense_layers
 from rgen.hardware import hardware
@@ -48,7 +49,6 @@ class Plan:
       part: the reverse sweep cuts chunks into parts of this length, which divides theirs.
       fold: whether the taps of finished chunks are folded into weights for each sequence.
       micro_batch: how many sequences are run at once; devices: over how many they may be spread.
-      precision: as in `Dual`.
       shared: whether all sequences have the same inputs x.
     """
 
@@ -60,7 +60,6 @@ class Plan:
     late: bool
     learned_rates: bool
     first_order: bool
-    precision: str
     chunk: int
     chunks: int
     part: int
@@ -118,121 +117,128 @@ class Roles:
     learned: frozenset[int]
 
 
-def plan(loop: Any, weights: Any, x: Any, batch: int | None = None, purpose: Purpose = GRADIENT) -> Plan:
+def plan(form: Any, loop: InnerLoop, weights: Any, x: Any, batch: int | None, purpose: Purpose) -> Plan:
     """Chooses, from T, B, the widths and the device, what costs least; see `rgen.fast.costs`.
 
     Args:
-      loop: an `InnerLoop` whose form is dual; weights: its initialization, or its shapes.
+      form: the `Dual` that may have made some of the choices.
+      weights: the loop's initialization, or its shapes.
       x: [B, T, ...] inputs, or [1, T, ...] for all sequences; or their shapes.
       batch: how many sequences there are; None: as many as `x` has rows.
     """
-    form, rows, length = loop.form, int(x.shape[0]), int(x.shape[1])
+    rows, length = int(x.shape[0]), int(x.shape[1])
     batch = batch or rows
     program = capture(loop.apply, weights, jax.ShapeDtypeStruct(x.shape[2:], jnp.result_type(x)))
-    once = frozenset(la.leaf for la in program.layers if _fresh(program, la)) if form.distinct and not purpose.adapted else frozenset()
-    # behind an embedding that is read once stands a layer as wide as any: foreseen and folded, the reverse sweep would need its weights of
-    # every chunk, so that there the embedding learns as any other; for simplicity also where no reverse sweep follows
-    kept = sort_out(loop, program, weights, once, purpose)
-    roles = {False: kept, True: sort_out(loop, program, weights, frozenset(), purpose) if once else kept}
-    there = form.hardware or hardware()
-    costs = Costs(form, there, batch, length, purpose.gradient)
-    fold = costs.folds({fold: role.learning for fold, role in roles.items()})
-    role, taken = roles[fold], costs.worth(roles[fold].learning, fold)
-    layers = tuple(taken.values()) + tuple(la for la in role.static.values() if not role.inside.isdisjoint(la.leaves))
-    rest = role.inside - {leaf for la in layers for leaf in la.leaves}
+    costs = Costs(form, form.hardware or hardware(), batch, length, purpose.gradient)
+    once: frozenset[int] = frozenset()
+    if form.distinct and not purpose.adapted:
+        once = frozenset(layer.leaf for layer in program.layers if _reads_each_row_once(program, layer))
+    # behind an embedding that is read once stands a layer as wide as any: foreseen and folded, the reverse sweep would need its weights
+    # of every chunk, so that there the embedding learns as any other; for simplicity also where no reverse sweep follows
+    choices = {fold: sort_out(loop, program, weights, frozenset() if fold else once, purpose) for fold in (False, True)}
+    fold = costs.folds({fold: roles.learning for fold, roles in choices.items()})
+    roles = choices[fold]
+    layers = costs.worth(roles.learning, fold) + [la for la in roles.static.values() if not roles.inside.isdisjoint(la.leaves)]
+    rest = roles.inside - {leaf for layer in layers for leaf in layer.leaves}
     part = even(costs.chunk(fold), STEPS)
     chunk = part * math.ceil(costs.chunk(fold) / part)
     return Plan(
-        program,
-        loop.likelihood,
-        tuple(sorted(layers, key=lambda layer: layer.leaf)),
-        tuple(sorted(rest & role.learned)),
-        tuple(sorted(rest - role.learned)),
-        role.late,
-        loop.rate_kind != "fixed",
-        loop.first_order,
-        form.precision,
-        chunk,
-        math.ceil(length / chunk),
-        part,
-        fold,
-        costs.micro_batch(costs.state(layers, fold, own=rows == batch), fold),
-        there.devices,
-        rows < batch,
+        program=program,
+        likelihood=loop.likelihood,
+        layers=tuple(sorted(layers, key=lambda layer: layer.leaf)),
+        carried=tuple(sorted(rest & roles.learned)),
+        fixed=tuple(sorted(rest - roles.learned)),
+        late=roles.late,
+        learned_rates=loop.rate_kind != "fixed",
+        first_order=loop.first_order,
+        chunk=chunk,
+        chunks=math.ceil(length / chunk),
+        part=part,
+        fold=fold,
+        micro_batch=costs.micro_batch(costs.state(layers, fold, own=rows == batch), fold),
+        devices=costs.hardware.devices,
+        shared=rows < batch,
     )
 
 
-def sort_out(loop: Any, program: Program, weights: Any, once: frozenset[int], purpose: Purpose) -> Roles:
+def sort_out(loop: InnerLoop, program: Program, weights: Any, once: frozenset[int], purpose: Purpose) -> Roles:
     """The roles of a network's weights; `once`: embeddings of the network's input that are read as they were initialized."""
-    learned = frozenset(i for i, name in enumerate(program.names) if learns(name, loop.fast)) - once
-    layers = {layer.leaf: layer for layer in _with_one_role(program, learned, _rank_one(loop, program, weights))}
-    found = {leaf: layer for leaf, layer in layers.items() if layer.learns}
-    static = {leaf: layer for leaf, layer in layers.items() if not layer.learns}
     everything = frozenset(range(len(program.names)))
+    learned = frozenset(leaf for leaf in everything if learns(program.names[leaf], loop.fast)) - once
+    layers = _with_one_role(program, learned, _rank_one(loop, program, weights))
+    learning_layers = {layer.leaf: layer for layer in layers if layer.learns}
+    static = {layer.leaf: layer for layer in layers if not layer.learns}
     if learned == everything or (purpose.drawn and loop.context):
-        return Roles(found, static, False, everything, learned)
-    known, late, inside = foresee(program, found, learned, scored=purpose.gradient and not purpose.drawn)
-    found |= {leaf: replace(found[leaf], foreseen=True) for leaf in known}
-    return Roles(found, static, late, inside, learned)
+        return Roles(learning_layers, static, False, everything, learned)
+    return foresee(program, learning_layers, static, learned, scored=purpose.gradient and not purpose.drawn)
 
 
-def foresee(program: Program, layers: dict[int, Layer], learned: frozenset[int], scored: bool) -> tuple[set[int], bool, frozenset[int]]:
+def foresee(program: Program, layers: dict[int, Layer], static: dict[int, Layer], learned: frozenset[int], scored: bool) -> Roles:
     """What can be known of a network outside of the inner loop.
 
-    Args:
-      layers: those that learn; learned: numbers of all leaves that do, as they are read.
-      scored: whether outputs are given, so that what is paid may be late.
-    Returns:
-      (leaves of the layers whose inputs nothing that learns can change; whether what is paid need not be known in the inner loop, which
-      descends other logits, and depends on nothing that learns but the outputs of these layers; leaves that the inner loop needs).
+    The inputs of a layer that learns are foreseen if nothing that learns can change them. What is paid may be late if outputs are given
+    (`scored`), the inner loop descends other logits, and it depends on nothing that learns but the outputs of foreseen layers.
     """
     results = {use.result: layer.leaf for layer in layers.values() for use in layer.uses}
     depends = program.depends(cut=results.keys())
     operands = {leaf: frozenset().union(*(depends(use.operand) for use in layer.uses)) for leaf, layer in layers.items()}
-    dense = {leaf for leaf, layer in layers.items() if not layer.embed and all(use.way == "forward" for use in layer.uses)}
-    known = {leaf for leaf in dense if not operands[leaf] & (learned | results.keys())}
+
+    def is_foreseen(layer: Layer) -> bool:
+        forward = not layer.embed and all(use.way == "forward" for use in layer.uses)
+        return forward and not operands[layer.leaf] & (learned | results.keys())
+
+    marked = {leaf: replace(layer, foreseen=is_foreseen(layer)) for leaf, layer in layers.items()}
+    foreseen = {leaf for leaf, layer in marked.items() if layer.foreseen}
     outs = program.closed.jaxpr.outvars
     predicts = program.tree == jax.tree.structure(Prediction(0, 0))
-    of_known = {leaf for known_leaf in known for leaf in layers[known_leaf].leaves}
-    late = scored and bool(known) and predicts and learned <= of_known
-    inner = [depends(var) for var in ([outs[Prediction._fields.index("learned")]] if late else outs)]
-    used = frozenset().union(*inner, *(operands[leaf] for leaf in layers.keys() - known))
-    return known, late, frozenset(leaf for leaf in range(len(program.names)) if not known or leaf in learned or leaf in used)
+    late = scored and bool(foreseen) and predicts and learned <= {leaf for k in foreseen for leaf in layers[k].leaves}
+    if late:
+        outs = [outs[Prediction._fields.index("learned")]]
+    used = frozenset().union(*map(depends, outs), *(operands[leaf] for leaf in layers.keys() - foreseen))
+    everything = frozenset(range(len(program.names)))
+    return Roles(marked, static, late, (used & everything) | learned if foreseen else everything, learned)
 
 
-def _with_one_role(program: Program, learned: frozenset[int], groups: dict[int, int]) -> list[Layer]:
-    """The layers all of whose weights learn, or none, with rates that suit; biases that do not are left to the network."""
+def _with_one_role(program: Program, learned: frozenset[int], dense: dict[int, int]) -> list[Layer]:
+    """The layers all of whose weights learn, or none, with rates that suit; biases that do not are left to the network.
+
+    Args:
+      dense: number of a leaf -> number of the Dense layer by which it has rank-one rates.
+    """
     found = []
     for layer in program.layers:
-        both = {(leaf in learned, groups.get(leaf) if leaf in learned else None) for leaf in layer.leaves}
-        layer = layer if len(both) == 1 else without_bias(program, layer)
-        axes = [a for a, size in enumerate(program.avals[layer.leaf].shape) if size > 1]
-        as_rates = not layer.embed and sum(layer.axes, ()) == tuple(axes) and _last_two(program.avals[layer.leaf].shape) == layer.axes[1:]
-        if layer.leaf not in learned or groups.get(layer.leaf) is None or as_rates:
-            found.append(replace(layer, learns=layer.leaf in learned))
+        roles = {(leaf in learned, dense.get(leaf) if leaf in learned else None) for leaf in layer.leaves}
+        if len(roles) > 1:
+            layer = without_bias(program, layer)
+        layer = replace(layer, learns=layer.leaf in learned)
+        if not layer.learns or layer.leaf not in dense or _like_rates(layer, program.avals[layer.leaf].shape):
+            found.append(layer)
     return found
 
 
-def _last_two(shape: tuple[int, ...]) -> tuple:
-    return tuple((len(shape) - k,) if len(shape) >= k and shape[-k] > 1 else () for k in (2, 1))
+def _like_rates(layer: Layer, shape: tuple[int, ...]) -> bool:
+    """Whether a kernel's inputs and outputs are the last two axes of the array, as those of rank-one rates are."""
+    last_two = tuple((len(shape) - k,) if len(shape) >= k and shape[-k] > 1 else () for k in (2, 1))
+    in_order = sum(layer.axes, ()) == tuple(axis for axis, size in enumerate(shape) if size > 1)
+    return not layer.embed and in_order and layer.axes[1:] == last_two
 
 
-def _rank_one(loop: Any, program: Program, weights: Any) -> dict[int, int]:
+def _rank_one(loop: InnerLoop, program: Program, weights: Any) -> dict[int, int]:
     """Number of a leaf -> number of the Dense layer by which it has rank-one rates."""
     numbers = [i for i, name in enumerate(program.names) if learns(name, loop.fast)]
     return {numbers[leaf]: layer for leaf, layer in dense_layers(loop.rate_kind, learning(weights, loop.fast)).items()}
 
 
-def _fresh(program: Program, layer: Layer) -> bool:
-    """Whether an embedding is of the network's input itself, a number: where no input comes twice, each row is read at most once."""
+def _reads_each_row_once(program: Program, layer: Layer) -> bool:
+    """Whether an embedding is of the network's input itself, a number: where no input comes twice, no row does."""
     jaxpr: Any = program.closed.jaxpr
     x = jaxpr.invars[-1].aval
     if not layer.embed or len(layer.uses) != 1 or len(x.shape) or not jnp.issubdtype(x.dtype, jnp.integer):
         return False
-    use = layer.uses[-1]
-    if program.depends()(use.operand) != {"x"}:
+    operand = layer.uses[0].operand
+    if program.depends()(operand) != {"x"}:
         return False
     with jax.ensure_compile_time_eval():
         rows = jnp.arange(layer.inputs, dtype=x.dtype)
-        asked = jax.vmap(lambda x: program.evaluate({}, x, [use.operand], {})[0].reshape(-1))(rows)
+        asked = jax.vmap(lambda x: program.evaluate({}, x, [operand], {})[0].reshape(-1))(rows)
         return bool((asked == rows[:, None]).all())

@@ -20,10 +20,15 @@ from rgen.fast.network import widest
 
 
 class Factors(NamedTuple):
-    """Rates of a layer's kernel [H, m, n]: row [H, m] times column [H, n]. If rows are looked up, only the column counts."""
+    """Rates of a layer's kernel [H, M, N]: row [H, M] times column [H, N]. If rows are looked up, only the column counts."""
 
     row: jax.Array
     column: jax.Array
+
+
+def rate_matrix(factors: Factors) -> jax.Array:
+    """[H, M, N]."""
+    return factors.row[:, :, None] * factors.column[:, None]
 
 
 def init_rates(kind: str, weights: Any, rate: float) -> Any:

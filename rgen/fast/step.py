@@ -1,4 +1,7 @@
-"""One inner step in dual form: predict, pay, learn. JAX differentiates it as it stands, once for the taps and once more for the sweep."""
+"""One inner step in dual form: predict, pay, learn. JAX differentiates it as it stands, once for the taps and once for the sweep.
+
+Axes in names: those of memory.py, and R rows of one use of a layer.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,7 +11,7 @@ import jax.numpy as jnp
 
 from rgen.fast.capture import Layer, Use
 from rgen.fast.loop import descend
-from rgen.fast.memory import Kernel, Taps
+from rgen.fast.memory import Taps
 from rgen.fast.plan import Plan
 from rgen.fast.rates import Factors
 from rgen.sequence import paid
@@ -19,13 +22,13 @@ class Weights(NamedTuple):
     """What the dual form is differentiable in; keys are numbers of leaves of the parameters.
 
     Attributes:
-      kernels: of the layers taken over, with the bias as the last row.
+      kernels: [H, M, N] of the layers taken over, with the bias as the last row.
       factors: the rates of those that learn.
       carried, rates: the ordinary fast weights, and a rate for each.
       fixed: weights that are the same at every step.
     """
 
-    kernels: dict[int, Kernel]
+    kernels: dict[int, jax.Array]
     factors: dict[int, Factors]
     carried: dict[int, jax.Array]
     rates: dict[int, jax.Array]
@@ -40,61 +43,72 @@ class Reads(NamedTuple):
 
 
 class Stepped(NamedTuple):
-    """What a step leaves: the carried weights after it, number of a leaf -> its Taps and Reads, the output and its weighted nats."""
+    """What a step leaves.
+
+    Attributes:
+      carried: the carried weights after it.
+      taps, reads: number of a leaf -> what the step left in a layer, and read of it.
+      seen: what the observer remembers.
+      y, nats: the output, and its weighted nats.
+    """
 
     carried: dict[int, jax.Array]
     taps: dict[int, Taps]
     reads: dict[int, Reads]
+    seen: Any
     y: jax.Array
     nats: jax.Array
 
 
-# (layer, number of the use, operand as rows [H, r, .] or None if it is not looked at) -> what is read
+# (layer, number of the use, operand as rows [H, R, .] or None if it is not looked at) -> what is read
 Answer = Callable[[Layer, int, Any], jax.Array]
 
 
 def step(plan: Plan, answer: Answer, weights: Weights, carried: dict, x: Any, observe: Observe) -> Stepped:
-    """Nudges, which are zero, are added to what enters and leaves the layers that are taken over: the gradients by them are the cotangents
-    there, which the taps are made of."""
-    into = {layer.leaf: _nudges(plan, layer, weights, -2) for layer in plan.layers if layer.varies}
-    out_of = {layer.leaf: _nudges(plan, layer, weights, -1) for layer in plan.layers}
+    """Nudges, which are zero, are added to what enters and leaves the layers that are taken over: the gradients by them are the
+    cotangents there, which the taps are made of."""
+    into = {layer.leaf: _nudges(layer, weights, entering=True) for layer in plan.layers if layer.varies}
+    out_of = {layer.leaf: _nudges(layer, weights, entering=False) for layer in plan.layers}
 
     def predict(into, out_of, carried):
         met = {layer.leaf: _unread(layer, into.get(layer.leaf), out_of[layer.leaf]) for layer in plan.layers}
 
-        def respond(layer, k, operand):
-            q = None if operand is None else enter(layer, layer.uses[k], operand, weights.kernels[layer.leaf][0].dtype)
-            q = q if q is None or layer.embed else q + into[layer.leaf][k]
-            out = answer(layer, k, q)
-            met[layer.leaf][k] = q, out
-            return leave(layer, layer.uses[k], operand, out + out_of[layer.leaf][k])
+        def respond(layer, use, operand):
+            rows = None
+            if operand is not None:
+                rows = enter(layer, layer.uses[use], operand, weights.kernels[layer.leaf].dtype)
+                rows = rows if layer.embed else rows + into[layer.leaf][use]
+            out = answer(layer, use, rows)
+            met[layer.leaf][use] = rows, out
+            return leave(layer, layer.uses[use], operand, out + out_of[layer.leaf][use])
 
         return evaluate(plan, respond, {**weights.fixed, **carried}, x), met
 
     out, pull, met = jax.vjp(predict, into, out_of, carried, has_aux=True)
-    y, weight = observe(paid(out))
+    seen, y, weight = observe(paid(out))
     nll, lesson = pay(plan.likelihood, out, y)
     backs, gs, gradient = pull(scaled(weight, lesson))
     taps = {layer.leaf: _taps(layer, met[layer.leaf], gs[layer.leaf]) for layer in plan.layers}
     reads = {leaf: Reads(tuple(out for _, out in m), backs.get(leaf, (None,) * len(m))) for leaf, m in met.items()}
     if plan.first_order:
         taps, gradient = jax.lax.stop_gradient((taps, gradient))
-    return Stepped(descend(carried, weights.rates, gradient), taps, reads, y, weight * nll)
+    return Stepped(descend(carried, weights.rates, gradient), taps, reads, seen, y, weight * nll)
 
 
 def evaluate(plan: Plan, respond: Callable, leaves: dict[int, jax.Array], x: Any) -> Any:
-    """What the inner loop needs of the network's output; `respond(layer, k, operand)` gives the result of a layer's use number k."""
-    answers = {
-        use: lambda operand, layer=layer, k=k: respond(layer, k, operand) for layer in plan.layers for k, use in enumerate(layer.uses)
-    }
+    """What the inner loop needs of the network's output; `respond(layer, use, operand)` gives the result of a layer's use."""
+    answers = {}
+    for layer in plan.layers:
+        for number, use in enumerate(layer.uses):
+            answers[use] = lambda operand, layer=layer, number=number: respond(layer, number, operand)
     blind = {use for layer in plan.foreseen.values() for use in layer.uses}
     late = [use.result for use in blind] if plan.late else []  # what is paid needs them, if the inner loop does not
-    values = plan.program.evaluate(leaves, x, [*plan.outputs, *late], answers, blind)
-    return values[0] if plan.late else plan.program.outputs(values)
+    results = plan.program.evaluate(leaves, x, [*plan.outputs, *late], answers, blind)
+    return results[0] if plan.late else plan.program.outputs(results)
 
 
 def enter(layer: Layer, use: Use, operand: jax.Array, dtype: Any) -> jax.Array:
-    """The operand of a use as rows [H, r, .]: with a 1 for the bias, or row numbers, one-hot if the table is used otherwise too."""
+    """The operand of a use as rows [H, R, .]: with a 1 for the bias, or row numbers, one-hot if the table is used otherwise too."""
     rows = use.form.into_rows(operand)
     if layer.embed:
         return rows
@@ -104,18 +118,20 @@ def enter(layer: Layer, use: Use, operand: jax.Array, dtype: Any) -> jax.Array:
     return rows if layer.bias is None else jnp.concatenate([rows, jnp.ones((*rows.shape[:-1], 1), dtype)], -1)
 
 
-def leave(layer: Layer, use: Use, operand: Any, rows: jax.Array) -> jax.Array:
-    """The result of a use from rows [H, r, .]: of rows that a table does not have, NaN, as JAX gives."""
+def leave(layer: Layer, use: Use, operand: Any, rows_HxRxN: jax.Array) -> jax.Array:
+    """The result of a use: of rows that a table does not have, NaN, as JAX gives."""
     if use.way == "row":
-        rows = jnp.where(use.form.into_rows(operand) >= layer.inputs, jnp.nan, rows)
-    return use.form.from_rows(rows).astype(use.result.aval.dtype)
+        rows_HxRxN = jnp.where(use.form.into_rows(operand) >= layer.inputs, jnp.nan, rows_HxRxN)
+    return use.form.from_rows(rows_HxRxN).astype(use.result.aval.dtype)
 
 
-def _nudges(plan: Plan, layer: Layer, weights: Weights, side: int) -> tuple[jax.Array, ...]:
-    """Zeros like what enters (side -2) or leaves (side -1) each use of a layer, whose kernel has these axes."""
-    sizes, dtype = (layer.width, layer.outputs), weights.kernels[layer.leaf][0].dtype
-    sides = [-3 - side if use.way == "transposed" else side for use in layer.uses]
-    return tuple(jnp.zeros((layer.heads, use.form.rows, sizes[k]), dtype) for use, k in zip(layer.uses, sides))
+def _nudges(layer: Layer, weights: Weights, entering: bool) -> tuple[jax.Array, ...]:
+    """Zeros like what enters or leaves each use of a layer."""
+    found = []
+    for use in layer.uses:
+        width = layer.width if entering != (use.way == "transposed") else layer.outputs
+        found.append(jnp.zeros((layer.heads, use.form.rows, width), weights.kernels[layer.leaf].dtype))
+    return tuple(found)
 
 
 def _unread(layer: Layer, into: Any, out_of: tuple[jax.Array, ...]) -> list[tuple[Any, jax.Array]]:
@@ -126,11 +142,11 @@ def _unread(layer: Layer, into: Any, out_of: tuple[jax.Array, ...]) -> list[tupl
 
 def _taps(layer: Layer, met: list, gs: tuple[jax.Array, ...]) -> Taps:
     """x and g of all uses of a layer, one after the other; where W is used transposed, their roles are exchanged."""
-    sides = [(g, q) if use.way == "transposed" else (q, g) for use, (q, _), g in zip(layer.uses, met, gs)]
+    sides = [(g, rows) if use.way == "transposed" else (rows, g) for use, (rows, _), g in zip(layer.uses, met, gs)]
     xs, gs = zip(*sides)
     return Taps(None if layer.foreseen else jnp.concatenate(xs, 1), jnp.concatenate(gs, 1))
 
 
-def split(layer: Layer, rows: jax.Array) -> tuple[jax.Array, ...]:
-    """Rows [H, r, .] of all uses, as those of each."""
-    return tuple(rows[:, use.first : use.first + use.form.rows] for use in layer.uses)
+def split(layer: Layer, rows_HxRxK: jax.Array) -> tuple[jax.Array, ...]:
+    """Rows of all uses, as those of each."""
+    return tuple(rows_HxRxK[:, use.first : use.first + use.form.rows] for use in layer.uses)

@@ -1,17 +1,19 @@
 """The reverse sweep over one sequence in dual form: one `jax.vjp` of the step after another, from the last to the first.
 
-Let L_t be the derivative by a layer's W_t of everything that is paid from step t on. A step reads W_t twice for every tap, x_t W_t forward
-and g_t W_t^T backward; if the cotangents of these reads are h_t and r_t,
+Let L_t be the derivative by a layer's W_t of everything that is paid from step t on. A step reads W_t twice for every tap, x_t W_t
+forward and g_t W_t^T backward; if the cotangents of these reads are h_t and r_t,
 
     L_t = L_{t+1} + x_t h_t^T + r_t g_t^T.
 
-So L is a list of pairs beside the taps and is never formed (`memory.Pairs`). And since W_{t+1} = W_t - (a x_t)(b g_t)^T, what later steps
-owe the tap is
+So L is a list of pairs beside the taps and is never formed (`memory.Pairs`). And since W_{t+1} = W_t - (a x_t)(b g_t)^T, what later
+steps owe the tap is
 
     by a x_t:  -L_{t+1} (b g_t)        by b g_t:  -(a x_t) L_{t+1}
 
 With these, what they owe the carried weights, and the cotangent of its nats, one vjp of step t gives h_t, r_t and what it owes in turn.
 What was read is known from the forward run, so the step is replayed without reading (`memory.recall`).
+
+Axes in names: those of memory.py and forward.py; P steps of a part.
 """
 
 from dataclasses import dataclass
@@ -22,93 +24,90 @@ import jax
 import jax.numpy as jnp
 
 from rgen.fast.capture import Layer
-from rgen.fast.forward import READ, memory_of, past_of, rounded, write
-from rgen.fast.memory import Memory, Pairs, Taps, by_step, by_tap, inner, owed, recall, scaled_taps, similarity
+from rgen.fast.forward import READ, Chunk, with_inputs, with_taps, write
+from rgen.fast.memory import Memory, Pairs, Taps, by_step, by_tap, dots, owed, recall, row_products, scaled
+from rgen.fast.past import Later, before, by_chunk, by_steps, joined, nth, over_chunks
 from rgen.fast.plan import Plan
 from rgen.fast.rates import Factors
 from rgen.fast.step import Reads, Weights, step
 from rgen.sequence import Sequence
+from rgen.unroll import Scoring
 
 
-class Sums(NamedTuple):
-    """What is summed up on the way back: what is owed to the carried weights, the fixed ones, and all rates."""
-
-    carried: dict[int, jax.Array]
-    fixed: dict[int, jax.Array]
-    rates: dict[int, jax.Array]
-    factors: dict[int, Factors]
-
-
-class Ends(NamedTuple):
+class Swept(NamedTuple):
     """What a sweep finds, by number of a leaf.
 
     Attributes:
-      later: states of `Later`, of the layers that learn.
-      foreseen: h [T, H, r, n] of those whose inputs are foreseen.
-      static: (Taps, Pairs) of all steps [T, H, r, .] of layers that do not learn.
+      later: of the layers that learn, but for the foreseen ones: L [H, M, N], or where taps are kept its pairs [chunks, H, C R, .].
+      foreseen: h [T, H, R, N] of those whose inputs are foreseen.
+      static: (Taps, Pairs) of all steps [T, H, R, .] of layers that do not learn.
+      sums: what is owed to all else, summed up over steps; without kernels.
     """
 
     later: dict[int, Any]
     foreseen: dict[int, jax.Array]
     static: dict[int, tuple[Taps, Pairs]]
-    sums: Sums
+    sums: Weights
 
 
 class Now(NamedTuple):
-    """A step, or several [S, ...]: number in the chunk, the sequence's step, cotangents of what it gave, and what the forward run left."""
+    """A step, or several: number in the chunk, the sequence's step, cotangents of what it gave, and what the forward run left."""
 
-    j: jax.Array
+    number: jax.Array
     seq: Sequence
     ct: Any
     reads: dict[int, Reads]
     carried: dict[int, jax.Array]
 
 
-class Part(NamedTuple):
-    """Of the steps of a part, for each layer that learns: a x_t and b g_t, the products of these with L of all later parts, and with each
-    other; [S, H, r, .]."""
+class Ahead(NamedTuple):
+    """Of a layer that learns, for every step of a part, computed for all of them at once.
+
+    Attributes:
+      taps: a x_t and b g_t.
+      owed: what later parts owe them, (g_t L^T, x_t L).
+      products: of these with the unscaled ones of the part: (a x_t . x_s, b g_t . g_s), [P, H, R, P R].
+    """
 
     taps: Taps
-    owed: tuple[jax.Array, Any]
-    alike: tuple[jax.Array, Any]
+    owed: Taps
+    products: tuple[jax.Array, Any]
 
 
-def sweep(plan: Plan, weights: Weights, inputs: dict, left: tuple[Any, dict], steps: Sequence, ct: Any) -> Ends:
-    """The reverse sweep over one sequence, from what `forward.run` left, (chunks, state), and cotangents `ct` of its nats [T].
+def sweep(plan: Plan, weights: Weights, inputs: dict, left: tuple[Chunk, dict], steps: Sequence, ct: Any) -> Swept:
+    """The reverse sweep over one sequence, from what `forward.run` left: (chunks, last kernels if taps are folded).
 
-    If what is paid is late, these are of the foreseen layers' outputs: number of a leaf -> [T, H, r, n].
+    Args:
+      ct: cotangents of its nats [T]; or, if what is paid is late, of the foreseen layers' outputs: number of a leaf -> [T, H, R, N].
     """
-    way, (chunks, state) = past_of(plan), left
-    zeros = partial(jax.tree.map, jnp.zeros_like)
-    pasts = {leaf: way.Past.at_the_end(weights.kernels[leaf], state[leaf], chunk_inputs(plan, inputs, leaf)) for leaf in plan.learning}
-    later = {leaf: way.Later.begin(weights.kernels[leaf]) for leaf in plan.learning}
-    sums = Sums(zeros(weights.carried), zeros(weights.fixed), zeros(weights.rates), zeros(weights.factors))
+    chunks, last = left
+    memories = {leaf: _at_end(plan, weights, leaf, last, chunks) for leaf, layer in plan.learning.items() if layer.varies}
+    later = {leaf: Later(jnp.zeros_like(weights.kernels[leaf]) if plan.fold else None) for leaf in plan.learning}
+    sums = jax.tree.map(jnp.zeros_like, weights._replace(kernels={}))
 
-    def chunk(carry, now):
-        pasts, later, sums = carry
+    def chunk(state, now):
+        memories, later, sums = state
         chunk, steps, ct, inputs = now
-        size, pasts, own = steps.weight.shape[0], dict(pasts), {}
-        for leaf, la in plan.learning.items():
-            kept = chunk.kept[leaf]
-            kept = kept._replace(x=rounded(plan, by_tap(inputs[leaf]))) if leaf in inputs and isinstance(kept, Taps) else kept
-            pasts[leaf], own[leaf] = pasts[leaf].before(la, weights.factors[leaf], kept)
-        ready = {leaf: past.ready() for leaf, past in pasts.items()}
-        now = Now(jnp.arange(size), steps, ct, chunk.reads, chunk.carried)
-        pairs, found, sums = ChunkSweep(plan, weights, ready, own, later).run(now, sums)
-        later = {leaf: later[leaf].before(la, own[leaf], pairs[leaf]) for leaf, la in plan.learning.items()}
-        return (pasts, later, sums), found
+        taps = with_inputs(chunk.taps, inputs)
+        memories = {leaf: before(plan, memory, taps[leaf]) for leaf, memory in memories.items()}
+        ready = {leaf: joined(memory) for leaf, memory in memories.items()}
+        all_steps = Now(jnp.arange(len(steps.weight)), steps, ct, chunk.reads, chunk.carried)
+        pairs, found, sums = ChunkSweep(plan, weights, ready, taps, later).run(all_steps, sums)
+        later = {leaf: later[leaf].before(layer, taps[leaf], pairs[leaf]) for leaf, layer in plan.learning.items()}
+        return (memories, later, sums), (found, {leaf: pairs[leaf] for leaf in kept})
 
-    pieces = way.each(lambda left, now: (left, *now), chunks, way.cut(plan.chunks, (steps, ct, inputs)))
-    (_, later, sums), found = way.over_chunks(chunk, (pasts, later, sums), pieces, reverse=True)
-    foreseen, static = way.joined(found)
-    return Ends({leaf: later[leaf].state for leaf in plan.learning if leaf not in inputs}, foreseen, static, sums)
+    own_inputs = plan.learning.keys() - inputs.keys()
+    kept = set() if plan.fold else own_inputs
+    scanned = chunks, *by_chunk(plan, (steps, ct, inputs))
+    (_, later, sums), (found, pairs) = over_chunks(plan, chunk, (memories, later, sums), scanned, reverse=True)
+    return Swept({leaf: later[leaf].matrix for leaf in own_inputs} if plan.fold else pairs, *by_steps(found), sums)
 
 
-def chunk_inputs(plan: Plan, inputs: dict[int, jax.Array], leaf: int) -> Any:
-    """Foreseen inputs [H, C r, m] of every chunk."""
-    if leaf not in inputs:
-        return None
-    return [rounded(plan, by_tap(x)) for x in inputs[leaf].reshape(plan.chunks, -1, *inputs[leaf].shape[1:])]
+def _at_end(plan: Plan, weights: Weights, leaf: int, last: dict[int, jax.Array], chunks: Chunk) -> Memory:
+    """What a layer's weights consist of after the last step."""
+    if plan.fold:
+        return Memory(last[leaf], weights.factors[leaf])
+    return Memory(weights.kernels[leaf], weights.factors[leaf], tuple(nth(chunks.taps[leaf], k) for k in range(plan.chunks)))
 
 
 @dataclass(frozen=True)
@@ -116,126 +115,130 @@ class ChunkSweep:
     """The sweep over one chunk, which is cut into parts: products with what is owed by later parts are matrix products.
 
     Attributes:
-      pasts: before the chunk; taps: of the chunk; later: what is owed by the chunks after it. By number of a leaf.
+      memories: before the chunk; taps: of the chunk; later: what is owed by the chunks after it. By number of a leaf.
     """
 
     plan: Plan
     weights: Weights
-    pasts: dict[int, Any]
+    memories: dict[int, Memory]
     taps: dict[int, Taps]
-    later: dict[int, Any]
+    later: dict[int, Later]
 
-    def run(self, steps: Now, sums: Sums) -> tuple[dict[int, Pairs], tuple[dict, dict], Sums]:
-        """(what the chunk owes the layers that learn; h of the foreseen and (Taps, Pairs) of the static layers [C, ...]; Sums)."""
-        parts = len(steps.j) // self.plan.part
-        nows = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), steps)
-        own = {leaf: jax.tree.map(partial(by_step, parts), taps) for leaf, taps in self.taps.items()}
-        start = {leaf: no_pairs(la, self.taps[leaf]) for leaf, la in self.plan.learning.items()}
+    def run(self, steps: Now, sums: Weights) -> tuple[dict[int, Pairs], tuple[dict, dict], Weights]:
+        """(the pairs of the layers that learn; h of the foreseen and (Taps, Pairs) of the static layers, [C, ...]; sums)."""
+        parts = len(steps.number) // self.plan.part
+        taps = {leaf: jax.tree.map(partial(by_step, parts), taps) for leaf, taps in self.taps.items()}
 
         def part(carry, now):
             pairs, sums = carry
-            number, own, steps = now
-            new, found, sums = self.part(own, pairs, steps, sums)
-            pairs = {leaf: jax.tree.map(lambda a, n: _put(a, n, number), pairs[leaf], new[leaf]) for leaf in pairs}
-            return (pairs, sums), found
+            number, taps, steps = now
+            new, found, sums = self.part(taps, pairs, steps, sums)
+            return (jax.tree.map(partial(_put, number), pairs, new), sums), found
 
-        (pairs, sums), found = jax.lax.scan(part, (start, sums), (jnp.arange(parts), own, nows), reverse=True)
-        return pairs, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), found), sums
+        scanned = jnp.arange(parts), taps, jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), steps)
+        (pairs, sums), found = jax.lax.scan(part, (self.no_pairs(self.taps), sums), scanned, reverse=True)
+        return pairs, by_steps(found), sums
 
-    def part(self, own: dict[int, Taps], chunk: dict[int, Pairs], steps: Now, sums: Sums) -> tuple[dict[int, Pairs], Any, Sums]:
-        """One part; `chunk`: the pairs of the chunk so far, which are zero where the sweep has not been."""
-        size, factors = len(steps.j), self.weights.factors
-        parts = {leaf: self.prepared(la, own[leaf], chunk[leaf], size) for leaf, la in self.plan.learning.items()}
+    def part(self, taps: dict[int, Taps], done: dict[int, Pairs], steps: Now, sums: Weights) -> tuple[dict, tuple, Weights]:
+        """One part, as `run`, from its taps; `done`: the pairs of the chunk, which are zero where the sweep has not been."""
+        layers, count, factors = self.plan.learning, len(steps.number), self.weights.factors
+        ahead = {leaf: self.look_ahead(layer, taps[leaf], done[leaf], count) for leaf, layer in layers.items()}
 
         def one(carry, now):
             pairs, sums = carry
-            i, now, parts = now
-            due = {leaf: self.due(la, parts[leaf], own[leaf], pairs[leaf]) for leaf, la in self.plan.learning.items()}
-            new, found, sums = self.step(now, due, sums)
-            pairs = {leaf: write(pairs[leaf], new[leaf], due[leaf], i) for leaf in pairs}
-            return (pairs, sums), (found, due)
+            number, now, ahead = now
+            to_taps = {leaf: owed_to_step(ahead[leaf], taps[leaf], pairs[leaf]) for leaf in layers}
+            new, found, sums = self.step(now, to_taps, sums)
+            pairs = {leaf: write(pairs[leaf], new[leaf], number, to_taps[leaf]) for leaf in layers}
+            return (pairs, sums), (found, to_taps)
 
-        start = {leaf: no_pairs(la, own[leaf]) for leaf, la in self.plan.learning.items()}
-        (pairs, sums), (found, due) = jax.lax.scan(one, (start, sums), (jnp.arange(size), steps, parts), reverse=True)
+        scanned = jnp.arange(count), steps, ahead
+        (pairs, sums), (found, to_taps) = jax.lax.scan(one, (self.no_pairs(taps), sums), scanned, reverse=True)
         if self.plan.learned_rates:
-            more = {leaf: rate_gradient(la, own[leaf], due[leaf], factors[leaf]) for leaf, la in self.plan.learning.items()}
+            more = {leaf: rate_gradient(layer, taps[leaf], to_taps[leaf], factors[leaf]) for leaf, layer in layers.items()}
             sums = sums._replace(factors=jax.tree.map(jnp.add, sums.factors, more))
         return pairs, found, sums
 
-    def prepared(self, layer: Layer, own: Taps, chunk: Pairs, steps: int) -> Part:
-        taps = scaled_taps(layer.embed, own, self.weights.factors[layer.leaf])
-        products = self.later[layer.leaf].owed(layer, taps)
-        products = jax.tree.map(jnp.add, products, owed(layer.embed, taps, None, self.taps[layer.leaf], chunk))
-        alike = similarity(layer.embed, taps.x, own.x, own.g.dtype), inner(taps.g, own.g) if layer.varies else None
-        return jax.tree.map(partial(by_step, steps), Part(taps, products, alike))
+    def no_pairs(self, taps: dict[int, Taps]) -> dict[int, Pairs]:
+        layers = self.plan.learning
+        return {
+            leaf: Pairs(jnp.zeros_like(taps[leaf].g), jnp.zeros_like(taps[leaf].x) if layer.varies else None)
+            for leaf, layer in layers.items()
+        }
 
-    def due(self, layer: Layer, now: Part, own: Taps, pairs: Pairs) -> Taps:
-        """What later steps owe a step's scaled taps (a x_t, b g_t): those of later parts, and of this one."""
-        by_g, by_x = jax.tree.map(jnp.add, now.owed, owed(layer.embed, now.taps, now.alike, own, pairs))
-        return Taps(None if by_x is None else -by_x, -by_g)
+    def look_ahead(self, layer: Layer, taps: Taps, done: Pairs, count: int) -> Ahead:
+        """For a part of so many steps: large products, where the steps would have small ones."""
+        scaled_taps = scaled(taps, self.weights.factors[layer.leaf])
+        to_taps = self.later[layer.leaf].owed(layer, scaled_taps)
+        to_taps = jax.tree.map(jnp.add, to_taps, owed(scaled_taps, self.taps[layer.leaf], done))
+        by_g = row_products(scaled_taps.g, taps.g) if layer.varies else None
+        products = dots(scaled_taps.x, taps.x, taps.g.dtype), by_g
+        return jax.tree.map(partial(by_step, count), Ahead(scaled_taps, to_taps, products))
 
-    def step(self, now: Now, due: dict[int, Taps], sums: Sums) -> tuple[dict[int, Pairs], tuple[dict, dict], Sums]:
-        """One step: its pairs, `found` as in `run`, Sums."""
-        plan, weights = self.plan, self.weights
-        plan_layers = {layer.leaf: layer for layer in plan.layers}
-        reads = {leaf: self.memory(la, now.j) for leaf, la in plan_layers.items() if la.varies}
+    def step(self, now: Now, to_taps: dict[int, Taps], sums: Weights) -> tuple[dict[int, Pairs], tuple[dict, dict], Weights]:
+        """One step, as `run`, from what later steps owe its scaled taps."""
+        plan, weights, layers = self.plan, self.weights, {layer.leaf: layer for layer in self.plan.layers}
+        memories = {leaf: self.memory(layer, now.number) for leaf, layer in layers.items() if layer.varies}
 
-        def replay(known, carried, fixed, rates):
-            def answer(layer, k, q) -> Any:
-                out, back = known[layer.leaf].out[k], known[layer.leaf].back[k]
-                return recall(READ[layer.uses[k].way], reads[layer.leaf], q, out, back) if layer.varies else out
+        def replay(reads, carried, fixed, rates):
+            def answer(layer, use, q) -> Any:
+                out, back = reads[layer.leaf].out[use], reads[layer.leaf].back[use]
+                return recall(READ[layer.uses[use].way], memories[layer.leaf], q, out, back) if layer.varies else out
 
-            def observe(logits):
-                return now.seq.y, now.seq.weight.astype(logits.dtype)
+            replayed = weights._replace(fixed=fixed, rates=rates)
+            done = step(plan, answer, replayed, carried, now.seq.x, partial(Scoring(), (), now.seq))
+            taps = {leaf: Taps(taps.x if layers[leaf].varies else None, taps.g) for leaf, taps in done.taps.items()}
+            return (done.carried, taps, done.nats), {leaf: taps.x for leaf, taps in done.taps.items()}
 
-            done = step(plan, answer, weights._replace(fixed=fixed, rates=rates), carried, now.seq.x, observe)
-            taps = {leaf: Taps(t.x if plan_layers[leaf].varies else None, t.g) for leaf, t in done.taps.items()}
-            return (done.carried, taps, done.nats), {leaf: t.x for leaf, t in done.taps.items()}
-
-        (_, taps, nats), pull, x = jax.vjp(replay, now.reads, now.carried, weights.fixed, weights.rates, has_aux=True)
-        owed = {leaf: jax.tree.map(jnp.zeros_like, t) for leaf, t in taps.items()}
-        owed |= {leaf: scaled_taps(la.embed, due[leaf], weights.factors[leaf]) for leaf, la in plan.learning.items()}
+        replayed = now.reads, now.carried, weights.fixed, weights.rates
+        (_, taps, nats), pull, x = jax.vjp(replay, *replayed, has_aux=True)
+        nothing = {leaf: jax.tree.map(jnp.zeros_like, taps[leaf]) for leaf in plan.static}
+        to_unscaled = {leaf: scaled(to_taps[leaf], weights.factors[leaf]) for leaf in plan.learning}
         ct = jnp.zeros_like(nats) if plan.late else now.ct.astype(nats.dtype)
-        known, carried, fixed, rates = pull((sums.carried, owed, ct))
-        pairs = {la.leaf: pairs_of(la, known[la.leaf]) for la in plan.layers}
+        to_reads, carried, fixed, rates = pull((sums.carried, nothing | to_unscaled, ct))
+        pairs = {leaf: pairs_of(layer, to_reads[leaf]) for leaf, layer in layers.items()}
         if plan.late:
             pairs |= {leaf: pairs[leaf]._replace(h=pairs[leaf].h + now.ct[leaf]) for leaf in plan.foreseen}
         foreseen = {leaf: pairs[leaf].h for leaf in plan.foreseen}
         static = {leaf: (Taps(x[leaf], taps[leaf].g), pairs[leaf]) for leaf in plan.static}
-        more = Sums(carried, jax.tree.map(jnp.add, sums.fixed, fixed), sums.rates, sums.factors)
+        sums = sums._replace(carried=carried, fixed=jax.tree.map(jnp.add, sums.fixed, fixed))
         if plan.learned_rates:
-            more = more._replace(rates=jax.tree.map(jnp.add, sums.rates, rates))
-        return {leaf: pairs[leaf] for leaf in plan.learning}, (foreseen, static), more
+            sums = sums._replace(rates=jax.tree.map(jnp.add, sums.rates, rates))
+        return {leaf: pairs[leaf] for leaf in plan.learning}, (foreseen, static), sums
 
-    def memory(self, layer: Layer, j: jax.Array) -> Memory:
-        """What step j read, of a layer's weights: for the cotangents of its reads."""
+    def memory(self, layer: Layer, number: jax.Array) -> Memory:
+        """What a step of the chunk read, of a layer's weights."""
         if not layer.learns:
-            return Memory(rounded(self.plan, self.weights.kernels[layer.leaf]), None, (), False)
+            return Memory(self.weights.kernels[layer.leaf])
         taps = self.taps[layer.leaf]
-        before = (jnp.arange(taps.g.shape[1]) < j * layer.taps).astype(taps.g.dtype)[None, None]
-        return memory_of(self.plan, self.weights, layer, self.pasts[layer.leaf], (taps, before))
+        before_S = jnp.arange(taps.g.shape[1]) < number * layer.taps
+        return with_taps(self.memories[layer.leaf], taps, before_S.astype(taps.g.dtype)[None, None])
 
 
-def pairs_of(layer: Layer, known: Reads) -> Pairs:
+def owed_to_step(ahead: Ahead, taps: Taps, pairs: Pairs) -> Taps:
+    """What later steps owe a step's scaled taps (a x_t, b g_t): those of later parts, and those of its own with these taps and pairs."""
+    total = jax.tree.map(jnp.add, ahead.owed, owed(ahead.taps, taps, pairs, ahead.products))
+    return jax.tree.map(jnp.negative, total)
+
+
+def pairs_of(layer: Layer, reads: Reads) -> Pairs:
     """h and r from the cotangents of what was read: where W is used transposed, their roles are exchanged."""
     if not layer.varies:
-        return Pairs(jnp.concatenate(known.out, 1), None)
-    both = [(back, out) if use.way == "transposed" else (out, back) for use, out, back in zip(layer.uses, known.out, known.back)]
+        return Pairs(jnp.concatenate(reads.out, 1), None)
+    ways = zip(layer.uses, reads.out, reads.back)
+    both = [(back, out) if use.way == "transposed" else (out, back) for use, out, back in ways]
     return Pairs(*(jnp.concatenate(side, 1) for side in zip(*both)))
 
 
-def no_pairs(layer: Layer, taps: Taps) -> Pairs:
-    return Pairs(jnp.zeros_like(taps.g), jnp.zeros_like(taps.x) if layer.varies else None)
-
-
-def rate_gradient(layer: Layer, own: Taps, due: Taps, factors: Factors) -> Factors:
+def rate_gradient(layer: Layer, taps: Taps, to_taps: Taps, factors: Factors) -> Factors:
     """The derivative by the rates of a part's scaled taps (a x_t, b g_t); of foreseen layers, `forward.reread` gives it."""
     if layer.foreseen:
         return jax.tree.map(jnp.zeros_like, factors)
-    due = jax.tree.map(by_tap, due)
-    due = due._replace(x=jnp.zeros(own.x.shape, jax.dtypes.float0) if layer.embed else due.x)
-    return jax.vjp(lambda factors: scaled_taps(layer.embed, own, factors), factors)[1](due)[0]
+    to_taps = jax.tree.map(by_tap, to_taps)
+    if layer.embed:
+        to_taps = Taps(jnp.zeros(taps.x.shape, jax.dtypes.float0), to_taps.g)
+    return jax.vjp(lambda factors: scaled(taps, factors), factors)[1](to_taps)[0]
 
 
-def _put(buffer: jax.Array, rows: jax.Array, part: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_update_slice_in_dim(buffer, rows.astype(buffer.dtype), part * rows.shape[1], axis=1)
+def _put(part: jax.Array, buffer: jax.Array, rows: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(buffer, rows, part * rows.shape[1], axis=1)

@@ -1,4 +1,4 @@
-"""Whether inputs and outputs are in range, where that can be seen: in arrays that are not traced."""
+"""Whether inputs and outputs are such as a loop can use, where that can be seen: in arrays that are not traced."""
 
 from functools import partial
 from typing import Any
@@ -47,6 +47,20 @@ def check_outputs(network: Any, likelihood: Likelihood, weights: Any, seqs: Sequ
     wrong = ((y < 0) | (y >= count)) & (np.asarray(seqs.weight) != 0)
     if count and wrong.any():
         raise ValueError(f"An output is {y[wrong][0]}; there are {count}, 0 to {count - 1}. Give a network with more logits, or weight 0.")
+
+
+def check_distinct(x: Any, weight: Any) -> None:
+    """Raises ValueError if a number stands twice among inputs x [B, T] or [1, T], at steps whose weight [B, T] is not 0."""
+    if x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.integer) or not concrete(x, weight):
+        return
+    others = -1 - np.arange(x.shape[1])  # no row of an embedding has a negative number
+    ordered = np.sort(np.where(np.asarray(weight) != 0, x, others), axis=1)
+    twice = ordered[:, 1:][ordered[:, 1:] == ordered[:, :-1]]
+    if twice.size:
+        raise ValueError(
+            f"Input {twice[0]} comes twice in a sequence, and the form of the loop was promised that none does. "
+            "Give form=Dual(distinct=False)."
+        )
 
 
 def _shapes(weights: Any) -> tuple[tuple, Any]:

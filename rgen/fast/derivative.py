@@ -1,0 +1,258 @@
+"""Sequences side by side: what they are run with, their score and its derivative, and the other uses of a run."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rgen.batching import group_rows, over_sequences, pad_rows, ungroup_rows
+from rgen.fast.capture import Layer
+from rgen.fast.forward import reread, run
+from rgen.fast.loop import InnerLoop, Params
+from rgen.fast.memory import Memory, by_step, by_tap, change, outer, over_batch, pairs_matrix
+from rgen.fast.network import learning, learns
+from rgen.fast.past import by_steps, folded
+from rgen.fast.plan import Plan
+from rgen.fast.rates import Factors, rate_matrix, split_rates
+from rgen.fast.step import Weights, enter, leave, split
+from rgen.fast.sweep import sweep
+from rgen.sequence import Prediction, Sequence, Trace
+from rgen.unroll import Observer, Scoring
+
+
+def weights_of(plan: Plan, loop: InnerLoop, params: Params) -> Weights:
+    """The parameters, parted as the plan says."""
+    leaves = jax.tree.leaves(params.init)
+    learned = [i for i, name in enumerate(plan.program.names) if learns(name, loop.fast)]
+    rates = dict(zip(learned, jax.tree.leaves(loop.rates(params))))
+    parts = dict(zip(learned, split_rates(loop.rate_kind, params.rates, learning(params.init, loop.fast))))
+
+    def factors(layer: Layer) -> Factors:
+        row, column = parts[layer.leaf]
+        constant = row if layer.bias is None else parts[layer.bias][0]
+        return _arranged(layer, *(a.astype(leaves[layer.leaf].dtype) for a in (row, constant, column)))
+
+    return Weights(
+        {layer.leaf: layer.kernel(*(leaves[leaf] for leaf in layer.leaves)) for layer in plan.layers},
+        {leaf: factors(layer) for leaf, layer in plan.learning.items()},
+        {i: leaves[i] for i in plan.carried},
+        {i: jnp.broadcast_to(rates[i], leaves[i].shape) for i in plan.carried},
+        {i: leaves[i] for i in plan.fixed},
+    )
+
+
+def _arranged(layer: Layer, row: jax.Array, constant: jax.Array, column: jax.Array) -> Factors:
+    """Rates of a layer's kernel; a row that is looked up has one rate."""
+    heads, outputs = layer.heads, layer.outputs
+    if layer.embed:
+        return Factors(jnp.ones((heads, 1), row.dtype), jnp.broadcast_to(row, (heads, outputs)))
+    row = row.reshape(heads, -1) if row.ndim else jnp.broadcast_to(row, (heads, layer.inputs))
+    column = column.reshape(heads, -1) if column.ndim else jnp.broadcast_to(column, (heads, outputs))
+    if layer.bias is None:
+        return Factors(row, column)
+    constant = constant.reshape(heads, 1) if constant.ndim else jnp.broadcast_to(constant, (heads, 1))
+    return Factors(jnp.concatenate([row, constant], 1), column)
+
+
+def foreseen_inputs(plan: Plan, init: Any, x: jax.Array) -> dict[int, jax.Array]:
+    """Inputs [B, T, H, R, M] of the foreseen layers for x [B, T, ...]; without B, once for all, if the sequences share x."""
+    if not plan.foreseen:
+        return {}
+    leaves = dict(enumerate(jax.tree.leaves(init)))
+
+    def of_step(x):
+        found = {}
+        for leaf, layer in plan.foreseen.items():
+            operands = plan.program.evaluate(leaves, x, [use.operand for use in layer.uses], {})
+            rows = [enter(layer, use, operand, leaves[leaf].dtype) for use, operand in zip(layer.uses, operands)]
+            found[leaf] = jnp.concatenate(rows, 1)
+        return found
+
+    of_steps = jax.vmap(of_step)
+    return of_steps(x[0]) if plan.shared else jax.vmap(of_steps)(x)
+
+
+def pay_late(plan: Plan, params: Params, outs: dict[int, jax.Array], seqs: Sequence) -> jax.Array:
+    """Nats [B, T] from the outputs [B, T, H, R, N] of layers that learn: all steps at once, as nothing else they need changes."""
+    leaves = dict(enumerate(jax.tree.leaves(params.init)))
+    logits = plan.program.closed.jaxpr.outvars[Prediction._fields.index("logits")]
+
+    def step(now, outs):
+        answers = {}
+        for leaf, layer in plan.foreseen.items():
+            for use, rows in zip(layer.uses, split(layer, outs[leaf])):
+                answers[use] = lambda _, layer=layer, use=use, rows=rows: leave(layer, use, None, rows)
+        (out,) = plan.program.evaluate(leaves, now.x, [logits], answers, answers.keys())
+        return now.weight * plan.likelihood.nll(out, now.y)
+
+    return over_sequences(lambda seq, outs: jax.vmap(step)(seq, outs), seqs, outs)
+
+
+# ---------------------------------------------------------------- the score and its derivative
+
+
+def map_sequences(plan: Plan, function: Callable, inputs: dict[int, jax.Array], steps: Any, *more: Any) -> Any:
+    """`function(inputs, steps, *more)` of every sequence; foreseen inputs have no B if all sequences share them."""
+    if plan.shared:
+        return over_sequences(partial(function, inputs), steps, *more)
+    return over_sequences(lambda steps, inputs, *more: function(inputs, steps, *more), steps, inputs, *more)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def score(plan: Plan, weights: Weights, inputs: dict[int, jax.Array], seqs: Sequence) -> Any:
+    """Nats [B, T] of sequences of the plan's length. Differentiable once, in `weights` and `inputs`.
+
+    Where what is paid is late: instead number of a leaf -> outputs [B, T, H, R, N] of the foreseen layers, on which it depends.
+
+    Args:
+      inputs: number of a leaf -> [B, T, H, R, M], of the foreseen layers; [T, ...] if all sequences share them.
+    """
+    return _score_forward(plan, weights, inputs, seqs)[0]
+
+
+def _score_forward(plan, weights, inputs, seqs):
+    def one(inputs, seq):
+        done = run(plan, weights, Scoring(), inputs, seq)
+        last = {leaf: done.memories[leaf].kernel for leaf, layer in plan.learning.items() if plan.fold and layer.varies}
+        found: Any = done.trace.nll
+        if plan.late:
+            found = {leaf: jnp.concatenate(by_steps(done.chunks.reads[leaf].out), 2) for leaf in plan.foreseen}
+        return found, (done.chunks, last)
+
+    found, left = map_sequences(plan, one, inputs, seqs)
+    return found, (weights, inputs, left, seqs)
+
+
+@jax.custom_jvp
+def _once(tree: Any) -> Any:
+    return tree
+
+
+@_once.defjvp
+def _refuse(primals, tangents):
+    raise NotImplementedError(
+        "The dual form has first derivatives only: a second derivative of the score was asked for. Use InnerLoop(form='direct')."
+    )
+
+
+def _score_backward(plan, residuals, ct):
+    weights, inputs, left, seqs = residuals
+    weights, ct = _once((weights, ct))
+
+    def one(inputs, seq, left, ct):
+        return sweep(plan, weights, inputs, left, seq, ct)
+
+    swept = map_sequences(plan, one, inputs, seqs, left, ct)
+    sums: Weights = jax.tree.map(lambda a: a.sum(0), swept.sums)
+    kernels, factors, to_inputs = {}, dict(sums.factors), {}
+    for leaf, layer in plan.learning.items():
+        taps = jax.tree.map(all_taps, left[0].taps[leaf])
+        if layer.foreseen:
+            by = weights.kernels[leaf], weights.factors[leaf], inputs[leaf]
+            kernels[leaf], factors[leaf], to_inputs[leaf] = reread_vjp(plan, layer, by, taps.g, swept.foreseen[leaf])
+        elif plan.fold:
+            kernels[leaf] = swept.later[leaf].sum(0)
+        else:
+            kernels[leaf] = pairs_matrix(layer.inputs, *jax.tree.map(over_batch, (taps, jax.tree.map(all_taps, swept.later[leaf]))))
+    for leaf, layer in plan.static.items():
+        kernels[leaf] = pairs_matrix(layer.inputs, *jax.tree.map(all_steps, swept.static[leaf]))
+    return sums._replace(kernels=kernels, factors=factors), to_inputs, None
+
+
+score.defvjp(_score_forward, _score_backward)
+
+
+def reread_vjp(plan: Plan, layer: Layer, by: tuple, g_BxHxSxN: jax.Array, h_BxTxHxRxN: jax.Array) -> tuple:
+    """What is owed to a foreseen layer's (kernel, rates, inputs), for given g and the cotangents h of what it gives."""
+
+    def outs(kernel, factors, x):
+        each = partial(reread, plan, layer, kernel, factors)
+        return jax.vmap(partial(each, x))(g_BxHxSxN) if plan.shared else jax.vmap(each)(x, g_BxHxSxN)
+
+    out, pull = jax.vjp(outs, *by)
+    return pull(jax.vmap(by_tap)(h_BxTxHxRxN).astype(out.dtype))
+
+
+def all_taps(chunks_BxKxHxSxM: jax.Array) -> jax.Array:
+    """[B, H, K S, M]: the taps of all K chunks."""
+    return jax.vmap(by_tap)(chunks_BxKxHxSxM)
+
+
+def all_steps(steps_BxTxHxRxM: jax.Array) -> jax.Array:
+    """[H, B T R, M]: the taps of all steps of all sequences."""
+    return over_batch(jax.vmap(by_tap)(steps_BxTxHxRxM))
+
+
+# ---------------------------------------------------------------- the other uses
+
+
+def adapt(plan: Plan, weights: Weights, observer: Observer, inputs: dict[int, jax.Array], steps: Any) -> tuple[dict, Trace]:
+    """Runs over sequences: (number of a leaf -> its last weights [B, ...] if it learns, Trace [B, T])."""
+
+    def one(inputs, steps):
+        done = run(plan, weights, observer, inputs, steps)
+        last = dict(done.carried)
+        for leaf, layer in plan.learning.items():
+            last |= plan.program.arrays(layer, folded(done.memories[leaf]).kernel)
+        return last, done.trace
+
+    return map_sequences(plan, one, inputs, steps)
+
+
+def drift(plan: Plan, weights: Weights, inputs: dict[int, jax.Array], seqs: Sequence) -> tuple[dict, dict, dict, jax.Array]:
+    """Runs over sequences and sums up how far they move the weights, without forming any sequence's last weights.
+
+    Returns:
+      (number of a leaf -> what it lost, summed up over sequences; sums of the gradients of tables that are never read again; sums of the
+      cotangents of `inputs`, of the sequences if all share them; nats [B, T]).
+    """
+
+    def one(inputs, seq):
+        done = run(plan, weights, Scoring(), inputs, seq)
+        return jax.tree.map(jnp.subtract, weights.carried, done.carried), done.chunks.taps, done.static, done.trace.nll
+
+    lost, chunks, static, nll = map_sequences(plan, one, inputs, seqs)
+    lost, to_inputs, gradients = jax.tree.map(lambda a: a.sum(0), lost), {}, {}
+    for leaf, layer in plan.learning.items():
+        taps, memory = jax.tree.map(all_taps, chunks[leaf]), Memory(weights.kernels[leaf], weights.factors[leaf])
+        if layer.foreseen:
+            g_BxTxHxRxN = jax.vmap(partial(by_step, plan.length))(taps.g)
+            # the inner loop's own gradients: with the taps as constants
+            by, constant = (*memory[:2], inputs[leaf]), replace(plan, first_order=True)
+            gradient, _, to_inputs[leaf] = reread_vjp(constant, layer, by, taps.g, g_BxTxHxRxN)
+            matrix = rate_matrix(weights.factors[leaf]) * gradient
+        else:
+            matrix = change(memory, jax.tree.map(over_batch, taps))
+        lost |= plan.program.arrays(layer, matrix)
+    for leaf, layer in plan.static.items():
+        gradients |= plan.program.arrays(layer, outer(layer.inputs, *jax.tree.map(all_steps, static[leaf])))
+    return lost, gradients, to_inputs, nll
+
+
+# ---------------------------------------------------------------- micro-batches
+
+
+def by_group(plan: Plan, params: Any, function: Callable, steps: Any) -> Any:
+    """Runs `function` on the foreseen inputs and the steps [B, T, ...] of micro-batches, filled up with steps and rows of weight 0.
+
+    Returns:
+      What it returns, stacked over micro-batches.
+    """
+    steps = pad_rows(steps, plan.length, axis=1)
+    groups = group_rows(steps, plan.micro_batch, plan.devices)
+    of_all = foreseen_inputs(plan, params.init, steps.x) if plan.shared else None
+
+    def run(steps):
+        return function(foreseen_inputs(plan, params.init, steps.x) if of_all is None else of_all, steps)
+
+    if groups.weight.shape[0] == 1:
+        return jax.tree.map(lambda a: a[None], run(jax.tree.map(lambda a: a[0], groups)))
+    return jax.lax.map(run, groups)
+
+
+def ungroup_steps(plan: Plan, groups: jax.Array, batch: int, length: int) -> jax.Array:
+    """[groups, size, steps] to [batch, length]: undoes `by_group`'s stacking and filling."""
+    return ungroup_rows(groups, batch, plan.devices)[:, :length]
