@@ -329,9 +329,10 @@ def test_a_plan_is_made_for_the_devices_of_its_form():
     ("preset", "length", "fold"), [("digits-maml", 64, False), ("small-mnist-heads", 196, True), ("text-maml", 128, False)]
 )
 def test_what_the_cost_model_chooses_for_presets(preset, length, fold):
-    loop, seqs = model_and_data(preset, "dual", 32, length, Hardware("cpu", 2, cache=2.0**20))
-    weights = jax.eval_shape(loop.init, jax.random.key(0), seqs.x[0, 0]).init
-    assert loop.form.plan(loop, weights, seqs.x, 32).fold is fold
+    loop, seqs = model_and_data(preset, "dual", 32, length)
+    assert isinstance(loop, InnerLoop)
+    form = dataclasses.replace(loop.form, hardware=Hardware("cpu", 2, cache=2.0**20))
+    assert planned(loop, form, jax.eval_shape(loop.init, jax.random.key(0), seqs.x[0, 0]), seqs.x, 32).fold is fold
 
 
 @pytest.mark.parametrize("kind", ["fixed", "per-array", "rank-one"])

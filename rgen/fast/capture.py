@@ -235,7 +235,7 @@ class _Walk:
         """Whether it is added to a contraction that nothing else reads."""
         if eqn.primitive not in ADD:
             return False
-        other = eqn.invars[1 - place]
+        other: Any = eqn.invars[1 - place]
         alone = not isinstance(other, Literal) and other in self.dots and self.counts[other] == 1
         if not alone or other.aval.shape != eqn.outvars[0].aval.shape:
             return False
@@ -262,8 +262,8 @@ class _Walk:
             self.refused.add(bias)
             return self._layer(leaf)
         shape = self.jaxpr.invars[leaf].aval.shape
-        sizes = (math.prod(shape[axis] for axis in group) for group in axes)
-        return Layer(leaf, axes, *sizes, tuple(placed), bias, bias_form, embed=lookups == forms)
+        h, m, n = (math.prod(shape[axis] for axis in group) for group in axes)
+        return Layer(leaf, axes, h, m, n, tuple(placed), bias, bias_form, embed=lookups == forms)
 
     def _bias_of(self, results: list) -> tuple[int | None, tuple[int, ...], dict]:
         """The leaf that is added to all these results, and only to them: (it, its axes, result -> result with it)."""

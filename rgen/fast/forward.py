@@ -75,17 +75,18 @@ def run(plan: Plan, weights: Weights, observer: Observer, inputs: dict[int, jax.
 
 def unless_ended(plan: Plan, observer: Observer, chunk: Any) -> Any:
     """The function of a chunk, but one that finds all sequences of the micro-batch ended costs nothing."""
-    if observer.end is None:
+    end = observer.end
+    if end is None:
         return chunk
 
     def checked(state, now):
         def skip(state):
-            memories, *others = state
+            memories, *rest = state
             _, (left, (static, trace)) = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(chunk, state, now))
             if not plan.fold:
                 whole = with_inputs(left.taps, now[0])
                 memories = {leaf: after(plan, memory, whole[leaf]) for leaf, memory in memories.items()}
-            return (memories, *others), (left, (static, trace._replace(y=jnp.full_like(trace.y, observer.end))))
+            return (memories, *rest), (left, (static, trace._replace(y=jnp.full_like(trace.y, end))))
 
         # not pmin, which jax.export cannot lower for a symbolic batch
         ended = jax.lax.all_gather(observer.ended(state[2]), ROWS).all()
