@@ -2,7 +2,8 @@
 
 import dataclasses
 import resource
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
 
 import jax
 import numpy as np
