@@ -1,7 +1,6 @@
 """From names and sizes to a sequence model: a network in the inner loop, or the recurrent baseline."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -97,6 +96,12 @@ def numbers(params: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
+def check_network_fits(shapes: Any, copies: int) -> None:
+    """Raises InputError where so many copies of a network's parameters, in float32, need more memory than there is."""
+    size, remedy = numbers(shapes), "Give smaller sizes, as --width, or shorter sequences."
+    require_memory(4 * copies * size, f"A network of {size:,} parameters", remedy, total_memory())
+
+
 def check_training_fits(config: TrainConfig, model: SequenceModel, data: Dataset) -> None:
     """Raises InputError where an outer step needs more memory than there is, before anything of its size is made.
 
@@ -104,14 +109,11 @@ def check_training_fits(config: TrainConfig, model: SequenceModel, data: Dataset
     the gradient; outputs, weights and nats of the meta-batch; and what the reverse sweep reads: taps of a micro-batch, and foreseen inputs.
     """
     there, shapes, length, batch = total_memory(), template(model, data), data.length, config.meta_batch
-    state, row = 4 * 4 * numbers(shapes), 4 * 3
-    require_memory(
-        state, f"A network of {numbers(shapes):,} parameters", "Give smaller sizes, as --width, or a smaller --max-length.", there
-    )
-    taps, known, together = 0, 0, batch
+    check_network_fits(shapes, copies=4)
+    taps, known, together = 0, 0, batch  # bytes of a step of each sequence, and of all; sequences whose taps are kept
     if isinstance(model, InnerLoop) and isinstance(model.form, Dual) and config.algorithm != "reptile":
         axes, own = len(data.shape) + model.context, config.order == "random" or model.context > 0
-        x = (batch if own else 1, length) + ((axes,) if axes > 1 else ())  # of each sequence, or for all
+        x = (batch if own else 1, length) + ((axes,) if axes > 1 else ())
         plan = model.form.plan(model, shapes.init, jax.ShapeDtypeStruct(x, np.int32), batch)
         together = plan.micro_batch
         taps = 4 * sum(layer.tap_size for layer in plan.layers)
@@ -119,22 +121,20 @@ def check_training_fits(config: TrainConfig, model: SequenceModel, data: Dataset
         taps, known = (taps + known, 0) if own else (taps, known)
 
     def needed(batch: int, length: int, times: int = 1) -> int:
-        return state + length * (batch * row + times * (min(batch, together) * taps + known))
+        return 4 * 4 * numbers(shapes) + length * (3 * 4 * batch + times * (min(batch, together) * taps + known))
 
     def fits(batch: int, length: int) -> bool:
         return needed(batch, length, REVERSE) <= there
 
-    def largest(most: int, fits: Callable[[int], bool]) -> int:
-        return next((size for k in range(most.bit_length()) if fits(size := most >> k)), 0)
-
-    remedies = {"--meta-batch": largest(batch, lambda size: fits(size, length))}
+    halves = [batch >> k for k in range(1, batch.bit_length())]
+    remedies = {"--meta-batch": next((size for size in halves if fits(size, length)), None)}
     if data.kind == "text":
-        remedies["--max-length"] = largest(length, lambda size: fits(batch, size))
+        shorter, halves = "a smaller --max-length", [length >> k for k in range(1, length.bit_length())]
+        remedies["--max-length"] = next((size for size in halves if fits(batch, size)), None)
     else:
-        sides = [side for side in range(2, min(data.shape)) if not any(size % side for size in data.shape)]
-        remedies["--reduce"] = config.reduce * next((side for side in sides if fits(batch, length // side**2)), 0)
-    found = [f"{option} {value}" for option, value in remedies.items() if value]
-    smaller = "a smaller --max-length" if data.kind == "text" else "a larger --reduce"
-    remedy = f"With {' or '.join(found)} it should fit." if found else f"Give a smaller --meta-batch and {smaller}."
+        shorter, sides = "a larger --reduce", [side for side in range(2, min(data.shape)) if not any(n % side for n in data.shape)]
+        remedies["--reduce"] = next((config.reduce * side for side in sides if fits(batch, length // side**2)), None)
+    found = " or ".join(f"{option} {value}" for option, value in remedies.items() if value)
+    remedy = f"With {found} it should fit." if found else f"Give a smaller --meta-batch and {shorter}."
     what = f"An outer step with --meta-batch {batch} on sequences of {length:,} steps"
     require_memory(needed(batch, length), what, remedy, there)

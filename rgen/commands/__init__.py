@@ -123,6 +123,7 @@ def _outcome(work: Callable[[], object]) -> tuple[Any, str]:
 
 
 def _prepare_libraries(options: Any) -> None:
+    """What has to be said to them before they are imported."""
     os.environ["JAX_THREEFRY_PARTITIONABLE"] = "1"  # what a seed stands for does not depend on settings of JAX
     try:
         os.makedirs(cache_folder(), exist_ok=True)

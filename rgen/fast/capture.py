@@ -96,11 +96,15 @@ class Layer:
         """Whether its inputs change, continuously, with what is learned."""
         return not self.embed and not self.foreseen
 
-    def kernel(self, weight: jax.Array, *bias: jax.Array) -> jax.Array:
-        """[H, M, N], the bias as the last row, from the arrays of its `leaves`."""
+    def kernel(self, weight: jax.Array, *bias: jax.Array) -> tuple[jax.Array, ...]:
+        """[H, M, N] from the arrays of its `leaves`, in blocks of rows: the weight, and perhaps the bias."""
         kernel_HxMxN = _ordered(weight, sum(self.axes, ())).reshape(self.heads, self.inputs, self.outputs)
         rows_Hx1xN = [_ordered(b, self.bias_axes).reshape(self.heads, 1, self.outputs) for b in bias]
-        return jnp.concatenate([kernel_HxMxN, *rows_Hx1xN], 1)
+        return kernel_HxMxN, *rows_Hx1xN
+
+    def blocks(self, kernel_HxMxN: jax.Array) -> tuple[jax.Array, ...]:
+        """One array in such blocks."""
+        return (kernel_HxMxN[:, : self.inputs], kernel_HxMxN[:, self.inputs :])[: len(self.leaves)]
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,7 @@ class Program:
     def arrays(self, layer: Layer, kernel_HxMxN: jax.Array) -> dict[int, jax.Array]:
         """The way back from `Layer.kernel`: number of a leaf -> array. What only rearranges is undone by its transpose."""
         back = jax.linear_transpose(layer.kernel, *(self.avals[leaf] for leaf in layer.leaves))
-        return dict(zip(layer.leaves, back(kernel_HxMxN)))
+        return dict(zip(layer.leaves, back(layer.blocks(kernel_HxMxN))))
 
     def outputs(self, values: list) -> Any:
         """What the network returns, from the values of its output variables."""

@@ -12,7 +12,7 @@ from rgen.batching import group_rows, over_sequences, pad_rows, ungroup_rows
 from rgen.fast.capture import Layer
 from rgen.fast.forward import reread, run
 from rgen.fast.loop import InnerLoop, Params
-from rgen.fast.memory import Memory, by_step, by_tap, change, outer, over_batch, pairs_matrix
+from rgen.fast.memory import Memory, by_step, by_tap, change, outer, over_batch, pairs_matrix, stacked
 from rgen.fast.network import learning, learns
 from rgen.fast.past import by_steps, folded
 from rgen.fast.plan import Plan
@@ -116,7 +116,7 @@ def score(plan: Plan, weights: Weights, inputs: dict[int, jax.Array], seqs: Sequ
 def _score_forward(plan, weights, inputs, seqs):
     def one(inputs, seq):
         done = run(plan, weights, Scoring(), inputs, seq)
-        last = {leaf: done.memories[leaf].kernel for leaf, layer in plan.learning.items() if plan.fold and layer.varies}
+        last = {leaf: done.memories[leaf].kernel[0] for leaf, layer in plan.learning.items() if plan.fold and layer.varies}
         found: Any = done.trace.nll
         if plan.late:
             found = {leaf: jnp.concatenate(by_steps(done.chunks.reads[leaf].out), 2) for leaf in plan.foreseen}
@@ -154,11 +154,12 @@ def _score_backward(plan, residuals, ct):
             by = weights.kernels[leaf], weights.factors[leaf], inputs[leaf]
             kernels[leaf], factors[leaf], to_inputs[leaf] = reread_vjp(plan, layer, by, taps.g, swept.foreseen[leaf])
         elif plan.fold:
-            kernels[leaf] = swept.later[leaf].sum(0)
+            kernels[leaf] = layer.blocks(swept.later[leaf].sum(0))
         else:
-            kernels[leaf] = pairs_matrix(layer.inputs, *jax.tree.map(over_batch, (taps, jax.tree.map(all_taps, swept.later[leaf]))))
+            pairs = jax.tree.map(all_taps, swept.later[leaf])
+            kernels[leaf] = layer.blocks(pairs_matrix(layer.inputs, *jax.tree.map(over_batch, (taps, pairs))))
     for leaf, layer in plan.static.items():
-        kernels[leaf] = pairs_matrix(layer.inputs, *jax.tree.map(all_steps, swept.static[leaf]))
+        kernels[leaf] = layer.blocks(pairs_matrix(layer.inputs, *jax.tree.map(all_steps, swept.static[leaf])))
     return sums._replace(kernels=kernels, factors=factors), to_inputs, None
 
 
@@ -196,7 +197,7 @@ def adapt(plan: Plan, weights: Weights, observer: Observer, inputs: dict[int, ja
         done = run(plan, weights, observer, inputs, steps)
         last = dict(done.carried)
         for leaf, layer in plan.learning.items():
-            last |= plan.program.arrays(layer, folded(done.memories[leaf]).kernel)
+            last |= plan.program.arrays(layer, *folded(done.memories[leaf]).kernel)
         return last, done.trace
 
     return map_sequences(plan, one, inputs, steps)
@@ -223,7 +224,7 @@ def drift(plan: Plan, weights: Weights, inputs: dict[int, jax.Array], seqs: Sequ
             # the inner loop's own gradients: with the taps as constants
             by, constant = (*memory[:2], inputs[leaf]), replace(plan, first_order=True)
             gradient, _, to_inputs[leaf] = reread_vjp(constant, layer, by, taps.g, g_BxTxHxRxN)
-            matrix = rate_matrix(weights.factors[leaf]) * gradient
+            matrix = rate_matrix(weights.factors[leaf]) * stacked(gradient)
         else:
             matrix = change(memory, jax.tree.map(over_batch, taps))
         lost |= plan.program.arrays(layer, matrix)

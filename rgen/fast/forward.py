@@ -15,19 +15,21 @@ import jax.numpy as jnp
 from rgen.batching import ROWS
 from rgen.fast.capture import Layer
 from rgen.fast.memory import (
+    Kernel,
     Memory,
     Taps,
     by_step,
     by_tap,
-    change,
     dots,
     is_lookup,
+    per_layer,
     product,
     read,
     read_back,
     scaled_input,
+    stacked,
 )
-from rgen.fast.past import after, by_chunk, by_steps, joined, over_chunks
+from rgen.fast.past import after, by_chunk, by_steps, folded, joined, over_chunks
 from rgen.fast.plan import Plan
 from rgen.fast.rates import Factors
 from rgen.fast.step import Reads, Weights, split, step
@@ -67,6 +69,8 @@ class Run(NamedTuple):
 def run(plan: Plan, weights: Weights, observer: Observer, inputs: dict[int, jax.Array], steps: Any) -> Run:
     """The inner loop over one sequence of the plan's length; `inputs`: those that are foreseen, [T, H, R, M]."""
     memories = {leaf: Memory(weights.kernels[leaf], weights.factors[leaf]) for leaf in plan.learning}
+    if plan.fold:
+        memories = per_layer(folded, memories)
     start = memories, weights.carried, observer.start()
     chunk = unless_ended(plan, observer, partial(run_chunk, plan, weights, observer))
     (memories, carried, _), (chunks, rest) = over_chunks(plan, chunk, start, by_chunk(plan, (inputs, steps)))
@@ -85,7 +89,7 @@ def unless_ended(plan: Plan, observer: Observer, chunk: Any) -> Any:
             _, (left, (static, trace)) = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(chunk, state, now))
             if not plan.fold:
                 whole = with_inputs(left.taps, now[0])
-                memories = {leaf: after(plan, memory, whole[leaf]) for leaf, memory in memories.items()}
+                memories = per_layer(partial(after, plan), memories, whole)
             return (memories, *rest), (left, (static, trace._replace(y=jnp.full_like(trace.y, end))))
 
         # not pmin, which jax.export cannot lower for a symbolic batch
@@ -104,29 +108,29 @@ def run_chunk(plan: Plan, weights: Weights, observer: Observer, state: tuple, no
     """
     (memories, carried, seen), (inputs, steps) = state, now
     count = len(steps.weight)
-    at_start = {leaf: joined(memory) for leaf, memory in memories.items()}
-    ahead = {leaf: look_ahead(at_start[leaf], by_tap(x), count) for leaf, x in inputs.items()}
+    at_start = per_layer(joined, memories)
+    ahead = per_layer(partial(look_ahead, count), inputs, at_start)
     static = {leaf: Memory(weights.kernels[leaf]) for leaf in plan.static}
 
     def one(carry, now):
         taps, carried, seen = carry
         number, ahead, now = now
         current = static | {leaf: with_taps(at_start[leaf], taps[leaf]) for leaf in taps if leaf not in ahead}
-        outs = {leaf: split(plan.foreseen[leaf], read_ahead(weights.factors[leaf], ready, taps[leaf].g)) for leaf, ready in ahead.items()}
+        outs = per_layer(split, plan.foreseen, per_layer(read_ahead, ahead, taps, weights.factors))
 
         def answer(layer, use, q):
             return outs[layer.leaf][use] if q is None else READ[layer.uses[use].way](current[layer.leaf], q)
 
         done = step(plan, answer, weights, carried, observer.x(seen, now), partial(observer, seen, now))
-        taps = {leaf: write(taps[leaf], done.taps[leaf], number, done.reads[leaf]) for leaf in taps}
+        taps = per_layer(partial(write, number), taps, done.taps, done.reads)
         rest = {leaf: done.taps[leaf] for leaf in plan.static}, Trace(done.y, done.nats)
         return (taps, done.carried, done.seen), (done.reads, carried, rest)
 
-    empty = {leaf: empty_taps(layer, count, weights.kernels[leaf].dtype) for leaf, layer in plan.learning.items()}
+    empty = {leaf: empty_taps(layer, count, weights.kernels[leaf][0].dtype) for leaf, layer in plan.learning.items()}
     scanned = jnp.arange(count), ahead, steps
     (taps, carried, seen), (reads, carried_before, rest) = jax.lax.scan(one, (empty, carried, seen), scanned)
     whole = with_inputs(taps, inputs)
-    memories = {leaf: after(plan, memory, whole[leaf]) for leaf, memory in memories.items()}
+    memories = per_layer(partial(after, plan), memories, whole)
     return (memories, carried, seen), (Chunk(reads, carried_before, taps), rest)
 
 
@@ -143,19 +147,20 @@ def with_inputs(taps: dict[int, Taps], inputs: dict[int, jax.Array]) -> dict[int
 # ---------------------------------------------------------------- foreseen layers
 
 
-def look_ahead(memory: Memory, x_HxSxM: jax.Array, count: int) -> Ahead:
+def look_ahead(count: int, x_CxHxRxM: jax.Array, memory: Memory) -> Ahead:
     """For the inputs of a chunk of so many steps: large products, where the steps would have small ones."""
     assert memory.factors is not None
+    x_HxSxM = by_tap(x_CxHxRxM)
     similar_HxSxS = dots(scaled_input(x_HxSxM, memory.factors), x_HxSxM, x_HxSxM.dtype)
     return Ahead(by_step(count, read(memory, x_HxSxM)), by_step(count, similar_HxSxS))
 
 
-def read_ahead(factors: Factors, ahead: Ahead, g_HxSxN: jax.Array) -> jax.Array:
-    """A foreseen layer's output [H, R, N] at a step, with what the chunk has taught so far; taps of later steps are zero in g."""
-    return ahead.out - factors.column[:, None] * product(ahead.dots, g_HxSxN)
+def read_ahead(ahead: Ahead, taps: Taps, factors: Factors) -> jax.Array:
+    """A foreseen layer's output [H, R, N] at a step, with what the chunk has taught so far; g of later steps is zero."""
+    return ahead.out - factors.column[:, None] * product(ahead.dots, taps.g)
 
 
-def reread(plan: Plan, layer: Layer, kernel: jax.Array, factors: Factors, x_TxHxRxM: jax.Array, g_HxSxN: jax.Array) -> jax.Array:
+def reread(plan: Plan, layer: Layer, kernel: Kernel, factors: Factors, x_TxHxRxM: jax.Array, g_HxSxN: jax.Array) -> jax.Array:
     """A foreseen layer's outputs [H, S, N] of all steps, from all its inputs and given g.
 
     So what is owed to the inputs, the initialization and the rates through these outputs is one call of JAX's vjp: matrix products.
@@ -167,11 +172,12 @@ def reread(plan: Plan, layer: Layer, kernel: jax.Array, factors: Factors, x_TxHx
     def chunk(kernel, taps):
         constant = Taps(jax.lax.stop_gradient(taps.x) if plan.first_order else taps.x, taps.g)
         memory = Memory(kernel, factors)
-        return kernel - change(memory, constant), read(with_taps(memory, constant, earlier_1xSxS), taps.x)
+        out_HxSxN = read(with_taps(memory, constant, earlier_1xSxS), taps.x)
+        return after(plan, memory, constant).kernel, out_HxSxN
 
     taps = Taps(by_step(chunks, by_tap(x_TxHxRxM)), by_step(chunks, g_HxSxN))
     if plan.fold:
-        return by_tap(jax.lax.scan(chunk, kernel, taps)[1])
+        return by_tap(jax.lax.scan(chunk, (stacked(kernel),), taps)[1])
     return chunk(kernel, Taps(taps.x[0], taps.g[0]))[1]
 
 
@@ -185,7 +191,7 @@ def empty_taps(layer: Layer, steps: int, dtype: Any) -> Taps:
     return Taps(x, jnp.zeros((*shape, layer.outputs), dtype))
 
 
-def write(buffers: Any, rows: Any, step: jax.Array, reads: Any) -> Any:
+def write(step: jax.Array, buffers: Any, rows: Any, reads: Any) -> Any:
     """Puts rows [H, R, K] of one step of a chunk at their place in buffers [H, C R, K], once all `reads` are done.
 
     The rows are made to depend on what was read. XLA then knows that its buffer is not read any more and writes into it in place; without

@@ -13,13 +13,17 @@ Axes in names: B sequences, H heads (which never meet), M inputs, N outputs, S t
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from rgen.fast.rates import Factors
+
+# Blocks [H, M_i, N] of the rows of a kernel, one below the other: so a bias need not be copied to stand below its weight.
+Kernel = tuple[jax.Array, ...]
 
 
 class Taps(NamedTuple):
@@ -40,13 +44,13 @@ class Memory(NamedTuple):
     """A layer's weights at one moment: those at an earlier moment, and the taps since then.
 
     Attributes:
-      kernel: [H, M, N]
+      kernel: [H, M, N], in blocks.
       factors: the rates; None if the layer does not learn.
       taps: of several stretches of time, one after the other.
       mask: [1, R or 1, S], which of the last of them count; None: all.
     """
 
-    kernel: jax.Array
+    kernel: Kernel
     factors: Factors | None = None
     taps: tuple[Taps, ...] = ()
     mask: Any = None
@@ -74,8 +78,8 @@ def read(memory: Memory, q_HxRxM: jax.Array) -> jax.Array:
 
 def read_back(memory: Memory, p_HxRxN: jax.Array) -> jax.Array:
     """p W_t^T [H, R, M]."""
-    heads, inputs, _ = memory.kernel.shape
-    return _transposed(read, memory, jnp.zeros((heads, p_HxRxN.shape[1], inputs), p_HxRxN.dtype))(p_HxRxN)
+    inputs = sum(block.shape[1] for block in memory.kernel)
+    return _transposed(read, memory, jnp.zeros((*p_HxRxN.shape[:2], inputs), p_HxRxN.dtype))(p_HxRxN)
 
 
 def _transposed(function: Callable, memory: Memory, like: jax.Array) -> Callable:
@@ -146,11 +150,18 @@ def owed(taps: Taps, later: Taps, pairs: Pairs, products: Any = None) -> Taps:
     return Taps(product(row_products(taps.g, pairs.h), later.x) + product(by_g_HxRxS, pairs.r), to_g)
 
 
-def product_or_rows(q_HxRxM: jax.Array, matrix_HxMxN: jax.Array) -> jax.Array:
-    """q times a matrix [H, R, N]; of numbers beyond its rows, the last."""
+def product_or_rows(q_HxRxM: jax.Array, kernel: Kernel) -> jax.Array:
+    """q times a kernel [H, R, N]; of numbers beyond its rows, the last."""
     if is_lookup(q_HxRxM):
-        return matrix_HxMxN[:, jnp.minimum(q_HxRxM[0, :, 0], matrix_HxMxN.shape[1] - 1)]
-    return product(q_HxRxM, matrix_HxMxN)
+        (table,) = kernel
+        return table[:, jnp.minimum(q_HxRxM[0, :, 0], table.shape[1] - 1)]
+    ends = list(accumulate(block.shape[1] for block in kernel))
+    return reduce(jnp.add, map(product, jnp.split(q_HxRxM, ends[:-1], axis=-1), kernel))
+
+
+def stacked(kernel: Kernel) -> jax.Array:
+    """[H, M, N], as one array."""
+    return kernel[0] if len(kernel) == 1 else jnp.concatenate(kernel, 1)
 
 
 def outer(rows: int, x_HxSxM: jax.Array, g_HxSxN: jax.Array) -> jax.Array:
@@ -163,13 +174,18 @@ def outer(rows: int, x_HxSxM: jax.Array, g_HxSxN: jax.Array) -> jax.Array:
 def change(memory: Memory, taps: Taps) -> jax.Array:
     """What taps take from a layer's kernel [H, M, N]."""
     assert memory.factors is not None
-    return outer(memory.kernel.shape[1], *scaled(taps, memory.factors))
+    return outer(memory.kernel[0].shape[1], *scaled(taps, memory.factors))
 
 
 def pairs_matrix(rows: int, taps: Taps, pairs: Pairs) -> jax.Array:
     """The sum of x h^T + r g^T over taps [H, M, N]."""
     matrix = outer(rows, taps.x, pairs.h)
     return matrix if pairs.r is None else matrix + column_products(pairs.r, taps.g)
+
+
+def per_layer(function: Callable, first: dict[int, Any], *others: dict[int, Any]) -> dict[int, Any]:
+    """`function` of what several dicts have of each layer in the first: number of a leaf -> result."""
+    return {leaf: function(value, *(other[leaf] for other in others)) for leaf, value in first.items()}
 
 
 def over_batch(taps_BxHxSxK: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from rgen.fast.capture import Layer
-from rgen.fast.memory import Memory, Pairs, Taps, change, owed, pairs_matrix, product_or_rows, row_products
+from rgen.fast.memory import Memory, Pairs, Taps, change, owed, pairs_matrix, product_or_rows, row_products, stacked
 from rgen.fast.plan import Plan
 
 
@@ -25,7 +25,8 @@ def joined(memory: Memory) -> Memory:
 def folded(memory: Memory) -> Memory:
     """The same, with all taps in the kernel."""
     taps = joined(memory).taps
-    return Memory(memory.kernel - change(memory, *taps), memory.factors) if taps else memory
+    kernel = stacked(memory.kernel)
+    return Memory((kernel - change(memory, *taps) if taps else kernel,), memory.factors)
 
 
 def after(plan: Plan, memory: Memory, taps: Taps) -> Memory:
@@ -37,7 +38,7 @@ def after(plan: Plan, memory: Memory, taps: Taps) -> Memory:
 def before(plan: Plan, memory: Memory, taps: Taps) -> Memory:
     """The memory before a chunk with these taps."""
     if plan.fold:
-        return memory._replace(kernel=memory.kernel + change(memory, taps))
+        return memory._replace(kernel=(stacked(memory.kernel) + change(memory, taps),))
     return memory._replace(taps=memory.taps[:-1])
 
 
@@ -50,7 +51,7 @@ class Later(NamedTuple):
     def owed(self, layer: Layer, taps: Taps) -> Taps:
         """(g_t L^T, x_t L) for some taps, the former only if their inputs vary."""
         if self.matrix is not None:
-            return Taps(row_products(taps.g, self.matrix) if layer.varies else None, product_or_rows(taps.x, self.matrix))
+            return Taps(row_products(taps.g, self.matrix) if layer.varies else None, product_or_rows(taps.x, (self.matrix,)))
         total = Taps(jnp.zeros_like(taps.x) if layer.varies else None, jnp.zeros_like(taps.g))
         for later, pairs in self.chunks:
             total = jax.tree.map(jnp.add, total, owed(taps, later, pairs))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from rgen.fast.capture import Layer, Use
 from rgen.fast.loop import descend
-from rgen.fast.memory import Taps
+from rgen.fast.memory import Kernel, Taps
 from rgen.fast.plan import Plan
 from rgen.fast.rates import Factors
 from rgen.sequence import paid
@@ -22,13 +22,13 @@ class Weights(NamedTuple):
     """What the dual form is differentiable in; keys are numbers of leaves of the parameters.
 
     Attributes:
-      kernels: [H, M, N] of the layers taken over, with the bias as the last row.
+      kernels: [H, M, N], in blocks, of the layers taken over, with the bias as the last row.
       factors: the rates of those that learn.
       carried, rates: the ordinary fast weights, and a rate for each.
       fixed: weights that are the same at every step.
     """
 
-    kernels: dict[int, jax.Array]
+    kernels: dict[int, Kernel]
     factors: dict[int, Factors]
     carried: dict[int, jax.Array]
     rates: dict[int, jax.Array]
@@ -76,7 +76,7 @@ def step(plan: Plan, answer: Answer, weights: Weights, carried: dict, x: Any, ob
         def respond(layer, use, operand):
             rows = None
             if operand is not None:
-                rows = enter(layer, layer.uses[use], operand, weights.kernels[layer.leaf].dtype)
+                rows = enter(layer, layer.uses[use], operand, weights.kernels[layer.leaf][0].dtype)
                 rows = rows if layer.embed else rows + into[layer.leaf][use]
             out = answer(layer, use, rows)
             met[layer.leaf][use] = rows, out
@@ -130,7 +130,7 @@ def _nudges(layer: Layer, weights: Weights, entering: bool) -> tuple[jax.Array, 
     found = []
     for use in layer.uses:
         width = layer.width if entering != (use.way == "transposed") else layer.outputs
-        found.append(jnp.zeros((layer.heads, use.form.rows, width), weights.kernels[layer.leaf].dtype))
+        found.append(jnp.zeros((layer.heads, use.form.rows, width), weights.kernels[layer.leaf][0].dtype))
     return tuple(found)
 
 

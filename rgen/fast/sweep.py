@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from rgen.fast.capture import Layer
 from rgen.fast.forward import READ, Chunk, with_inputs, with_taps, write
-from rgen.fast.memory import Memory, Pairs, Taps, by_step, by_tap, dots, owed, recall, row_products, scaled
+from rgen.fast.memory import Memory, Pairs, Taps, by_step, by_tap, dots, owed, per_layer, recall, row_products, scaled, stacked
 from rgen.fast.past import Later, before, by_chunk, by_steps, joined, nth, over_chunks
 from rgen.fast.plan import Plan
 from rgen.fast.rates import Factors
@@ -82,18 +82,17 @@ def sweep(plan: Plan, weights: Weights, inputs: dict, left: tuple[Chunk, dict], 
     """
     chunks, last = left
     memories = {leaf: _at_end(plan, weights, leaf, last, chunks) for leaf, layer in plan.learning.items() if layer.varies}
-    later = {leaf: Later(jnp.zeros_like(weights.kernels[leaf]) if plan.fold else None) for leaf in plan.learning}
+    later = {leaf: Later(jnp.zeros_like(stacked(weights.kernels[leaf])) if plan.fold else None) for leaf in plan.learning}
     sums = jax.tree.map(jnp.zeros_like, weights._replace(kernels={}))
 
     def chunk(state, now):
         memories, later, sums = state
         chunk, steps, ct, inputs = now
         taps = with_inputs(chunk.taps, inputs)
-        memories = {leaf: before(plan, memory, taps[leaf]) for leaf, memory in memories.items()}
-        ready = {leaf: joined(memory) for leaf, memory in memories.items()}
+        memories = per_layer(partial(before, plan), memories, taps)
         all_steps = Now(jnp.arange(len(steps.weight)), steps, ct, chunk.reads, chunk.carried)
-        pairs, found, sums = ChunkSweep(plan, weights, ready, taps, later).run(all_steps, sums)
-        later = {leaf: later[leaf].before(layer, taps[leaf], pairs[leaf]) for leaf, layer in plan.learning.items()}
+        pairs, found, sums = ChunkSweep(plan, weights, per_layer(joined, memories), taps, later).run(all_steps, sums)
+        later = per_layer(Later.before, later, plan.learning, taps, pairs)
         return (memories, later, sums), (found, {leaf: pairs[leaf] for leaf in kept})
 
     own_inputs = plan.learning.keys() - inputs.keys()
@@ -107,7 +106,7 @@ def sweep(plan: Plan, weights: Weights, inputs: dict, left: tuple[Chunk, dict], 
 def _at_end(plan: Plan, weights: Weights, leaf: int, last: dict[int, jax.Array], chunks: Chunk) -> Memory:
     """What a layer's weights consist of after the last step."""
     if plan.fold:
-        return Memory(last[leaf], weights.factors[leaf])
+        return Memory((last[leaf],), weights.factors[leaf])
     return Memory(weights.kernels[leaf], weights.factors[leaf], tuple(nth(chunks.taps[leaf], k) for k in range(plan.chunks)))
 
 
@@ -142,32 +141,31 @@ class ChunkSweep:
 
     def part(self, taps: dict[int, Taps], done: dict[int, Pairs], steps: Now, sums: Weights) -> tuple[dict, tuple, Weights]:
         """One part, as `run`, from its taps; `done`: the pairs of the chunk, which are zero where the sweep has not been."""
-        layers, count, factors = self.plan.learning, len(steps.number), self.weights.factors
-        ahead = {leaf: self.look_ahead(layer, taps[leaf], done[leaf], count) for leaf, layer in layers.items()}
+        layers, count = self.plan.learning, len(steps.number)
+        ahead = per_layer(partial(self.look_ahead, count), layers, taps, done)
 
         def one(carry, now):
             pairs, sums = carry
             number, now, ahead = now
-            to_taps = {leaf: owed_to_step(ahead[leaf], taps[leaf], pairs[leaf]) for leaf in layers}
+            to_taps = per_layer(owed_to_step, ahead, taps, pairs)
             new, found, sums = self.step(now, to_taps, sums)
-            pairs = {leaf: write(pairs[leaf], new[leaf], number, to_taps[leaf]) for leaf in layers}
+            pairs = per_layer(partial(write, number), pairs, new, to_taps)
             return (pairs, sums), (found, to_taps)
 
         scanned = jnp.arange(count), steps, ahead
         (pairs, sums), (found, to_taps) = jax.lax.scan(one, (self.no_pairs(taps), sums), scanned, reverse=True)
         if self.plan.learned_rates:
-            more = {leaf: rate_gradient(layer, taps[leaf], to_taps[leaf], factors[leaf]) for leaf, layer in layers.items()}
+            more = per_layer(rate_gradient, layers, taps, to_taps, self.weights.factors)
             sums = sums._replace(factors=jax.tree.map(jnp.add, sums.factors, more))
         return pairs, found, sums
 
     def no_pairs(self, taps: dict[int, Taps]) -> dict[int, Pairs]:
-        layers = self.plan.learning
-        return {
-            leaf: Pairs(jnp.zeros_like(taps[leaf].g), jnp.zeros_like(taps[leaf].x) if layer.varies else None)
-            for leaf, layer in layers.items()
-        }
+        def one(layer: Layer, taps: Taps) -> Pairs:
+            return Pairs(jnp.zeros_like(taps.g), jnp.zeros_like(taps.x) if layer.varies else None)
 
-    def look_ahead(self, layer: Layer, taps: Taps, done: Pairs, count: int) -> Ahead:
+        return per_layer(one, self.plan.learning, taps)
+
+    def look_ahead(self, count: int, layer: Layer, taps: Taps, done: Pairs) -> Ahead:
         """For a part of so many steps: large products, where the steps would have small ones."""
         scaled_taps = scaled(taps, self.weights.factors[layer.leaf])
         to_taps = self.later[layer.leaf].owed(layer, scaled_taps)
@@ -194,10 +192,10 @@ class ChunkSweep:
         replayed = now.reads, now.carried, weights.fixed, weights.rates
         (_, taps, nats), pull, x = jax.vjp(replay, *replayed, has_aux=True)
         nothing = {leaf: jax.tree.map(jnp.zeros_like, taps[leaf]) for leaf in plan.static}
-        to_unscaled = {leaf: scaled(to_taps[leaf], weights.factors[leaf]) for leaf in plan.learning}
+        to_unscaled = per_layer(scaled, to_taps, weights.factors)
         ct = jnp.zeros_like(nats) if plan.late else now.ct.astype(nats.dtype)
         to_reads, carried, fixed, rates = pull((sums.carried, nothing | to_unscaled, ct))
-        pairs = {leaf: pairs_of(layer, to_reads[leaf]) for leaf, layer in layers.items()}
+        pairs = per_layer(pairs_of, layers, to_reads)
         if plan.late:
             pairs |= {leaf: pairs[leaf]._replace(h=pairs[leaf].h + now.ct[leaf]) for leaf in plan.foreseen}
         foreseen = {leaf: pairs[leaf].h for leaf in plan.foreseen}

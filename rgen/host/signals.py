@@ -100,7 +100,8 @@ def asked() -> int:
 
 def take_time() -> None:
     """Called where KeyboardInterrupt was caught: what has to be done now may last, until there is another signal."""
-    _under_way.set()
+    if _asked:
+        _under_way.set()
 
 
 @contextmanager

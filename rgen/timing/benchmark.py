@@ -114,6 +114,7 @@ def prepare(
 ) -> tuple[Callable[[], Any], float, int, limits.Work]:
     """Compiles a meta-gradient or the sampler: (a call that runs it, seconds to compile, bytes of temporaries, the least work)."""
     model, seqs = model_and_data(name, form, meta_batch, length, hardware()._replace(devices=devices or jax.device_count()))
+    models.check_network_fits(jax.eval_shape(model.init, jax.random.key(0), seqs.x[0, 0]), 1)
     params = model.init(jax.random.key(0), seqs.x[0, 0])
     params, seqs = place(params, seqs, devices)
     before = time.perf_counter()
