@@ -145,7 +145,7 @@ def test_what_cannot_be_read_now_is_not_damaged(where, copied, monkeypatch):
             patch.setattr(checkpoint.Path, "read_bytes", fail)
         if where == "data":
             patch.setattr(stored.np, "load", fail)
-        what = r"data\.npz" if where == "data" else "step 4"
+        what = r"data\.npz, the run's own copy of its data," if where == "data" else "step 4"
         with pytest.raises(InputError, match=rf"{what} .*cannot be read now .*Input/output error.* [Rr]un the same command again"):
             training.train(dataclasses.replace(TINY, run=copied, resume=True))
     assert contents(copied) == before
