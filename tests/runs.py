@@ -9,6 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
 from rgen import commands, models, training
 from rgen.config import TrainConfig
 from rgen.runs.folder import Run
@@ -42,13 +44,13 @@ class Said(NamedTuple):
 
 
 def command(name: str, *arguments: Any, cwd: Path) -> Said:
-    """Runs a command in this process, which need not start JAX first."""
-    streams = [io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2)]
-    with contextlib.chdir(cwd), contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
+    """Runs a command in this process, which need not start JAX first, in float32 as users do."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2))
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), jax.enable_x64(False):
         import_module(f"rgen.commands.{name}").main(commands.parse(name, [str(word) for word in arguments]))
-    for stream in streams:
-        stream.seek(0)
-    return Said(*(stream.read() for stream in streams))
+    out.seek(0)
+    err.seek(0)
+    return Said(out.read(), err.read())
 
 
 def script(name: str, *arguments: Any, cwd: Path, **environment: str) -> subprocess.CompletedProcess:

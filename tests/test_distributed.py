@@ -47,8 +47,7 @@ def test_two_processes_are_one(tmp_path):
     """They give the numbers of one process with one device, which is this one, also when it goes on from their checkpoint."""
 
     def train(steps: int, run: str, *more: str) -> None:
-        with jax.enable_x64(False):
-            command("train", *words(TRAINING.format(steps=steps, run=run)), *more, cwd=tmp_path)
+        command("train", *words(TRAINING.format(steps=steps, run=run)), *more, cwd=tmp_path)
 
     train(4, "one")
     second, first = both(tmp_path, TRAINING.format(steps=4, run="two"))
