@@ -11,7 +11,7 @@ import pytest
 from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import NAMES, adapt, first_order_maml, jit, make, maml, reptile, sample, score
+from problems import NAMES, adapt, first_order_maml, jit, make, maml, reptile, sample
 from test_loop import close
 
 from rgen.fast import Dual, Function, InnerLoop, Params, capture, views
@@ -342,8 +342,3 @@ def test_even_pieces_waste_less_than_one_step_each(length, size):
     piece = even(length, size)
     assert piece <= size
     assert length <= piece * -(-length // piece) < length + -(-length // size)
-
-
-def test_score_composes_with_jit_and_keeps_shapes():
-    loop, params, seqs = make("lstm-block", "dual")
-    assert score(loop, params, seqs).shape == seqs.y.shape

@@ -192,7 +192,7 @@ def test_inner_norms_are_those_of_what_each_step_changes(name):
     for t in range(seqs.y.shape[1]):
         so_far = seqs._replace(weight=seqs.weight * (np.arange(seqs.y.shape[1]) <= t))
         after = jax.tree.leaves(adapt(loop, params, so_far)[0])
-        for a, b, rate, gradient, update in zip(before, after, rates, gradients, updates):
+        for a, b, rate, gradient, update in zip(before, after, rates, gradients, updates, strict=True):
             for wanted, found in (((a - b) / rate, gradient), (a - b, update)):
                 np.testing.assert_allclose(found[:, t], jnp.linalg.norm(wanted.reshape(len(a), -1), axis=1), rtol=1e-9, atol=1e-12)
         before = after

@@ -62,7 +62,7 @@ def test_every_option_has_a_sentence_of_help():
     assert {name for name in config.__all__ if name.endswith("Config")} <= classes.keys()
     for node in classes.values():
         assert ast.get_docstring(node)
-        for field, after in zip(node.body, node.body[1:]):
+        for field, after in zip(node.body, [*node.body[1:], None]):
             if isinstance(field, ast.AnnAssign):
                 sentence = isinstance(after, ast.Expr) and ast.literal_eval(after.value)
                 assert sentence and sentence.endswith("."), f"{node.name}: {ast.unparse(field)}"
