@@ -26,7 +26,6 @@ CHOICES = {
     "kept": Dual(chunk=4, fold=False, every_layer=True),
     "folded": Dual(chunk=4, fold=True, every_layer=True),
 }
-FOLDED = ("text-mlp per-array", "lstm-block", "image-heads")
 BY_ALL = ("text-mlp per-array", "image-heads", "text-heads partly")
 
 
@@ -50,17 +49,17 @@ def agree(loop: InnerLoop, params: Params, seqs: Sequence, form: Dual, rtol: flo
         close(function(other, params, seqs), function(loop, params, seqs), rtol)
 
 
-@pytest.mark.parametrize(
-    ("name", "choice"),
-    [
-        *((name, "kept") for name in NAMES if name != "text-mlp"),  # which is as with rates by arrays
-        *((name, "folded") for name in problems.LEARNS),
-        ("gated", "chosen"),
-        *(pytest.param(name, "folded", marks=pytest.mark.slow) for name in FOLDED),
-    ],
-)
+QUICK = [(name, "kept") for name in ("text-mlp per-array", "siren", "text-heads", "image-heads", *problems.LEARNS)]
+QUICK += [("gated", "chosen"), *((name, "folded") for name in problems.LEARNS)]
+EVERY = [(name, choice) for name in NAMES for choice in (*CHOICES, "chosen")]
+
+
+@pytest.mark.parametrize(("name", "choice"), [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in EVERY])
 def test_every_network(name, choice):
-    """With all layers taken over that can be, or those that the cost model chooses. Some by every function, all by MAML."""
+    """With all layers taken over that can be, or those that the cost model chooses. Some by every function, all by MAML.
+
+    Those that are not seen by every run of the suite, test_golden.py has in dual form too.
+    """
     loop, params, seqs = make(name, "direct")
     other = dual(loop, CHOICES.get(choice, Dual()))
     close(maml(other, params, seqs), maml(loop, params, seqs))
