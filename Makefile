@@ -63,5 +63,6 @@ docs: .venv/installed .venv/installed-docs
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct -e ".[test]"
 	@touch $@
 
+# And what the tests compiled, which grows with every change of the engine
 clean:
-	rm -rf .venv .venv-targets .venv-lowest
+	rm -rf .venv .venv-targets .venv-lowest "$${XDG_CACHE_HOME:-$$HOME/.cache}/rgen/tests"

@@ -1,6 +1,9 @@
 """Every test runs in float64, where exactness can be seen, unless it asks for less."""
 
+import contextlib
+import ctypes
 import dataclasses
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -12,7 +15,7 @@ from hypothesis import settings
 jax.config.update("jax_enable_x64", True)
 settings.register_profile("unhurried", deadline=None)  # tests are never timed
 settings.load_profile("unhurried")
-MAPS = Path("/proc/self/maps")
+PROCESS = Path("/proc/self")
 
 
 def pytest_configure(config):
@@ -26,10 +29,15 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def few_programs():
-    """Forgets compiled programs before they are too many: each takes memory maps, of which Linux gives a process 65,530."""
+    """Forgets compiled programs before they are too many: each takes memory, and memory maps, of which Linux gives a process 65,530."""
     yield
-    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 25_000:
-        jax.clear_caches()
+    if PROCESS.exists():
+        resident = int((PROCESS / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        if resident > 1.3e9 or (PROCESS / "maps").read_bytes().count(b"\n") > 25_000:
+            jax.clear_caches()
+            gc.collect()
+            with contextlib.suppress(AttributeError):  # of another C library
+                ctypes.CDLL(None).malloc_trim(0)  # gives back what was freed
 
 
 @pytest.fixture(scope="session")

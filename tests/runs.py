@@ -1,12 +1,17 @@
 """A tiny run and what tests ask of run folders and scripts; conftest.py makes the run."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from rgen import models, training
+import jax
+
+from rgen import commands, models, training
 from rgen.config import TrainConfig
 from rgen.runs.folder import Run
 from rgen.training.outer_step import BOOKKEEPING
@@ -33,10 +38,25 @@ def words(line: str) -> list[str]:
     return line.split()
 
 
+class Said(NamedTuple):
+    stdout: str
+    stderr: str
+
+
+def command(name: str, *arguments: Any, cwd: Path) -> Said:
+    """Runs a command in this process, which need not start JAX first, in float32 as users do."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2))
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), jax.enable_x64(False):
+        import_module(f"rgen.commands.{name}").main(commands.parse(name, [str(word) for word in arguments]))
+    out.seek(0)
+    err.seek(0)
+    return Said(out.read(), err.read())
+
+
 def script(name: str, *arguments: Any, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
-    """Runs a script to its end, as users do."""
-    command = [str(word) for word in (sys.executable, ROOT / "bin" / f"{name}.py", *arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **environment})
+    """Runs a script to its end, as users do, which is seen once of each command."""
+    words = [str(word) for word in (sys.executable, ROOT / "bin" / f"{name}.py", *arguments)]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=cwd, env={**os.environ, **environment})
     assert done.returncode == 0, done.stderr
     return done
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from test_devices import TRAINING, close_metrics, on_devices
+from test_devices import TRAINING, close_metrics
 
 from rgen import devices
 from rgen.errors import InputError
 from rgen.runs import checkpoint
 from rgen.runs.checkpoint import Checkpoints
 from rgen.runs.folder import Run, load_run
-from runs import ROOT
+from runs import ROOT, command, words
 
 
 def address() -> str:
@@ -44,14 +44,18 @@ def both(folder: Path, options: str) -> list[str]:
 
 
 def test_two_processes_are_one(tmp_path):
-    """They give the numbers of one process with one device, also when one process goes on from their checkpoint."""
-    on_devices("train", TRAINING.format(steps=4, run="one"), 1, tmp_path)
+    """They give the numbers of one process with one device, which is this one, also when it goes on from their checkpoint."""
+
+    def train(steps: int, run: str, *more: str) -> None:
+        command("train", *words(TRAINING.format(steps=steps, run=run)), *more, cwd=tmp_path)
+
+    train(4, "one")
     second, first = both(tmp_path, TRAINING.format(steps=4, run="two"))
     close_metrics(tmp_path / "two", tmp_path / "one")
     assert "step 4:" in first and "step" not in second  # one of them speaks
     assert load_run(tmp_path / "two").step == load_run(tmp_path / "one").step
-    on_devices("train", TRAINING.format(steps=6, run="one") + " --resume", 1, tmp_path)
-    on_devices("train", TRAINING.format(steps=6, run="two") + " --resume", 1, tmp_path)
+    train(6, "one", "--resume")
+    train(6, "two", "--resume")
     close_metrics(tmp_path / "two", tmp_path / "one")
 
 

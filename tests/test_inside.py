@@ -14,7 +14,7 @@ from rgen.config import InsideConfig
 from rgen.errors import InputError
 from rgen.networks import keys_of
 from rgen.sequence import Sequence
-from runs import TINY, script
+from runs import TINY, command
 
 
 def test_nats_by_place_are_means_of_what_was_scored_there():
@@ -38,8 +38,8 @@ def test_a_head_reads_what_its_keys_and_rates_say():
     np.testing.assert_allclose(read / read[:, :1], np.broadcast_to((found[:, 0] / found[:, :1, 0])[..., None], read.shape), rtol=1e-3)
 
 
-def test_the_picture_as_users_make_it(trained, tmp_path):
-    said = script("inside", "--run", str(trained), "--split", "valid", "--out", "picture.png", cwd=tmp_path)
+def test_the_picture(trained, tmp_path):
+    said = command("inside", "--run", str(trained), "--split", "valid", "--out", "picture.png", cwd=tmp_path)
     assert "picture.png" in said.stdout
     assert Image.open(tmp_path / "picture.png").size[1] > 500
 

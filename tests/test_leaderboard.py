@@ -88,7 +88,7 @@ def test_runs_are_trained_once_and_what_fails_is_said(tmp_path, monkeypatch, cap
     assert "it was trained with 'digits-maml --network siren" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted_its_runs_stop_with_a_checkpoint(number, tmp_path):
     command = [sys.executable, SCRIPT, "--entries", "lstm", "--minutes", "5", "--out", tmp_path]
     child = subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE, text=True)

@@ -10,15 +10,12 @@ from rgen.likelihood import Categorical
 from rgen.sequence import Sequence
 from rgen.timing import limits
 
-# one Dense layer: 2 * 3 = 6 weights, 2 + 3 = 5 numbers in a tap; 2 sequences of 4 steps
+# (operations of a step, numbers it reads and writes) of one Dense layer of 6 weights, whose tap has 5 numbers; 2 sequences of 4 steps
 HAND = {
-    ("direct", "reptile", None): (6 * 6, 3 * 6),
-    ("direct", "maml", None): (4 * 6 * 6, 4 * 3 * 6),
-    ("dual", "reptile", False): (4 * 6 + 2 * 4 * 5, 4 * 5 + 2 * 6 / 2),
-    ("dual", "maml", False): (2 * (4 * 6 + 2 * 4 * 5) + 4 * 6, 2 * (4 * 5 + 2 * 6 / 2)),
-    ("dual", "reptile", True): (6 * 6, 2 * 6),
-    ("foreseen", "reptile", False): (4 * 6 + 4 * 3, 4 * 3 / 2 + 2 * 6 / 2),
-    ("foreseen", "maml", True): (2 * (4 * 6 + 4 * 3) + 4 * 6, 2 * (4 * 3 / 2 + 2 * 6 / 2 + 2 * 6 / 4)),
+    ("direct", "reptile", None): (36, 18),  # 6 and 3 of each weight
+    ("direct", "maml", None): (144, 72),  # four times that
+    ("dual", "maml", False): (152, 52),  # 4 of each weight, and 2 of 4 taps, once more in reverse; the gradient 24; 4 taps, 6 weights
+    ("foreseen", "reptile", False): (36, 12),  # of the taps only the 3 cotangents
 }
 
 

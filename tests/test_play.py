@@ -25,7 +25,7 @@ from rgen.recurrent import LSTM, Recurrent
 from rgen.runs.folder import load_run
 from rgen.sampling import Sampler
 from rgen.sequence import Sequence
-from runs import ROOT, script
+from runs import ROOT, command
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 AGREE = 1e-4  # of probabilities, and of the nats of a whole sequence
@@ -366,7 +366,7 @@ def test_all_of_mnist(browser, tmp_path):
 
 
 def test_the_command_writes_one_file(trained, tmp_path):
-    said = script("sample", "--run", str(trained), "--page", "play.html", cwd=tmp_path)
+    said = command("sample", "--run", str(trained), "--page", "play.html", cwd=tmp_path)
     assert re.search(r"A page to play on, of step \d: play.html, \d+ kB", said.stdout)
     written = (tmp_path / "play.html").read_text()
     assert not re.search(r"https?:|<link|src=|@import|<!-- [A-Z]", written)  # all of it is inside

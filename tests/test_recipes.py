@@ -38,6 +38,7 @@ def test_a_recipe_trains_evaluates_and_draws_in_one_folder(recipe, tmp_path):
 
 def test_each_script_has_a_row_with_its_score():
     table = (ROOT / "docs" / "results.md").read_text().splitlines()
+    assert RECIPES
     for recipe in RECIPES:
         header = (ROOT / "runs" / f"{recipe}.sh").read_text().splitlines()[1]
         score = re.findall(r"\d+\.\d+", header)[0]

@@ -240,7 +240,7 @@ class _Walk:
         if eqn.primitive not in ADD:
             return False
         other: Any = eqn.invars[1 - place]
-        result: Any = eqn.outvars[0].aval
+        shapes: list[Any] = [other.aval, eqn.outvars[0].aval]
         alone = not isinstance(other, Literal) and other in self.dots and self.counts[other] == 1
         result: Any = eqn.outvars[0]
         if not alone or other.aval.shape != result.aval.shape:
