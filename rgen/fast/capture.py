@@ -239,10 +239,9 @@ class _Walk:
         """Whether it is added to a contraction that nothing else reads."""
         if eqn.primitive not in ADD:
             return False
-        other: Any = eqn.invars[1 - place]
-        shapes: list[Any] = [other.aval, eqn.outvars[0].aval]
+        added: list[Any] = eqn.invars
+        other, result = added[1 - place], eqn.outvars[0]
         alone = not isinstance(other, Literal) and other in self.dots and self.counts[other] == 1
-        result: Any = eqn.outvars[0]
         if not alone or other.aval.shape != result.aval.shape:
             return False
         axes = bias_axes(self.dots[other], view)
