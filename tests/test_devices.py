@@ -110,7 +110,8 @@ def test_the_recurrent_baseline_is_trained_on_one_device_and_all_else_has_one_fo
 
 def test_the_benchmark_has_the_devices_of_the_commands_unless_asked_otherwise(tmp_path):
     sizes = words(
-        "--network digits-lstm digits-maml --algorithm maml sample --form dual --meta-batch 2 --length 4 --repeats 1 --json rows.json"
+        "--network digits-lstm digits-maml --algorithm maml sample --form dual --meta-batch 2 --length 4 --repeats 1 "
+        "--json rows.json --overwrite"
     )
     for options, expected in (([], [1, 2, 2, 2]), (["--devices", "1", "2"], [1, 2] * 4)):
         script("benchmark", *sizes, *options, cwd=tmp_path, JAX_NUM_CPU_DEVICES="2")

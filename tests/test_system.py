@@ -240,7 +240,7 @@ HELPS = {
     "another": ("check --help", 1, 2),
     "no command": ("trian", 2, 2),
     "usage": ("check --nothing", 2, 2),
-    "report": ("report --run {run} --out page.html", 1, 2),
+    "report": ("report --run {run}", 1, 2),
 }
 
 
