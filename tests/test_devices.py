@@ -111,7 +111,7 @@ def test_the_recurrent_baseline_is_trained_on_one_device_and_all_else_has_one_fo
 
 
 def test_the_benchmark_has_the_devices_of_the_commands_unless_asked_otherwise(tmp_path):
-    sizes = words("--network digits-lstm digits-maml --form dual --meta-batch 2 --length 4 --repeats 1 --json rows.json")
+    sizes = words("--network digits-lstm digits-maml --form dual --meta-batch 2 --length 4 --repeats 1 --json rows.json --overwrite")
     algorithms = ["--algorithm", "maml", "sample"]
     for options, expected in ((algorithms, [1, 2, 2, 2]), ([*algorithms[:2], "--devices", "1", "2"], [1, 2] * 2)):
         script("benchmark", *sizes, *options, cwd=tmp_path, JAX_NUM_CPU_DEVICES="2")

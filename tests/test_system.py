@@ -240,7 +240,7 @@ HELPS = {
     "command": ("train --help", 1, 2, ""),
     "no command": ("trian", 2, 2, "1"),
     "usage": ("check --nothing", 2, 2, "1"),
-    "report": ("report --run {run} --out page.html", 1, 2, "1"),
+    "report": ("report --run {run}", 1, 2, "1"),
 }
 
 

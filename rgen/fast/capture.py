@@ -242,7 +242,7 @@ class _Walk:
         added: list[Any] = eqn.invars
         other, result = added[1 - place], eqn.outvars[0]
         alone = not isinstance(other, Literal) and other in self.dots and self.counts[other] == 1
-        if not alone or other.aval.shape != result.aval.shape:
+        if not alone or other.aval.shape != result.aval.shape:  # type: ignore[reportAttributeAccessIssue]
             return False
         axes = bias_axes(self.dots[other], view)
         if axes is not None:
