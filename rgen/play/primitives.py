@@ -19,6 +19,7 @@ MAPS = {
     **{"stop_gradient": "a", "copy": "a", "convert_element_type": "a", "add": "a + b", "add_any": "a + b", "sub": "a - b"},
     **{"mul": "a * b", "div": "a / b", "neg": "-a", "square": "a * a", "integer_pow": "a ** {y}", "pow": "a ** b", "rem": "a % b"},
     **{"max": "Math.max(a, b)", "min": "Math.min(a, b)", "rsqrt": "1 / Math.sqrt(a)", "logistic": "1 / (1 + Math.exp(-a))"},
+    **{"one_minus_square": "(1 + a) * (1 - a)"},  # of the derivative of tanh in later versions of JAX
     **{"eq": "a == b", "ne": "a != b", "lt": "a < b", "le": "a <= b", "gt": "a > b", "ge": "a >= b", "is_finite": "isFinite(a)"},
     **{"and": "a & b", "or": "a | b", "not": "!a", "select_n": "a ? c : b", "clamp": "Math.min(Math.max(b, a), c)"},
 }
