@@ -166,7 +166,7 @@ class Kernels(nn.Module):
         return nn.Dense(3)(nn.ConvTranspose(2, (2,))(h).reshape(-1))
 
 
-@stranger("Embed_0/embedding Dense_0/kernel Dense_1/kernel Dense_2/kernel")
+@stranger("Embed_0/embedding Dense_2/kernel")
 class Wrapped(nn.Module):
     """Weights that are not what they seem: normed, in a box that says how they are spread, sines of the parameters; scales and slopes."""
 
