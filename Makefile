@@ -27,6 +27,7 @@ test-targets: .venv-targets/installed
 
 test-lowest: .venv-lowest/installed
 	.venv-lowest/bin/python -m pytest -n 2 -W ignore $(addprefix tests/test_,golden.py data.py pictures.py sample.py run.py resume.py optimizer.py)
+	.venv-lowest/bin/python -m pytest -n 2 -W ignore tests/test_strangers.py -k "equinox or haiku or nnx"
 
 lint: .venv/installed-test .venv/installed-lint
 	$(BIN)/ruff check .
