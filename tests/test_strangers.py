@@ -177,7 +177,8 @@ class Wrapped(nn.Module):
         boxed = nn.with_partitioning(nn.initializers.lecun_normal(), (None, "model"))
         h = jnp.tanh(nn.Dense(4, kernel_init=boxed, precision=lax.Precision.HIGHEST)(h))
         mapped: Any = nn.map_variables(nn.Dense, "params", partial(jax.tree.map, jnp.sin), init=True)
-        h = nn.GroupNorm(2)(jnp.tanh(nn.LayerNorm()(jnp.tanh(mapped(4)(h)))))
+        h = nn.LayerNorm()(jnp.tanh(mapped(4)(h)))
+        h = h + nn.GroupNorm(2)(h)
         return nn.Dense(3)(nn.PReLU()(nn.RMSNorm()(h) - 0.1))
 
 
@@ -662,7 +663,7 @@ UNSHRUNK = [Phase.explicit, Phase.generate]  # shrinking would compile for minut
 
 
 @pytest.mark.slow
-@settings(max_examples=40, derandomize=True, phases=UNSHRUNK)
+@settings(max_examples=15, derandomize=True, phases=UNSHRUNK)
 @given(**CHANCE)
 def test_many_networks_by_chance(parts, kind, chunk, fold):
     agree_in_all(*problem(InnerLoop(composed(parts), Categorical(), kind, 0.2, form="direct")), Dual(chunk, fold, every_layer=True))
