@@ -157,14 +157,14 @@ def test_logits_wider_than_the_parameters():
 
 
 def test_a_cotangent_for_each_step_and_sequence():
-    loop, params, seqs = make("gated", "direct")
+    loop, params, seqs = make("siren", "direct")
     ct = np.random.default_rng(0).standard_normal(seqs.y.shape)
     gradient = jit(jax.grad(lambda params, form: (ct * form.score(params, seqs)).sum()), static_argnums=1)
     close(gradient(params, dual(loop, CHOICES["kept"])), gradient(params, loop))
 
 
 def test_float32():
-    loop, params, seqs = make("text-heads", "direct")
+    loop, params, seqs = make("text-mlp per-array", "direct")
     params = jax.tree.map(lambda a: a.astype(jnp.float32), params)
     seqs = seqs._replace(weight=seqs.weight.astype(np.float32))
     close(maml(dual(loop, CHOICES["kept"]), params, seqs), maml(loop, params, seqs), rtol=1e-4)

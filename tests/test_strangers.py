@@ -6,6 +6,7 @@ some stands which weights the dual form takes over at least. Of the others it ma
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 from functools import cache, partial
@@ -176,7 +177,8 @@ class Wrapped(nn.Module):
         boxed = nn.with_partitioning(nn.initializers.lecun_normal(), (None, "model"))
         h = jnp.tanh(nn.Dense(4, kernel_init=boxed, precision=lax.Precision.HIGHEST)(h))
         mapped: Any = nn.map_variables(nn.Dense, "params", partial(jax.tree.map, jnp.sin), init=True)
-        h = nn.GroupNorm(2)(nn.LayerNorm()(jnp.tanh(mapped(4)(h))))
+        h = nn.LayerNorm()(jnp.tanh(mapped(4)(h)))
+        h = h + nn.GroupNorm(2)(h)
         return nn.Dense(3)(nn.PReLU()(nn.RMSNorm()(h) - 0.1))
 
 
@@ -632,9 +634,9 @@ def composed(parts: list[tuple[str, str, str]]) -> Function:
 
 GROUPS = [  # in every run of the suite, so that each way to use a weight is seen by it
     ("per-array", list(BY_ARRAY)),
-    ("rank-one", ["dense", "first", "turned", "rows", "bent", "slope"]),
-    ("rank-one", ["twice", "tied", "gate", "attention", "scanned", "bounded"]),
-    ("fixed", ["biases", "autoencoder", "penalty", "split", "expert", "blocks"]),
+    ("rank-one", ["first", "turned", "rows", "bent", "slope"]),
+    ("rank-one", ["twice", "tied", "attention", "scanned", "bounded"]),
+    ("fixed", ["biases", "autoencoder", "penalty", "split", "expert"]),
 ]
 OTHERS = [name for name in PARTS if not any(name in parts for _, parts in GROUPS)]
 MORE = [pytest.param("rank-one", OTHERS[i::4], id="+".join(OTHERS[i::4]), marks=pytest.mark.slow) for i in range(4)]
@@ -642,7 +644,7 @@ MORE = [pytest.param("rank-one", OTHERS[i::4], id="+".join(OTHERS[i::4]), marks=
 
 @pytest.mark.parametrize(("kind", "parts"), [pytest.param(*group, id="+".join(group[1])) for group in GROUPS] + MORE)
 def test_networks_of_every_part(kind, parts):
-    network = composed([(part, "itself", "itself") for part in parts])
+    network = composed([(part, lift, "itself") for part, lift in zip(parts, itertools.cycle(("itself", "jit", "remat")))])
     loop, params, seqs = problem(InnerLoop(network, Categorical(), kind, 0.2, form="direct"))
     other = dual(loop, "kept")
     taken = {f"{i}/{name}" for i, part in enumerate(parts) for name in PARTS[part].taken.split()} | {"out/kernel"}
@@ -661,7 +663,7 @@ UNSHRUNK = [Phase.explicit, Phase.generate]  # shrinking would compile for minut
 
 
 @pytest.mark.slow
-@settings(max_examples=40, derandomize=True, phases=UNSHRUNK)
+@settings(max_examples=15, derandomize=True, phases=UNSHRUNK)
 @given(**CHANCE)
 def test_many_networks_by_chance(parts, kind, chunk, fold):
     agree_in_all(*problem(InnerLoop(composed(parts), Categorical(), kind, 0.2, form="direct")), Dual(chunk, fold, every_layer=True))
@@ -672,7 +674,8 @@ def test_many_networks_by_chance(parts, kind, chunk, fold):
 
 # As kinds, these are seen elsewhere: compiling takes seconds each
 SLOW = ("Kernels", "a_part_of_weights_in_lists", "a_use_that_only_what_is_paid_reads", "numbers_as_inputs", "by_two_indices_and_beyond")
-SLOW += ("constants", "float32_and_float64")
+SLOW += ("constants", "float32_and_float64", "Lifted", "nnx", "haiku")
+THOROUGH = ("rows_and_weights_are_the_output", "folded")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in STRANGERS])
@@ -686,7 +689,11 @@ def test_a_stranger_learns_the_same_in_both_forms(name):
 
 @pytest.mark.parametrize(
     ("name", "form"),
-    [("slices", "folded")] + [pytest.param(name, form, marks=pytest.mark.slow) for name in STRANGERS for form in ("folded", "chosen")],
+    [
+        pytest.param(name, form, marks=() if (name, form) == THOROUGH else pytest.mark.slow)
+        for name in STRANGERS
+        for form in ("folded", "chosen")
+    ],
 )
 def test_a_stranger_learns_the_same_by_every_meta_gradient(name, form):
     agree_in_all(*make(name), form, STRANGERS[name].rtol)
