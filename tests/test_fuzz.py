@@ -1,6 +1,7 @@
 """Any configuration either trains or ends in a sentence; so does any damage to the files of a run."""
 
 import dataclasses
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from rgen import models, training
 from rgen.choices import ALGORITHMS, FORMS, NETWORKS, OPTIMIZERS, RATE_KINDS, SCHEDULES
-from rgen.config import TrainConfig
+from rgen.config import TrainConfig, from_json, to_json
 from rgen.errors import InputError
 from rgen.runs.folder import Run, Trained, load_run
 from runs import TINY
@@ -132,3 +133,11 @@ def test_any_damage_to_a_run_is_a_sentence_or_harmless(deep, which, kind, where,
                 assert str(error).strip().endswith((".", "?")) and len(str(error)) > 20
             else:
                 assert not isinstance(found, Trained) or any(equal(found.params, params) for params in saved), path.name
+
+
+def test_a_configuration_that_names_a_precision_is_read():
+    """Older versions wrote one; of bfloat16, what to do is said."""
+    old = json.loads(to_json(WORKS)) | {"precision": "float32"}
+    assert from_json(json.dumps(old), Path("config.json")) == WORKS
+    with pytest.raises(InputError, match=r'trained in bfloat16.*with "precision": "float32"'):
+        from_json(json.dumps(old | {"precision": "bfloat16"}), Path("config.json"))
