@@ -25,6 +25,7 @@ from rgen.errors import InputError
 from rgen.runs import checkpoint
 from rgen.runs.checkpoint import Checkpoints
 from rgen.runs.folder import Run, load_run
+from rgen.training import hooks
 from rgen.training.budget import AwakeClock
 from runs import ROOT, TINY, contents, last_state
 
@@ -152,10 +153,10 @@ def test_what_cannot_be_read_now_is_not_damaged(where, copied, monkeypatch):
 
 
 def fill(run: Run, patch: pytest.MonkeyPatch) -> None:
-    def show(self, path, content):
+    def fail(path, content):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    patch.setattr(Run, "show", show)
+    patch.setattr(hooks, "replace", fail)
 
 
 def replace_by_file(run: Run, patch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,10 @@ def test_asked_to_end_a_command_does(moment, tmp_path):
     )
     assert done.returncode == code and said in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and "ignored" not in done.stderr
-    assert {path.name.split(".")[-1] for path in tmp_path.iterdir()} - {"tmp"} == left and not list((tmp_path / "tmp").iterdir())
+    found = {path.name.split(".")[-1] for path in tmp_path.iterdir()} - {"tmp"}
+    if moment == "in a callback":  # which comes sooner or later
+        found -= {"part"}
+    assert found == left and not list((tmp_path / "tmp").iterdir())
     assert not list(tmp_path.rglob("*.new"))
     if left == {"run"}:
         assert Run(tmp_path / "run").training().steps() == ([3] if code == 129 else [])
