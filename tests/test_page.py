@@ -28,7 +28,7 @@ def test_a_page_of_two_runs(trained, tmp_path):
     assert "--fast<td>None<td>hidden_0 logits" in written  # as it is typed
     assert "--seed" not in written  # it is the same in both
     assert written.count("<img") == 3 and "&lt;other&gt;" in written and "<other>" not in written
-    assert "http" not in written  # all of it is inside
+    assert "http" not in re.sub(r"base64,[\w+/=]+", "", written)  # all of it is inside; base64 may spell anything
 
 
 def test_names_tell_folders_apart(tmp_path):
