@@ -14,12 +14,24 @@ ROWS = "rows"  # the mapped axis of a batch's sequences
 def over_sequences(function: Callable, steps: Any, *more: Any) -> Any:
     """Maps a function of ONE sequence, and of what `more` has of it, over the rows of a NamedTuple of arrays [B, T, ...].
 
-    Inputs x [1, T, ...] that all share are not copied, so what is computed from them alone is computed once.
+    Arrays [1, T, ...] of x that all sequences share are not copied, so what is computed from them alone is computed once.
     """
-    if steps.x.shape[0] == steps.weight.shape[0]:
-        return jax.vmap(function, axis_name=ROWS)(steps, *more)
-    shared, own = steps.x[0], steps._replace(x=None)
-    return jax.vmap(lambda own, *more: function(own._replace(x=shared), *more), axis_name=ROWS)(own, *more)
+    batch = len(steps.weight)
+    shared = jax.tree.map(lambda a: a[0] if len(a) < batch else None, steps.x)
+    own = steps._replace(x=jax.tree.map(lambda a: None if len(a) < batch else a, steps.x))
+
+    def one(own: Any, *more: Any) -> Any:
+        x = jax.tree.map(lambda a, b: b if a is None else a, shared, own.x, is_leaf=lambda a: a is None)
+        return function(own._replace(x=x), *more)
+
+    return jax.vmap(one, axis_name=ROWS)(own, *more)
+
+
+def each(function: Callable, *arrays: Any) -> Any:
+    """Maps a function over the first axis of arrays; where that is 1, without `jax.vmap`, so that it is compiled as if it were not there."""
+    if jax.tree.leaves(arrays)[0].shape[0] > 1:
+        return jax.vmap(function)(*arrays)
+    return jax.tree.map(lambda a: jnp.asarray(a)[None], function(*jax.tree.map(lambda a: a[0], arrays)))
 
 
 def pad_rows(steps: Any, size: int, axis: int = 0) -> Any:

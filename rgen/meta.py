@@ -33,11 +33,13 @@ def maml(model: SequenceModel, params: Any, seqs: Sequence) -> tuple[jax.Array, 
 def _maml(model: SequenceModel, params: Any, seqs: Sequence) -> tuple[jax.Array, Any]:
     batch = size = len(seqs.y)
     devices, score = 1, model.score
+    if isinstance(model, InnerLoop):
+        seqs, score = model.read(params, seqs), partial(model.form.score, model)
     if isinstance(model, InnerLoop) and isinstance(model.form, Dual):
-        seqs = model.read(params, seqs)
         plan = model.form.plan(model, params.init, seqs.x, batch)
         size, devices, score = plan.micro_batch, plan.devices, partial(dual.score, plan, model)
-    sum_and_grad = jax.value_and_grad(lambda params, seqs: score(params, seqs).sum())
+    times = model.inner_steps if isinstance(model, InnerLoop) else 1  # outputs are paid when a step comes first
+    sum_and_grad = jax.value_and_grad(lambda params, seqs: score(params, seqs)[:, ::times].sum())
     if batch <= size:
         total = sum_and_grad(params, seqs)
     else:
@@ -66,18 +68,21 @@ def reptile(loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[jax.Array,
 
     Source: Nichol et al. 2018, arXiv:1803.02999.
     """
+    if not loop.plain:
+        raise ValueError("Reptile takes inner steps of plain SGD: leave out the optimizer, inner_clip and inner_decay, or use MAML.")
     if loop.fast is not None:
         raise ValueError(f"Only {', '.join(loop.fast)} learns in the inner loop; Reptile needs weights that all do.")
-    loop.read(params, seqs)
+    loop.read(params, seqs)  # as in `maml`
     return _reptile(loop, params, seqs)
 
 
 @partial(jax.jit, static_argnums=0, inline=True)
 def _reptile(loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[jax.Array, Params]:
     if isinstance(loop.form, Dual):
-        seqs = loop.read(params, seqs)
-        plan = loop.form.plan(loop, params.init, seqs.x, len(seqs.y), Purpose(gradient=False))
-        init, nll = dual.drift(plan, loop, params, seqs)
+        steps = loop.read(params, seqs)
+        plan = loop.form.plan(loop, params.init, steps.x, len(seqs.y), Purpose(gradient=False))
+        init, nll = dual.drift(plan, loop, params, steps)
+        nll = loop.by_output(nll, seqs)
     else:
         fast, nll = loop.adapt(params, seqs)
         # the mean of differences, not the difference of means: in float32 it keeps more digits

@@ -15,7 +15,7 @@ from rgen.fast import Direct, Dual, Form, InnerLoop
 from rgen.hardware import hardware, require_memory, total_memory
 from rgen.likelihood import Bernoulli, Categorical
 from rgen.recurrent import LSTM, Recurrent
-from rgen.sequence import SequenceModel
+from rgen.sequence import Sequence, SequenceModel
 
 DISTINCT = Dual(distinct=True)
 REVERSE = 10  # an outer step needs about so many times the memory of its taps, measured on the presets; for what is recommended only
@@ -122,12 +122,15 @@ def check_training_fits(config: TrainConfig, model: SequenceModel, data: Dataset
     check_network_fits(shapes, copies=4)
     taps, known, together = 0, 0, batch  # bytes of a step of each sequence, and of all; sequences whose taps are kept
     if isinstance(model, InnerLoop) and isinstance(model.form, Dual) and config.algorithm != "reptile":
-        axes, own = len(data.shape) + model.context, config.order == "random" or model.context > 0
-        x = (batch if own else 1, length) + ((axes,) if axes > 1 else ())
-        plan = model.form.plan(model, shapes.init, jax.ShapeDtypeStruct(x, np.int32), batch)
+        own = config.order == "random"
+        x = (batch if own else 1, length) + ((len(data.shape),) if len(data.shape) > 1 else ())
+        of_batch = jax.ShapeDtypeStruct((batch, length), np.int32)
+        steps = jax.eval_shape(model.steps, Sequence(jax.ShapeDtypeStruct(x, np.int32), of_batch, of_batch))
+        plan = model.form.plan(model, shapes.init, steps.x, batch)
         together = plan.micro_batch
-        taps = 4 * sum(layer.tap_size for layer in plan.layers)
-        known = 4 * sum(layer.heads * layer.taps * layer.width for layer in plan.layers if layer.foreseen)
+        outputs = steps.y.shape[2]  # of a step
+        taps = 4 * sum(layer.tap_size for layer in plan.layers) // outputs
+        known = 4 * sum(layer.heads * layer.taps * layer.width for layer in plan.layers if layer.foreseen) // outputs
         taps, known = (taps + known, 0) if own else (taps, known)
 
     def needed(batch: int, length: int, times: int = 1) -> int:

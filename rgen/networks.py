@@ -15,7 +15,7 @@ from flax import linen as nn
 
 from rgen.choices import INNER_LOSSES, check_choice
 from rgen.errors import InputError
-from rgen.sequence import Prediction
+from rgen.sequence import Prediction, Reads
 
 # ---------------------------------------------------------------- layers
 
@@ -226,7 +226,7 @@ class HeadsNetwork(nn.Module):
       width: of the residual stream, divisible by `heads`.
       heads: each has width / heads outputs.
       keys: features of a place for each head, an even number.
-      context: how many of the last outputs are read beside the input, see `rgen.sequence.with_context`.
+      context: which earlier outputs are read beside the input: k for the last k, or steps between places; see `rgen.Function`.
       features: width of their embedding.
       inner_loss: what SGD descends: "nats", those that are paid; or "memory", those of a readout of the memory by a gated layer of its
         own. With the second one, what is written at a place says what was seen there, however sure the network was of it; and by the
@@ -239,7 +239,7 @@ class HeadsNetwork(nn.Module):
     heads: int = 8
     keys: int = 24
     outputs: int = 256
-    context: int = 0
+    context: Reads = 0
     features: int = 24
     inner_loss: str = "nats"
 
@@ -252,16 +252,17 @@ class HeadsNetwork(nn.Module):
         super().__post_init__()
 
     @property
-    def last_outputs(self) -> int:
+    def last_outputs(self) -> Reads:
         return self.context
 
     @nn.compact
     def __call__(self, x):
-        place, recent = jnp.split(jnp.atleast_1d(x), [len(self.shape)])
+        x, recent = x if self.context else (x, None)
+        place = jnp.atleast_1d(x)
         h = read = Heads(self.shape, self.heads, self.keys, self.width // self.heads, name="heads")(place)
         # the keys know the steps between places, not where they are
         beside = [embed(place[i], size, self.width, name=f"place_{i}") for i, size in enumerate(self.shape)]
-        if self.context:
+        if recent is not None:
             nothing = max(self.outputs, 2)  # where there is no output yet
             embedded = embed(jnp.where(recent < 0, nothing, recent), nothing + 1, self.features, name="recent")
             beside.append(dense(embedded.reshape(-1), self.width, name="context"))

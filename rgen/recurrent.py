@@ -11,7 +11,7 @@ from rgen.batching import over_sequences
 from rgen.likelihood import PLAIN, Decoding, Likelihood
 from rgen.networks import uniform
 from rgen.sequence import Array, Given, Sequence, Trace, check_shapes
-from rgen.unroll import Advance, Drawing, Observer, Scoring, drawn_steps, unroll
+from rgen.unroll import Advance, Drawing, Observer, Scoring, drawn_steps, in_batches, out_of_batches, unroll
 
 
 class LSTM(nn.Module):
@@ -89,7 +89,10 @@ class Recurrent:
         return self._unroll(params, Drawing(self.likelihood, self.end, decoding), drawn_steps(x, keys, given, dtype))
 
     def _unroll(self, params: Any, observer: Observer, steps: Any) -> Trace:
-        return over_sequences(lambda steps: unroll(self._advance(params), self._start(params), observer, steps)[1], steps)
+        def one(steps):
+            return unroll(self._advance(params), self._start(params), observer, steps)[1]
+
+        return out_of_batches(over_sequences(one, in_batches(steps, 1)), steps.weight.shape[1])
 
     def _start(self, params: Any) -> tuple[jax.Array, jax.Array]:
         state: Any = self.network.apply({"params": params}, method="initial")
@@ -97,9 +100,9 @@ class Recurrent:
 
     def _advance(self, params: Any) -> Advance:
         def advance(carry, x, observe):
-            after: Any = self.network.apply({"params": params}, carry[0], x, carry[1])
+            after: Any = self.network.apply({"params": params}, carry[0], x[0], carry[1])
             state, logits = after
-            seen, y, weight = observe(logits)
-            return (state, y.astype(jnp.int32)), seen, Trace(y, weight * self.likelihood.nll(logits, y))
+            seen, (y,), weight = observe(logits[None])
+            return (state, y.astype(jnp.int32)), seen, Trace(y[None], weight * self.likelihood.nll(logits, y))
 
         return advance

@@ -19,7 +19,7 @@ class Sequence(NamedTuple):
       x: [B, T, ...] inputs: a position in a line, or the (row, column) of a pixel; [1, T, ...] if all sequences have the same, so that
         what depends on them alone is computed once.
       y: [B, T] outputs: a byte, or a bit.
-      weight: [B, T] what a step counts; 0 means not scored and not learned from.
+      weight: [B, T] multiplies the nats and the gradient of an output; 0 excludes it from scoring and learning.
     """
 
     x: Array
@@ -84,19 +84,63 @@ def until_end(y: Array, end: int) -> Array:
     return ends.cumsum(-1) == ends
 
 
-def with_context(x: Array, y: Array | None, count: int) -> Array:
-    """Inputs x [B, T, ...] with the last `count` outputs of y [B, T] beside them, the latest first: [B, T, inputs + count].
+class WithOutputs(NamedTuple):
+    """The input of a network that reads earlier outputs too: `x, outputs = inputs`.
 
-    Where there is no output yet, and everywhere without y, stands -1.
+    Attributes:
+      x: the step's own input, as the sequence gives it.
+      outputs: [c] integers, the earlier outputs; -1 where there is none.
     """
-    if not count:
+
+    x: Any
+    outputs: Array
+
+
+# Which earlier outputs a network reads: the last k; or steps from place to place, (rows, columns) up and to the left
+Reads = int | tuple[tuple[int, ...], ...]
+
+
+def earlier(x: Array, reads: Reads) -> jax.Array:
+    """The steps whose outputs are read.
+
+    Args:
+      x: [B, T] or [B, T, n] inputs; [1, T, ...] for all sequences. Where `reads` names places, x are these places, integers.
+      reads: k, for the last k outputs, the latest first; or steps, for the outputs at the places x - step.
+    Returns:
+      [B, T, c] numbers of steps (B is 1 if that is enough); -1 where the output is not there yet, or there is no such place.
+    """
+    length = x.shape[1]
+    if isinstance(reads, int):
+        return jnp.maximum(jnp.arange(length)[:, None] - jnp.arange(1, reads + 1), -1)[None].astype(jnp.int32)
+    places = jnp.asarray(x).reshape(*x.shape[:2], -1)
+    return jax.vmap(lambda places: _steps_at(places, jnp.array(reads)))(places)
+
+
+def _steps_at(places: jax.Array, reads: jax.Array) -> jax.Array:
+    """[T, c] of the places [T, n] of one sequence."""
+    low, far = places.min(0), jnp.abs(reads).max(0)
+    sizes = places.max(0) - low + 1 + 2 * far  # with a margin, so that no step leads around an edge
+    strides = jnp.cumprod(sizes[::-1])[::-1] // sizes
+    numbers = (places - low + far) @ strides
+    order = jnp.argsort(numbers)
+    wanted = (places[:, None] - reads - low + far) @ strides
+    found = order[jnp.minimum(jnp.searchsorted(numbers[order], wanted), len(order) - 1)]
+    there = (numbers[found] == wanted) & (found < jnp.arange(len(places))[:, None])
+    return jnp.where(there, found, -1).astype(jnp.int32)
+
+
+def with_outputs(x: Array, y: Array | None, reads: Reads) -> Any:
+    """What a network reads: x, or `WithOutputs` of x [B or 1, T, ...] and [B, T, c] of the outputs y [B, T] (None: all -1).
+
+    What all sequences share is not copied.
+    """
+    if not reads:
         return x
-    x = jnp.asarray(x).reshape(*x.shape[:2], -1)
+    steps = earlier(x, reads)
     if y is None:
-        return jnp.pad(x, ((0, 0), (0, 0), (0, count)), constant_values=-1)
-    x = jnp.broadcast_to(x, (*y.shape, x.shape[-1]))
-    before = jnp.pad(jnp.asarray(y, x.dtype), ((0, 0), (count, 0)), constant_values=-1)
-    return jnp.concatenate([x, *(before[:, count - i : before.shape[1] - i, None] for i in range(1, count + 1))], -1)
+        return WithOutputs(x, jnp.full_like(steps, -1))
+    each = jax.vmap(lambda y, steps: jnp.where(steps < 0, -1, y[steps]), in_axes=(0, 0 if len(steps) == len(y) else None))
+    return WithOutputs(x, each(jnp.asarray(y, jnp.int32), steps if len(steps) == len(y) else steps[0]))
 
 
 def check_shapes(seqs: Sequence) -> None:

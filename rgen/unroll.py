@@ -1,4 +1,7 @@
-"""What an unrolled sequence model does at each step, whatever the model: outputs are given and scored, or drawn."""
+"""What an unrolled sequence model does at each step, whatever the model: outputs are given and scored, or drawn.
+
+A step has K outputs (`InnerLoop.inner_batch`; mostly K is 1): they are predicted by the same weights and learned together.
+"""
 
 import math
 from collections.abc import Callable
@@ -9,14 +12,14 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from rgen.batching import pad_rows
+from rgen.batching import each, pad_rows
 from rgen.choices import GENERATOR
 from rgen.likelihood import PLAIN, Decoding, Likelihood
-from rgen.sequence import Array, Given, Prediction
+from rgen.sequence import Array, Given, Prediction, Reads, Trace, WithOutputs, earlier
 
 
 class Observer(Protocol):
-    """Says what the output of a step is, once its logits are known. Frozen and hashable.
+    """Says what the outputs of a step are, once their logits are known. Frozen and hashable.
 
     Attributes:
       end: the output that ends a sequence; None if they all go on to the last step.
@@ -33,38 +36,51 @@ class Observer(Protocol):
         """Whether the sequence has ended."""
         ...
 
-    def x(self, seen: Any, now: Any) -> jax.Array:
-        """The network's input, from what is remembered and the step's part of the inputs."""
+    def x(self, seen: Any, now: Any) -> Any:
+        """The network's K inputs, from what is remembered and the step's part of the inputs."""
         ...
 
     def __call__(self, seen: Any, now: Any, logits: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
-        """(what is remembered, the step's part of the inputs, logits) -> (what is remembered, y, weight)."""
+        """(what is remembered, the step's part of the inputs, logits [K, n]) -> (what is remembered, y [K], weight [K])."""
         ...
 
 
 def pay(likelihood: Likelihood, out: Any, y: jax.Array) -> tuple[jax.Array, Any]:
-    """What a network's output costs, and what it teaches: (nats, the cotangent of the output that the inner loop descends).
+    """What K outputs cost, and what they teach: (nats [K], the cotangent of the network's outputs that the inner loop descends).
 
-    The two belong together unless the output is a `Prediction`, whose logits that are paid teach nothing.
+    The two belong together unless the network returns a `Prediction`, whose logits that are paid teach nothing.
     """
-    if not isinstance(out, Prediction):
-        return jax.value_and_grad(likelihood.nll)(out, y)
-    nothing = jax.tree.map(jnp.zeros_like, out)
-    return likelihood.nll(out.logits, y), nothing._replace(learned=jax.grad(likelihood.nll)(out.learned, y))
+
+    def one(out: Any, y: jax.Array) -> tuple[jax.Array, Any]:
+        if not isinstance(out, Prediction):
+            return jax.value_and_grad(likelihood.nll)(out, y)
+        nothing = jax.tree.map(jnp.zeros_like, out)
+        return likelihood.nll(out.logits, y), nothing._replace(learned=jax.grad(likelihood.nll)(out.learned, y))
+
+    return each(one, out, y)
 
 
 def scaled(weight: jax.Array, cotangent: Any) -> Any:
-    return jax.tree.map(lambda a: weight.astype(a.dtype) * a, cotangent)
+    """Cotangents [K, ...] times weights [K]."""
+    return jax.tree.map(lambda a: jnp.expand_dims(weight.astype(a.dtype), range(1, a.ndim)) * a, cotangent)
 
 
 class DrawnStep(NamedTuple):
-    """Inputs of `Drawing` for one sequence: x [T, ...], the others [T]; y counts where `known`."""
+    """Inputs of `Drawing` for one sequence, arrays [T, ...]: y counts where `known`.
 
-    x: Array
+    Attributes:
+      x: of a network that reads earlier outputs, `WithOutputs` of the step's input and the numbers of the steps whose outputs are read.
+      number: of the step.
+      again: whether the same outputs are learned once more.
+    """
+
+    x: Any
     key: Array
     y: Array
     known: Array
     weight: Array
+    number: Array
+    again: Array
 
 
 @dataclass(frozen=True)
@@ -86,44 +102,68 @@ class Scoring:
         return seen, now.y, now.weight.astype(logits.dtype)
 
 
+class Drawn(NamedTuple):
+    """What `Drawing` remembers: whether the sequence has ended; outputs and weights of all steps, or of none if nobody asks."""
+
+    ended: jax.Array
+    y: jax.Array
+    weight: jax.Array
+
+
 @dataclass(frozen=True)
 class Drawing:
     """Outputs are drawn where they are not known. After the output `end` all further ones are `end`, cost and teach nothing.
 
-    The last `context` outputs take the last places of the network's input, as in `rgen.sequence.with_context`.
+    Attributes:
+      length: how many outputs are remembered: T, or 0 if the network reads none and each is learned once.
+      reads: whether the network reads earlier outputs.
     """
 
     likelihood: Likelihood
     end: int | None
     decoding: Decoding = PLAIN
-    context: int = 0
+    length: int = 0
+    reads: bool = False
 
     def start(self):
-        return jnp.array(False), jnp.full(self.context, -1)
+        return Drawn(jnp.array(False), jnp.zeros(self.length, jnp.int32), jnp.zeros(self.length))
 
     def ended(self, seen):
-        return seen[0]
+        return seen.ended
 
     def x(self, seen, now):
-        return jnp.concatenate([now.x[: -self.context], seen[1].astype(now.x.dtype)]) if self.context else now.x
+        if not self.reads:
+            return now.x
+        steps = now.x.outputs
+        return now.x._replace(outputs=jnp.where(steps < 0, -1, seen.y[steps]))
 
     def __call__(self, seen, now, logits):
-        ended, recent = seen
-        y = jnp.where(now.known, now.y, self.decoding.draw(now.key, self.likelihood.log_probs(logits))).astype(jnp.int32)
-        weight = now.weight.astype(logits.dtype)
+        def draw(key, logits):
+            return self.decoding.draw(key, self.likelihood.log_probs(logits))
+
+        y, weight, ended = jnp.where(now.known, now.y, each(draw, now.key, logits)).astype(jnp.int32), now.weight, seen.ended
         if self.end is not None:
-            y, weight, ended = jnp.where(ended, self.end, y), jnp.where(ended, 0, weight), ended | (y == self.end)
-        return (ended, jnp.concatenate([y[None].astype(recent.dtype), recent])[: self.context]), y, weight
+            ends = y == self.end
+            before = ended | (ends.cumsum() - ends > 0)  # also by an output of the same step
+            y, weight, ended = jnp.where(before, self.end, y), jnp.where(before, 0, weight), ended | ends.any()
+        if self.length:
+            number = jnp.where(now.weight > 0, now.number, self.length)  # what fills up a step is remembered nowhere
+            y = jnp.where(now.again, seen.y[now.number], y)
+            weight = jnp.where(now.again, seen.weight[now.number], weight)
+            seen = Drawn(ended, seen.y.at[number].set(y, mode="drop"), seen.weight.at[number].set(weight, mode="drop"))
+        return seen._replace(ended=ended), y, weight.astype(logits.dtype)
 
 
-def drawn_steps(x: Array, keys: Array, given: Given | None, dtype: Any) -> DrawnStep:
+def drawn_steps(x: Array, keys: Array, given: Given | None, dtype: Any, reads: Reads = 0) -> DrawnStep:
     """Inputs of `Drawing` for x [B, T, ...] or [1, T, ...]: each sequence's key [B] split over its steps; without `given`, nothing is
     known."""
     shape = (*keys.shape, x.shape[1])
     split = jax.vmap(lambda key: jax.vmap(lambda t: jax.random.fold_in(key, t))(jnp.arange(shape[1])))(own_keys(keys))
     if given is None:
         given = Given(y=jnp.zeros(shape, jnp.int32), known=jnp.zeros(shape, bool))
-    return DrawnStep(x, split, given.y, given.known, jnp.ones(shape, dtype))
+    inputs = WithOutputs(x, earlier(x, reads)) if reads else x
+    number = jnp.broadcast_to(jnp.arange(shape[1]), shape)
+    return DrawnStep(inputs, split, given.y, given.known, jnp.ones(shape, dtype), number, jnp.zeros(shape, bool))
 
 
 def own_keys(keys: Array) -> Array:
@@ -134,21 +174,42 @@ def own_keys(keys: Array) -> Array:
     return jax.vmap(lambda words: reduce(jax.random.fold_in, words, start))(jax.random.key_data(keys))
 
 
-# (state, x, observe) -> (state, seen, Trace or what else is wanted of a step): predict from x, ask `observe(logits)` for (seen, y, weight),
-# learn y; `seen` is what the observer remembers.
+def in_batches(steps: Any, size: int, times: int = 1) -> Any:
+    """Arrays [B, T, ...] to [B, J, K, ...]: K outputs a step, the last step filled up with weight 0, and every step `times` in a row."""
+    size = min(size, steps.weight.shape[1])
+    count = math.ceil(steps.weight.shape[1] / size)
+    steps = pad_rows(steps, count * size, axis=1)
+    steps = jax.tree.map(lambda a: a.reshape(len(a), count, size, *a.shape[2:]), steps)
+    if times == 1:
+        return steps
+    steps = jax.tree.map(lambda a: jnp.repeat(a, times, 1), steps)
+    if isinstance(steps, DrawnStep):
+        steps = steps._replace(again=jnp.broadcast_to((jnp.arange(count * times) % times > 0)[:, None], steps.again.shape))
+    return steps
+
+
+def out_of_batches(steps: Any, length: int, times: int = 1) -> Any:
+    """The way back, arrays [B, J, K, ...] to [B, T, ...]: what was found when a step came first."""
+    return jax.tree.map(lambda a: a[:, ::times].reshape(len(a), -1, *a.shape[3:])[:, :length], steps)
+
+
+# (state, x, observe) -> (state, seen, Trace or what else is wanted of a step): predict from K inputs x, ask `observe(logits)` for
+# (seen, y, weight), learn y; `seen` is what the observer remembers.
 Observe = Callable[[jax.Array], tuple[Any, jax.Array, jax.Array]]
-Advance = Callable[[Any, jax.Array, Observe], tuple[Any, Any, Any]]
+Advance = Callable[[Any, Any, Observe], tuple[Any, Any, Any]]
 
 
-def unroll(advance: Advance, state: Any, observer: Observer, steps: Any) -> tuple[Any, Any]:
-    """Runs a model over ONE sequence: steps [T], a `Sequence` to score or `DrawnStep` to draw.
+def unroll(advance: Advance, state: Any, observer: Observer, steps: Any, predict: Callable | None = None) -> tuple[Any, Any]:
+    """Runs a model over ONE sequence: steps [J, K, ...], a `Sequence` to score or `DrawnStep` to draw.
 
-    Differentiating it costs memory for about 2 sqrt(T) states instead of T: the scan is cut into segments, and the backward pass
-    computes the inside of a segment again (Chen et al. 2016, arXiv:1604.06174). For any T: the last segment is filled up with steps
+    Differentiating it costs memory for about 2 sqrt(J) states instead of J: the scan is cut into segments, and the backward pass
+    computes the inside of a segment again (Chen et al. 2016, arXiv:1604.06174). For any J: the last segment is filled up with steps
     of weight 0, which change nothing.
 
+    Args:
+      predict: (state, one input) -> logits. Given where outputs of a step read each other: they are then drawn one after the other.
     Returns:
-      (last state, Trace of [T]).
+      (last state, Trace of [J, K]).
     """
     length = steps.weight.shape[0]
     segments = math.ceil(length / math.ceil(math.sqrt(length)))
@@ -157,10 +218,27 @@ def unroll(advance: Advance, state: Any, observer: Observer, steps: Any) -> tupl
 
     def step(carry, now):
         state, seen = carry
-        state, seen, trace = advance(state, observer.x(seen, now), partial(observer, seen, now))
+        if predict is None:
+            observe = partial(observer, seen, now)
+        else:
+            seen, y, weight = one_by_one(observer, partial(predict, state), seen, now)
+            observe = lambda logits: (seen, y, weight)  # noqa: E731
+        state, seen, trace = advance(state, observer.x(seen, now), observe)
         return (state, seen), trace
 
     # prevent_cse: a scan's body is compiled on its own, so nothing can be merged with the forward pass
     segment = jax.checkpoint(lambda carry, steps: jax.lax.scan(step, carry, steps), prevent_cse=False)
     (state, _), trace = jax.lax.scan(segment, (state, observer.start()), filled)
     return state, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:length], trace)
+
+
+def one_by_one(observer: Observer, predict: Callable, seen: Any, now: Any) -> tuple[Any, jax.Array, jax.Array]:
+    """Draws the K outputs of a step, each given those before it: (what is remembered, y [K], weight [K])."""
+
+    def one(seen, now):
+        now = jax.tree.map(lambda a: a[None], now)
+        seen, y, weight = observer(seen, now, each(predict, observer.x(seen, now)))
+        return seen, (y[0], weight[0])
+
+    seen, (y, weight) = jax.lax.scan(one, seen, now)
+    return seen, y, weight

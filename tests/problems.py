@@ -17,7 +17,7 @@ from rgen.fast import InnerLoop, Params
 from rgen.fast.network import learning
 from rgen.fast.rates import init_rates
 from rgen.likelihood import Bernoulli, Categorical
-from rgen.sequence import Sequence, with_context
+from rgen.sequence import Sequence
 
 FORMS = ("direct", "dual")
 SYMBOLS = 3  # of the text problems
@@ -63,7 +63,7 @@ def make(name: str, form: str = "direct") -> Problem:
     loop = with_form(build_loop(name), form)
     text = isinstance(loop.likelihood, Categorical)
     x, rng = inputs(SHAPES["text" if text else "image"]), np.random.default_rng(0)
-    first = with_context(x[None, :1], None, loop.context)[0, 0]
+    first = loop.one_input(x[0])
     weights = jit(loop.network.init)(jax.random.key(0), first)["params"]  # what loop.init does, compiled quickly
     params = disturbed(Params(weights, init_rates(loop.rate_kind, learning(weights, loop.fast), loop.rate)), rng)
     y = rng.integers(SYMBOLS if text else 2, size=(2, len(x)))

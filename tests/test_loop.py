@@ -26,7 +26,7 @@ from rgen.fast import loop as loop_module
 from rgen.fast.network import learning, overlaid
 from rgen.fast.rates import expand_rates
 from rgen.likelihood import Bernoulli, Categorical, Likelihood
-from rgen.sequence import Given, Prediction, Sequence, until_end
+from rgen.sequence import Given, Prediction, Sequence, WithOutputs, until_end
 
 on = pytest.mark.parametrize
 every_form = on("form", FORMS)
@@ -161,8 +161,8 @@ def plain(loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[Any, jax.Arr
     for x, y, weight in zip(*seqs):
         weights, row = params.init, []
         for t in range(len(y)):
-            before = [y[t - i] if t >= i else -1 for i in range(1, loop.context + 1)]
-            read = np.concatenate([np.atleast_1d(x[t]), before]).astype(int) if before else x[t]
+            before = [y[t - i] if t >= i else -1 for i in range(1, loop.reads + 1)]
+            read = WithOutputs(x[t], np.array(before, np.int32)) if before else x[t]
             weights, nats = step(weights, rates, read, y[t], weight[t])
             row.append(nats)
         rows.append(jnp.stack(row))

@@ -128,14 +128,15 @@ class Program:
         """Evaluates variables of the jaxpr, and nothing that they do not need.
 
         Args:
-          leaves: number -> array, of the leaves that are needed.
+          leaves: number -> array, of the leaves that are needed; x: all inputs.
           wanted: variables, or literals.
           answers: use of a layer -> function that gives its result from the operand's value.
           blind: of these, uses that do not look at the operand: their functions get None.
         """
         jaxpr, wanted = self.closed.jaxpr, list(wanted)
         env = dict(zip(jaxpr.constvars, self.closed.consts))
-        env |= {jaxpr.invars[i]: leaf for i, leaf in leaves.items()} | {jaxpr.invars[-1]: x}
+        env |= {jaxpr.invars[i]: leaf for i, leaf in leaves.items()}
+        env |= dict(zip(jaxpr.invars[len(self.avals) :], jax.tree.leaves(x)))
         uses = {use.result: use for use in answers}
         operands = {use.result: None if use in blind else use.operand for use in answers}
         for eqn in _live(jaxpr, wanted, operands):
@@ -145,6 +146,11 @@ class Program:
             else:
                 env[use.result] = answers[use](None if use in blind else _value(env, use.operand))
         return [_value(env, v) for v in wanted]
+
+    @property
+    def inputs(self) -> frozenset[int]:
+        """The numbers of the inputs, behind those of the leaves."""
+        return frozenset(range(len(self.avals), len(self.closed.jaxpr.invars)))
 
     def arrays(self, layer: Layer, kernel_HxMxN: jax.Array) -> dict[int, jax.Array]:
         """The way back from `Layer.kernel`: number of a leaf -> array. What only rearranges is undone by its transpose."""
@@ -156,9 +162,10 @@ class Program:
         return jax.tree.unflatten(self.tree, values)
 
     def depends(self, cut: Collection[Any] = ()) -> Callable[[Any], frozenset]:
-        """What a variable depends on: numbers of leaves, "x", and results of uses, beyond which is not looked if they are in `cut`."""
+        """What a variable depends on: numbers of leaves, then of inputs, and results of uses, beyond which is not looked if they are in
+        `cut`."""
         jaxpr = self.closed.jaxpr
-        found = {var: frozenset([i]) for i, var in enumerate(jaxpr.invars[:-1])} | {jaxpr.invars[-1]: frozenset(["x"])}
+        found = {var: frozenset([i]) for i, var in enumerate(jaxpr.invars)}
 
         def on(var: Any) -> frozenset:
             return frozenset() if isinstance(var, Literal) else found.get(var, frozenset())
@@ -174,11 +181,13 @@ def capture(apply: Callable, params: Any, x: Any) -> Program:
     leaves, tree = jax.tree.flatten(params)
     avals = [jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)) for a in leaves]
 
-    def flat(*args):
-        return apply(jax.tree.unflatten(tree, args[:-1]), args[-1])
+    inputs, of_inputs = jax.tree.flatten(x)
 
-    traced, shape = jax.make_jaxpr(flat, return_shape=True)(*avals, x)
-    closed = jax.make_jaxpr(lambda *args: _inlined(traced.jaxpr, traced.consts, args))(*avals, x)
+    def flat(*args):
+        return apply(jax.tree.unflatten(tree, args[: len(avals)]), jax.tree.unflatten(of_inputs, args[len(avals) :]))
+
+    traced, shape = jax.make_jaxpr(flat, return_shape=True)(*avals, *inputs)
+    closed = jax.make_jaxpr(lambda *args: _inlined(traced.jaxpr, traced.consts, args))(*avals, *inputs)
     layers, rows = _Walk(closed.jaxpr, len(avals)).found()
     return Program(closed, tuple(names_of(params)), tuple(avals), layers, rows, jax.tree.structure(shape))
 

@@ -77,12 +77,11 @@ class Costs:
         either = {layer.leaf for fold in layers for layer in self.worth(layers[fold], fold)}
         return min(layers, key=lambda fold: sum(self.of(layers[fold][leaf], fold) for leaf in either & layers[fold].keys()))
 
-    def state(self, layers: Collection[Layer], fold: bool, own: bool) -> int:
-        """Numbers that are read again and again of a sequence, `own` inputs among them."""
+    def state(self, layers: Collection[Layer], fold: bool, own: frozenset[int]) -> int:
+        """Numbers that are read again and again of a sequence, inputs of the layers `own` among them."""
         learning = [layer for layer in layers if layer.learns]
         state = sum(layer.size if fold else self.length * layer.tap_size for layer in learning)
-        if own:
-            state += sum(self.length * layer.heads * layer.taps * layer.width for layer in learning if layer.foreseen)
+        state += sum(self.length * layer.heads * layer.taps * layer.width for layer in learning if layer.leaf in own)
         if self.hardware.platform != "cpu":
             # written, and read once by the reverse sweep
             state += sum(self.length * layer.tap_size for layer in layers if not layer.learns)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rgen.batching import group_rows, over_sequences, pad_rows, ungroup_rows
+from rgen.batching import each, group_rows, over_sequences, pad_rows, ungroup_rows
 from rgen.fast.capture import Layer
 from rgen.fast.forward import reread, run
 from rgen.fast.loop import InnerLoop, Params
@@ -57,22 +57,28 @@ def _arranged(layer: Layer, row: jax.Array, constant: jax.Array, column: jax.Arr
     return Factors(jnp.concatenate([row, constant], 1), column)
 
 
-def foreseen_inputs(plan: Plan, init: Any, x: jax.Array) -> dict[int, jax.Array]:
-    """Inputs [B, T, H, R, M] of the foreseen layers for x [B, T, ...]; without B, once for all, if the sequences share x."""
-    if not plan.foreseen:
+def foreseen_inputs(plan: Plan, init: Any, x: Any, own: bool) -> dict[int, jax.Array]:
+    """Inputs of the foreseen layers for x [B, J, K, ...]: [J, H, R, M] of those that all sequences share; or of the others, which are
+    their `own`, [B, J, H, R, M]."""
+    wanted = {leaf: layer for leaf, layer in plan.foreseen.items() if (leaf in plan.own) == own}
+    if not wanted:
         return {}
     leaves = dict(enumerate(jax.tree.leaves(init)))
 
     def of_step(x):
         found = {}
-        for leaf, layer in plan.foreseen.items():
+        for leaf, layer in wanted.items():
             operands = plan.program.evaluate(leaves, x, [use.operand for use in layer.uses], {})
             rows = [enter(layer, use, operand, leaves[leaf].dtype) for use, operand in zip(layer.uses, operands)]
             found[leaf] = jnp.concatenate(rows, 1)
         return found
 
-    of_steps = jax.vmap(of_step)
-    return of_steps(x[0]) if plan.shared else jax.vmap(of_steps)(x)
+    if not own:
+        return jax.vmap(of_step)(jax.tree.map(lambda a: a[0], x))
+    batch = max(map(len, jax.tree.leaves(x)))
+    axes = jax.tree.map(lambda a: 0 if len(a) == batch else None, x)
+    x = jax.tree.map(lambda a: a if len(a) == batch else a[0], x)
+    return jax.vmap(jax.vmap(of_step), in_axes=(axes,))(x)
 
 
 def pay_late(plan: Plan, params: Params, outs: dict[int, jax.Array], seqs: Sequence) -> jax.Array:
@@ -86,7 +92,7 @@ def pay_late(plan: Plan, params: Params, outs: dict[int, jax.Array], seqs: Seque
             for use, rows in zip(layer.uses, split(layer, outs[leaf])):
                 answers[use] = lambda _, layer=layer, use=use, rows=rows: leave(layer, use, None, rows)
         (out,) = plan.program.evaluate(leaves, now.x, [logits], answers, answers.keys())
-        return now.weight * plan.likelihood.nll(out, now.y)
+        return now.weight * each(plan.likelihood.nll, out, now.y)
 
     return over_sequences(lambda seq, outs: jax.vmap(step)(seq, outs), seqs, outs)
 
@@ -96,9 +102,9 @@ def pay_late(plan: Plan, params: Params, outs: dict[int, jax.Array], seqs: Seque
 
 def map_sequences(plan: Plan, function: Callable, inputs: dict[int, jax.Array], steps: Any, *more: Any) -> Any:
     """`function(inputs, steps, *more)` of every sequence; foreseen inputs have no B if all sequences share them."""
-    if plan.shared:
-        return over_sequences(partial(function, inputs), steps, *more)
-    return over_sequences(lambda steps, inputs, *more: function(inputs, steps, *more), steps, inputs, *more)
+    shared = {leaf: x for leaf, x in inputs.items() if leaf not in plan.own}
+    own = {leaf: x for leaf, x in inputs.items() if leaf in plan.own}
+    return over_sequences(lambda steps, own, *more: function(shared | own, steps, *more), steps, own, *more)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -170,8 +176,8 @@ def reread_vjp(plan: Plan, layer: Layer, by: tuple, g_BxHxSxN: jax.Array, h_BxTx
     """What is owed to a foreseen layer's (kernel, rates, inputs), for given g and the cotangents h of what it gives."""
 
     def outs(kernel, factors, x):
-        each = partial(reread, plan, layer, kernel, factors)
-        return jax.vmap(partial(each, x))(g_BxHxSxN) if plan.shared else jax.vmap(each)(x, g_BxHxSxN)
+        of_one = partial(reread, plan, layer, kernel, factors)
+        return jax.vmap(of_one)(x, g_BxHxSxN) if layer.leaf in plan.own else jax.vmap(partial(of_one, x))(g_BxHxSxN)
 
     out, pull = jax.vjp(outs, *by)
     return pull(jax.vmap(by_tap)(h_BxTxHxRxN).astype(out.dtype))
@@ -244,10 +250,10 @@ def by_group(plan: Plan, params: Any, function: Callable, steps: Any) -> Any:
     """
     steps = pad_rows(steps, plan.length, axis=1)
     groups = group_rows(steps, plan.micro_batch, plan.devices)
-    of_all = foreseen_inputs(plan, params.init, steps.x) if plan.shared else None
+    shared = foreseen_inputs(plan, params.init, steps.x, own=False)
 
     def run(steps):
-        return function(foreseen_inputs(plan, params.init, steps.x) if of_all is None else of_all, steps)
+        return function(shared | foreseen_inputs(plan, params.init, steps.x, own=True), steps)
 
     if groups.weight.shape[0] == 1:
         return jax.tree.map(lambda a: a[None], run(jax.tree.map(lambda a: a[0], groups)))
@@ -255,5 +261,5 @@ def by_group(plan: Plan, params: Any, function: Callable, steps: Any) -> Any:
 
 
 def ungroup_steps(plan: Plan, groups: jax.Array, batch: int, length: int) -> jax.Array:
-    """[groups, size, steps] to [batch, length]: undoes `by_group`'s stacking and filling."""
+    """[groups, size, steps, K] to [batch, length, K]: undoes `by_group`'s stacking and filling."""
     return ungroup_rows(groups, batch, plan.devices)[:, :length]

@@ -13,12 +13,12 @@ import jax
 from rgen.batching import ungroup_rows
 from rgen.fast import derivative
 from rgen.fast.derivative import by_group, foreseen_inputs, pay_late, ungroup_steps, weights_of
-from rgen.fast.loop import InnerLoop, Params
+from rgen.fast.loop import Direct, InnerLoop, Params
 from rgen.fast.network import learning
 from rgen.fast.plan import GRADIENT, Plan, Purpose, plan
 from rgen.hardware import Hardware
 from rgen.sequence import Sequence, Trace
-from rgen.unroll import Observer, Scoring
+from rgen.unroll import Drawing, Observer, Scoring
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,12 @@ class Dual:
             if value is not None and value < 1:
                 raise ValueError(f"The dual form's {name} is {value}; it must be at least 1, or None to leave it to the cost model.")
 
+    def check(self, loop: InnerLoop) -> None:
+        """Raises ValueError unless a step of the loop is one of plain SGD."""
+        options = {"optimizer": loop.optimizer, "inner_clip": loop.inner_clip, "inner_decay": loop.inner_decay or None}
+        if found := [name for name, value in options.items() if value is not None]:
+            raise ValueError(f"The dual form takes plain SGD alone, and the inner loop has {' and '.join(found)}. Give form='direct'.")
+
     def plan(self, loop: InnerLoop, weights: Any, x: Any, batch: int | None = None, purpose: Purpose = GRADIENT) -> Plan:
         """What is taken over of a network, and how it is run; see `rgen.fast.plan.plan`."""
         return plan(self, loop, weights, x, batch, purpose)
@@ -60,7 +66,10 @@ class Dual:
         return score(self.plan(loop, params.init, seqs.x, len(seqs.y)), loop, params, seqs)
 
     def unroll(self, loop: InnerLoop, params: Params, observer: Observer, steps: Any, adapted: bool) -> tuple[Any, Trace]:
-        batch, length = steps.weight.shape
+        if isinstance(observer, Drawing) and observer.reads and steps.weight.shape[2] > 1:
+            # each output of a step is then predicted before the next, and the fast weights are at hand there
+            return Direct().unroll(loop, params, observer, steps, adapted)
+        batch, length = steps.weight.shape[:2]
         purpose = Purpose(gradient=False, drawn=not isinstance(observer, Scoring), adapted=adapted)
         plan = self.plan(loop, params.init, steps.x, batch, purpose)
         run = partial(derivative.adapt, plan, weights_of(plan, loop, params), observer)
@@ -82,7 +91,7 @@ def score(plan: Plan, loop: InnerLoop, params: Params, seqs: Sequence) -> jax.Ar
         found: Any = derivative.score(plan, weights, inputs, steps)
         return pay_late(plan, params, found, steps) if plan.late else found
 
-    return ungroup_steps(plan, by_group(plan, params, of_group, seqs), *seqs.y.shape)
+    return ungroup_steps(plan, by_group(plan, params, of_group, seqs), *seqs.y.shape[:2])
 
 
 def drift(plan: Plan, loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
@@ -94,7 +103,11 @@ def drift(plan: Plan, loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[
 
     def of_group(inputs, steps):
         lost, gradients, to_inputs, nats = derivative.drift(plan, weights, inputs, steps)
-        (behind,) = jax.vjp(lambda init: foreseen_inputs(plan, init, steps.x), params.init)[1](to_inputs)
+
+        def of_inputs(init):
+            return foreseen_inputs(plan, init, steps.x, own=False) | foreseen_inputs(plan, init, steps.x, own=True)
+
+        (behind,) = jax.vjp(of_inputs, params.init)[1](to_inputs)
         for leaf, gradient in enumerate(jax.tree.leaves(behind)):
             if leaf not in lost:
                 lost[leaf] = rates[leaf] * (gradient + gradients.get(leaf, 0))
@@ -102,4 +115,4 @@ def drift(plan: Plan, loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[
 
     lost, nats = by_group(plan, params, of_group, seqs)
     mean = [lost[leaf].sum(0) / len(seqs.y) for leaf in range(len(rates))]
-    return jax.tree.unflatten(jax.tree.structure(params.init), mean), ungroup_steps(plan, nats, *seqs.y.shape)
+    return jax.tree.unflatten(jax.tree.structure(params.init), mean), ungroup_steps(plan, nats, *seqs.y.shape[:2])

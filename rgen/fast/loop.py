@@ -4,6 +4,7 @@
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -11,15 +12,28 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import linen as nn
 
-from rgen.batching import over_sequences, pad_rows
+from rgen.batching import each, over_sequences, pad_rows
 from rgen.fast import ranges
 from rgen.fast.network import Function, as_function, check_fast, check_weights, learning, overlaid, widest
 from rgen.fast.rates import expand_rates, init_rates
 from rgen.likelihood import PLAIN, Decoding, Likelihood
-from rgen.sequence import Array, Given, Sequence, Trace, check_keys, check_shapes, paid, with_context
-from rgen.unroll import Advance, Drawing, Observe, Observer, Scoring, drawn_steps, pay, scaled, unroll
+from rgen.sequence import Array, Given, Reads, Sequence, Trace, check_keys, check_shapes, paid, with_outputs
+from rgen.unroll import (
+    Advance,
+    Drawing,
+    Observe,
+    Observer,
+    Scoring,
+    drawn_steps,
+    in_batches,
+    out_of_batches,
+    pay,
+    scaled,
+    unroll,
+)
 
 
 class Params(NamedTuple):
@@ -30,14 +44,21 @@ class Params(NamedTuple):
 
 
 class Form(Protocol):
-    """How the inner loop is computed. Frozen and hashable; every form gives the same numbers."""
+    """How the inner loop is computed. Frozen and hashable; every form gives the same numbers.
 
-    def score(self, loop: "InnerLoop", params: Params, seqs: Sequence) -> jax.Array:
-        """Nats [B, T], differentiable in `params`."""
+    Sequences come as J steps of K outputs: `InnerLoop.read` makes them so.
+    """
+
+    def check(self, loop: "InnerLoop") -> None:
+        """Raises ValueError if this form cannot compute the loop."""
+        ...
+
+    def score(self, loop: "InnerLoop", params: Params, steps: Sequence) -> jax.Array:
+        """Nats [B, J, K], differentiable in `params`."""
         ...
 
     def unroll(self, loop: "InnerLoop", params: Params, observer: Observer, steps: Any, adapted: bool) -> tuple[Any, Trace]:
-        """(fast weights after the last step [B, ...], perhaps None if they are not `adapted`; the Trace [B, T])."""
+        """(fast weights after the last step [B, ...], perhaps None if they are not `adapted`; the Trace [B, J, K])."""
         ...
 
 
@@ -59,10 +80,19 @@ class InnerLoop:
       network: maps ONE input to logits, without a batch axis: a Linen module, or a `rgen.Function` of any library.
       likelihood: how logits become nats and draws: `rgen.Categorical()` or `rgen.Bernoulli()`.
       rate_kind: the inner rates: "fixed", or learned, "per-array" or "rank-one".
-      rate: where `init` starts them.
+      rate: where `init` starts them; None: at 0.01, or at 1 with an `optimizer`, which has a rate of its own.
       fast: what learns in the inner loop: paths of modules or parameters such as "heads/memory"; None: all. The other weights are
         meta-learned, and the same for all sequences.
       end: the output that ends a sampled sequence, if one does.
+      inner_batch: K, how many outputs are predicted by the same fast weights, and then learned by one step on the sum of their weighted
+        nats. Without earlier outputs as its input, a network draws them independently of each other.
+
+    Other arguments of the inner step, which the dual form takes only where it says so:
+      optimizer: an `optax.GradientTransformation`, whose updates are multiplied by the inner rates and added to the fast weights. Its
+        state starts afresh for every sequence. None: plain SGD. Of `optax.inject_hyperparams`, the hyperparameters are meta-learned.
+      inner_steps: how many steps are taken on the same outputs; they are paid before the first of them.
+      inner_clip: the largest norm of an inner gradient, of all fast weights together; larger ones are scaled down.
+      inner_decay: the share of the way back to the initialization that each step begins with, from 0 to 1.
 
     Other arguments, which you should not need:
       first_order: take the inner gradients as constants when differentiating; `rgen.first_order_maml` sets it.
@@ -75,24 +105,44 @@ class InnerLoop:
     network: nn.Module | Function
     likelihood: Likelihood
     rate_kind: str = "fixed"
-    rate: float = 0.01
+    rate: float | None = None
     fast: tuple[str, ...] | None = None
     end: int | None = None
+    inner_batch: int = 1
+    optimizer: optax.GradientTransformation | None = None
+    inner_steps: int = 1
+    inner_clip: float | None = None
+    inner_decay: float = 0.0
     first_order: bool = False
     form: Any = "dual"
 
     def __post_init__(self) -> None:
         as_function(self.network)
         check_fast(self.fast)
+        for name in ("inner_batch", "inner_steps"):
+            if not isinstance(value := getattr(self, name), int) or value < 1:
+                raise ValueError(f"The inner loop's {name} is {value!r}; give a whole number of at least 1.")
+        if self.inner_clip is not None and not self.inner_clip > 0:
+            raise ValueError(f"The inner loop's inner_clip is {self.inner_clip}; it must be positive, or None to clip nothing.")
+        if not 0 <= self.inner_decay <= 1:
+            raise ValueError(f"The inner loop's inner_decay is {self.inner_decay}; it must lie between 0, no decay, and 1.")
+        if self.optimizer is not None and not isinstance(self.optimizer, optax.GradientTransformation):
+            raise ValueError(f"The inner optimizer is a {type(self.optimizer).__name__}; give one of optax, such as optax.adam(1e-3).")
         if isinstance(self.form, str):
             if self.form not in FORMS:
                 raise ValueError(f"The form of the inner loop is '{self.form}'; it must be {' or '.join(map(repr, FORMS))}.")
             object.__setattr__(self, "form", FORMS[self.form])
+        self.form.check(self)
 
     @property
-    def context(self) -> int:
-        """How many of the last outputs the network reads besides its input."""
+    def reads(self) -> Reads:
+        """Which earlier outputs the network reads besides its input; see `rgen.Function`."""
         return as_function(self.network).last_outputs
+
+    @property
+    def plain(self) -> bool:
+        """Whether an inner step is one of plain SGD."""
+        return self.optimizer is None and self.inner_clip is None and not self.inner_decay
 
     def init(self, key: jax.Array, x: Array) -> Params:
         """Draws an initialization for inputs that look like `x` [...], ONE input.
@@ -100,13 +150,25 @@ class InnerLoop:
         Raises:
           ValueError: the network has no weights, or a path of `fast` is not among them.
         """
-        weights = _draw(self.network, key, with_context(jnp.asarray(x)[None, None], None, self.context)[0, 0])
+        weights = _draw(self.network, key, self.one_input(x))
         check_weights(weights)
-        return Params(weights, init_rates(self.rate_kind, learning(weights, self.fast), self.rate))
+        fast = learning(weights, self.fast)
+        rate = self.rate if self.rate is not None else 0.01 if self.optimizer is None else 1.0
+        rates = init_rates(self.rate_kind, fast, rate)
+        return Params(weights, Tuned(rates, found) if (found := hyperparameters(self.optimizer, fast)) else rates)
+
+    def one_input(self, x: Array) -> Any:
+        """ONE input as the network reads it: x [...], and beside it outputs that are not there yet."""
+        inputs = with_outputs(jnp.asarray(x)[None, None], None, self.reads)
+        return jax.tree.map(lambda a: a[0, 0], inputs)
 
     def apply(self, weights: Any, x: Any) -> Any:
         """What the network returns for ONE input."""
         return as_function(self.network).apply(weights, x)
+
+    def apply_each(self, weights: Any, x: Any) -> Any:
+        """What it returns for the K inputs of a step."""
+        return each(partial(self.apply, weights), x)
 
     def score(self, params: Params, seqs: Sequence) -> jax.Array:
         """Scores sequences under online adaptation from `params.init`.
@@ -122,7 +184,7 @@ class InnerLoop:
             output is none of the likelihood's.
         Source: Finn et al. 2017, arXiv:1703.03400; unixpickle/reptile-gen.
         """
-        return _score(self, params, self.read(params, seqs))
+        return self.by_output(_score(self, params, self.read(params, seqs)), seqs)
 
     def adapt(self, params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
         """Learns whole sequences.
@@ -132,7 +194,7 @@ class InnerLoop:
           are not among them.
         """
         fast, trace = _unroll(self, params, Scoring(), self.read(params, seqs), True)
-        return fast, trace.nll
+        return fast, self.by_output(trace.nll, seqs)
 
     def sample(self, params: Params, x: Array, keys: jax.Array, given: Given | None = None, decoding: Decoding = PLAIN) -> Trace:
         """Draws sequences, learning each output as soon as it is drawn.
@@ -149,8 +211,7 @@ class InnerLoop:
           ValueError: the keys are not typed; or, if it is concrete, an input is beyond the rows of an embedding.
         """
         check_keys(keys)
-        x = with_context(x, None, self.context)
-        self._check(params, x, np.ones(x.shape[:2]))
+        self._check(params, with_outputs(x, None, self.reads), np.ones(x.shape[:2]))
         return _sample(self, params, x, keys, given, decoding)
 
     def start(self, params: Params) -> Any:
@@ -161,9 +222,16 @@ class InnerLoop:
         """Log-probabilities [K] of all outputs at ONE input, by fast weights without a leading B."""
         return _predict(self, params, fast, x)
 
-    def step(self, params: Params, fast: Any, x: Any, y: Any) -> tuple[Any, jax.Array]:
-        """One inner step of ONE sequence, as it is defined: (fast weights after it, the nats [] that were paid before)."""
-        return _step(self, params, fast, x, y)
+    def step(self, params: Params, fast: Any, x: Any, y: Any, weight: Any = None) -> tuple[Any, jax.Array]:
+        """One inner step of ONE sequence, as it is defined, of plain SGD.
+
+        Args:
+          x, y: one input and output; or K of each.
+          weight: [] or [K]; None: 1.
+        Returns:
+          (fast weights after it, the nats [] or [K] that were paid before)
+        """
+        return _step(self, params, fast, x, y, weight)
 
     def belief(self, params: Params, seqs: Sequence, x: Array, every: int = 1) -> jax.Array:
         """Asks the network about any places while it learns sequences; what is asked teaches it nothing.
@@ -173,35 +241,49 @@ class InnerLoop:
           x: [P, ...] the inputs that are asked about.
           every: inner steps between two moments.
         Returns:
-          [B, F, P, K] log-probabilities of the K outputs at each place: before the first step, and after 1, 2, ... times `every` steps and
-          after the last one, so that F = 1 + ceil(T / every).
+          [B, F, P, N] log-probabilities of the N outputs at each place: before the first step, and after 1, 2, ... times `every` steps and
+          after the last one, so that F = 1 + ceil(J / every) with J = ceil(T / inner_batch) steps.
         Raises:
-          ValueError: the network reads the last outputs, which places out of turn do not have.
+          ValueError: the network reads earlier outputs, which places out of turn do not have.
         """
-        if self.context:
-            raise ValueError(f"A network that reads the last {self.context} outputs cannot be asked about places out of turn.")
+        if self.reads:
+            raise ValueError("A network that reads earlier outputs cannot be asked about places out of turn.")
         return _belief(self, params, self.read(params, seqs), x, every)
 
     def inner_norms(self, params: Params, seqs: Sequence) -> tuple[Any, Any]:
         """How large the inner steps are: (norms of the gradients, norms of what they change the fast weights by).
 
-        Each is shaped like the fast weights; for every array the norms [B, T] of each step.
+        Each is shaped like the fast weights; for every array the norms [B, J] of each step.
         """
         return _inner_norms(self, params, self.read(params, seqs))
 
     def rates(self, params: Params) -> Any:
         """The inner rate of every weight that learns: a tree like the fast weights, whose leaves broadcast against its arrays."""
-        return expand_rates(self.rate_kind, params.rates, learning(params.init, self.fast))
+        rates = params.rates.rates if isinstance(params.rates, Tuned) else params.rates
+        return expand_rates(self.rate_kind, rates, learning(params.init, self.fast))
 
     def read(self, params: Params, seqs: Sequence) -> Sequence:
-        """The sequences as the network reads them; raises ValueError if their shapes disagree, or values are out of range."""
+        """The sequences as the forms take them: x as the network reads it, J steps of K outputs, each `inner_steps` times in a row.
+
+        Raises:
+          ValueError: their shapes disagree, or values are out of range.
+        """
         check_shapes(seqs)
-        x = with_context(seqs.x, seqs.y, self.context)
+        x = with_outputs(seqs.x, seqs.y, self.reads)
         self._check(params, x, seqs.weight)
         ranges.check_outputs(self.network, self.likelihood, params.init, seqs._replace(x=x))
-        return Sequence(jnp.asarray(x), jnp.asarray(seqs.y), jnp.asarray(seqs.weight, widest(params.init)))
+        return self.steps(seqs._replace(weight=jnp.asarray(seqs.weight, widest(params.init))))
 
-    def _check(self, params: Params, x: Array, weight: Array) -> None:
+    def steps(self, seqs: Sequence) -> Sequence:
+        """What `read` returns, without looking at values."""
+        seqs = seqs._replace(x=with_outputs(seqs.x, seqs.y, self.reads))
+        return in_batches(jax.tree.map(jnp.asarray, seqs), self.inner_batch, self.inner_steps)
+
+    def by_output(self, steps: Any, seqs: Sequence) -> Any:
+        """Arrays [B, J, K] of the steps that `read` made, as [B, T]."""
+        return out_of_batches(steps, seqs.y.shape[1], self.inner_steps)
+
+    def _check(self, params: Params, x: Any, weight: Array) -> None:
         ranges.check_inputs(self.network, params.init, x)
         if getattr(self.form, "distinct", False):
             ranges.check_distinct(x, weight)
@@ -229,8 +311,12 @@ def _unroll(loop: InnerLoop, params: Params, observer: Observer, steps: Any, ada
 
 @partial(jax.jit, static_argnums=(0, 5), inline=True)
 def _sample(loop: InnerLoop, params: Params, x: Array, keys: jax.Array, given: Given | None, decoding: Decoding) -> Trace:
-    observer = Drawing(loop.likelihood, loop.end, decoding, loop.context)
-    return loop.form.unroll(loop, params, observer, drawn_steps(x, keys, given, widest(params.init)), False)[1]
+    length = x.shape[1]
+    remembered = length if loop.reads or loop.inner_steps > 1 else 0
+    observer = Drawing(loop.likelihood, loop.end, decoding, remembered, bool(loop.reads))
+    steps = in_batches(drawn_steps(x, keys, given, widest(params.init), loop.reads), loop.inner_batch, loop.inner_steps)
+    trace = loop.form.unroll(loop, params, observer, steps, False)[1]
+    return out_of_batches(trace, length, loop.inner_steps)
 
 
 @_compiled
@@ -239,79 +325,170 @@ def _predict(loop: InnerLoop, params: Params, fast: Any, x: Any) -> jax.Array:
 
 
 @_compiled
-def _step(loop: InnerLoop, params: Params, fast: Any, x: Any, y: Any) -> tuple[Any, jax.Array]:
-    fast, _, trace = _advance(loop, params)(fast, x, lambda logits: (None, y, jnp.ones((), logits.dtype)))
-    return fast, trace.nll
+def _step(loop: InnerLoop, params: Params, fast: Any, x: Any, y: Any, weight: Any) -> tuple[Any, jax.Array]:
+    one = jnp.ndim(y) == 0
+    x, y = jax.tree.map(lambda a: jnp.asarray(a)[None], (x, y)) if one else (x, y)
+    weight = jnp.ones(y.shape) if weight is None else jnp.asarray(weight).reshape(y.shape)
+    state, _, trace = _advance(loop, params)(
+        begin(loop, params)._replace(fast=fast), x, lambda logits: (None, y, weight.astype(logits.dtype))
+    )
+    return state.fast, trace.nll[0] if one else trace.nll
 
 
 @partial(jax.jit, static_argnums=(0, 4), inline=True)
-def _belief(loop: InnerLoop, params: Params, seqs: Sequence, x: Array, every: int) -> jax.Array:
-    moments = math.ceil(seqs.y.shape[1] / every)
+def _belief(loop: InnerLoop, params: Params, steps: Sequence, x: Array, every: int) -> jax.Array:
+    every *= loop.inner_steps
+    moments = math.ceil(steps.y.shape[1] / every)
 
-    def ask(fast):
-        return jax.vmap(lambda x: loop.predict(params, fast, x))(x)
+    def ask(state):
+        return jax.vmap(lambda x: loop.predict(params, state.fast, x))(x)
 
-    def learn(fast, steps):
-        fast, _ = unroll(_advance(loop, params), fast, Scoring(), steps)
-        return fast, ask(fast)
+    def learn(state, steps):
+        state, _ = unroll(_advance(loop, params), state, Scoring(), steps)
+        return state, ask(state)
 
-    def one(seq):
-        steps = jax.tree.map(lambda a: a.reshape(moments, every, *a.shape[1:]), pad_rows(seq, moments * every))
-        start = loop.start(params)
-        return jnp.concatenate([ask(start)[None], jax.lax.scan(learn, start, steps)[1]])
+    def one(steps):
+        parts = jax.tree.map(lambda a: a.reshape(moments, every, *a.shape[1:]), pad_rows(steps, moments * every))
+        start = begin(loop, params)
+        return jnp.concatenate([ask(start)[None], jax.lax.scan(learn, start, parts)[1]])
 
-    return over_sequences(one, seqs)
+    return over_sequences(one, steps)
 
 
 @_compiled
-def _inner_norms(loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[Any, Any]:
-    rates = loop.rates(params)
-
+def _inner_norms(loop: InnerLoop, params: Params, steps: Sequence) -> tuple[Any, Any]:
     def norms(tree):
         return jax.tree.map(lambda a: jnp.linalg.norm(a.ravel()), tree)
 
-    def advance(fast, x, observe):
-        gradient, seen, _ = _gradient(loop, params, fast, x, observe)
-        return descend(fast, rates, gradient), seen, (norms(gradient), norms(jax.tree.map(jnp.multiply, rates, gradient)))
+    learn = _learner(loop, params)
 
-    return over_sequences(lambda seq: unroll(advance, loop.start(params), Scoring(), seq)[1], seqs)
+    def advance(state, x, observe):
+        gradient, seen, now = _gradient(loop, params, state.fast, x, observe)
+        after = learn(state, gradient, now)
+        return after, seen, (norms(gradient), norms(jax.tree.map(jnp.subtract, state.fast, after.fast)))
+
+    return over_sequences(lambda steps: unroll(advance, begin(loop, params), Scoring(), steps)[1], steps)
 
 
 @dataclass(frozen=True)
 class Direct:
     """The definition: every sequence holds its own fast weights and changes all of them at every step."""
 
-    def score(self, loop: InnerLoop, params: Params, seqs: Sequence) -> jax.Array:
-        return self.unroll(loop, params, Scoring(), seqs, False)[1].nll
+    def check(self, loop: InnerLoop) -> None:
+        """It computes every loop."""
+
+    def score(self, loop: InnerLoop, params: Params, steps: Sequence) -> jax.Array:
+        return self.unroll(loop, params, Scoring(), steps, False)[1].nll
 
     def unroll(self, loop: InnerLoop, params: Params, observer: Observer, steps: Any, adapted: bool) -> tuple[Any, Trace]:
-        start = learning(params.init, loop.fast)
-        return over_sequences(lambda steps: unroll(_advance(loop, params), start, observer, steps), steps)
+        def predict(state, x):
+            return paid(loop.apply(overlaid(params.init, state.fast), x))
+
+        in_turn = isinstance(observer, Drawing) and observer.reads and steps.weight.shape[2] > 1
+
+        def one(steps):
+            return unroll(_advance(loop, params), begin(loop, params), observer, steps, predict if in_turn else None)
+
+        state, trace = over_sequences(one, steps)
+        return state.fast, trace
 
 
 FORMS: dict[str, Form] = {"direct": Direct()}  # short names; `rgen.fast` adds the dual form's
 
 
-def _advance(loop: InnerLoop, params: Params) -> Advance:
-    """One inner step. This, with the two functions below, is the definition; everything else is bookkeeping."""
-    rates = loop.rates(params)
+class Tuned(NamedTuple):
+    """Inner rates with the hyperparameters of the inner optimizer, where `optax.inject_hyperparams` gives them."""
 
-    def advance(fast, x, observe):
-        gradient, seen, trace = _gradient(loop, params, fast, x, observe)
-        return descend(fast, rates, gradient), seen, trace
+    rates: Any
+    hyperparameters: dict[str, jax.Array]
+
+
+class State(NamedTuple):
+    """What a step of the direct form changes: the fast weights, and the state of the inner optimizer (None: plain SGD)."""
+
+    fast: Any
+    optimizer: Any
+
+
+def hyperparameters(optimizer: Any, fast: Any) -> dict[str, jax.Array]:
+    """Those of an optimizer that `optax.inject_hyperparams` gives, if they are floats."""
+    found = {} if optimizer is None else getattr(jax.eval_shape(optimizer.init, fast), "hyperparams", {})
+    floats = [name for name, value in found.items() if jnp.issubdtype(value.dtype, jnp.floating)]
+    start = optimizer.init(fast).hyperparams if floats else {}
+    return {name: start[name] for name in floats}
+
+
+def begin(loop: InnerLoop, params: Params) -> State:
+    """Before the first step."""
+    fast = loop.start(params)
+    if loop.optimizer is None:
+        return State(fast, None)
+    state: Any = loop.optimizer.init(fast)
+    if isinstance(params.rates, Tuned):
+        state = state._replace(hyperparams=state.hyperparams | params.rates.hyperparameters)
+    return State(fast, state)
+
+
+def _advance(loop: InnerLoop, params: Params) -> Advance:
+    """One inner step. This, with the functions below, is the definition; everything else is bookkeeping."""
+
+    learn = _learner(loop, params)
+
+    def advance(state, x, observe):
+        gradient, seen, now = _gradient(loop, params, state.fast, x, observe)
+        return learn(state, gradient, now), seen, Trace(now.y, now.weight * now.nll)
 
     return advance
 
 
-def _gradient(loop: InnerLoop, params: Params, fast: Any, x: jax.Array, observe: Observe) -> tuple[Any, Any, Trace]:
-    """Predict and pay: (the gradient by the fast weights, what the observer remembers, what was paid)."""
-    out, pull = jax.vjp(lambda fast: loop.apply(overlaid(params.init, fast), x), fast)
+class Paid(NamedTuple):
+    """K outputs of a step, what each was paid for, and what each counts."""
+
+    y: jax.Array
+    nll: jax.Array
+    weight: jax.Array
+
+
+def _gradient(loop: InnerLoop, params: Params, fast: Any, x: Any, observe: Observe) -> tuple[Any, Any, Paid]:
+    """Predict and pay: (the gradient of the K outputs' weighted nats by the fast weights, what the observer remembers, what was paid)."""
+    out, pull = jax.vjp(lambda fast: loop.apply_each(overlaid(params.init, fast), x), fast)
     seen, y, weight = observe(paid(out))
     nll, lesson = pay(loop.likelihood, out, y)
     (gradient,) = pull(scaled(weight, lesson))
     if loop.first_order:
         gradient = jax.lax.stop_gradient(gradient)
-    return gradient, seen, Trace(y, weight * nll)
+    return gradient, seen, Paid(y, nll, weight)
+
+
+def _learner(loop: InnerLoop, params: Params) -> Callable[[State, Any, Paid], State]:
+    """The function that takes a step: (state, gradient, what was paid) -> state."""
+    start, rates = loop.start(params), loop.rates(params)
+
+    def plain(state, gradient, now):
+        return State(descend(state.fast, rates, gradient), None)
+
+    def learn(state, gradient, now):
+        if loop.inner_clip is not None:
+            gradient = clipped(gradient, loop.inner_clip)
+        updates, optimizer = jax.tree.map(jnp.negative, gradient), None
+        if loop.optimizer is not None:
+            updates, optimizer = loop.optimizer.update(gradient, state.optimizer, state.fast)
+        after = State(jax.tree.map(moved, start, state.fast, rates, updates), optimizer)
+        taken = (now.weight != 0).any()  # outputs of weight 0 teach nothing, not even an optimizer with a momentum
+        return jax.tree.map(lambda new, old: jnp.where(taken, new, old), after, state)
+
+    def moved(start, w, rate, update):
+        return start + (1 - loop.inner_decay) * (w - start) + rate.astype(w.dtype) * update
+
+    return plain if loop.plain else learn
+
+
+def clipped(gradient: Any, most: float) -> Any:
+    """A gradient whose norm is at most this. Unlike optax's, it has a finite derivative at zero, where steps of weight 0 are."""
+    square = sum((g**2).sum() for g in jax.tree.leaves(gradient))
+    large = square > most**2
+    scale = jnp.where(large, most * jax.lax.rsqrt(jnp.where(large, square, 1.0)), 1.0)
+    return jax.tree.map(lambda g: scale.astype(g.dtype) * g, gradient)
 
 
 def descend(fast: Any, rates: Any, gradient: Any) -> Any:

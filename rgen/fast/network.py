@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from rgen.sequence import Reads
+
 
 @dataclass(frozen=True)
 class Function:
@@ -16,13 +18,14 @@ class Function:
     Attributes:
       init: `init(key, x) -> params`, a pytree of float arrays, for ONE input x [...].
       apply: `apply(params, x) -> logits` [K] (or a `rgen.sequence.Prediction`) for ONE input.
-      last_outputs: how many of the last outputs the network reads behind its input, in the same array (see
-        `rgen.sequence.with_context`). A Linen module says it by an attribute of this name.
+      last_outputs: which earlier outputs the network reads: k for the last k, the latest first; or steps between places, such as
+        ((0, 1), (1, 0)) for the output to the left and the one above, where an input is a place. Its input is then
+        `rgen.sequence.WithOutputs(x, outputs)`. A Linen module says it by an attribute of this name.
     """
 
     init: Callable[[jax.Array, Any], Any]
     apply: Callable[[Any, Any], Any]
-    last_outputs: int = 0
+    last_outputs: Reads = 0
 
 
 def as_function(network: Any) -> Function:
@@ -43,8 +46,13 @@ def as_function(network: Any) -> Function:
             "give a tuple: nn.Sequential((a, b)) instead of nn.Sequential([a, b])."
         ) from None
     function = network if isinstance(network, Function) else _linen(network)
-    if not isinstance(function.last_outputs, int) or function.last_outputs < 0:
-        raise ValueError(f"The network's last_outputs is {function.last_outputs!r}. Give how many it reads: 0, 1, 2, ...")
+    reads = function.last_outputs
+    steps = isinstance(reads, tuple) and all(isinstance(step, tuple) and all(isinstance(n, int) for n in step) for step in reads)
+    if not (steps or (isinstance(reads, int) and reads >= 0)) or (steps and len(set(map(len, reads))) > 1):
+        raise ValueError(
+            f"The network's last_outputs is {reads!r}. Give how many it reads: 0, 1, 2, ...; or a tuple of steps between places, all with as "
+            "many axes, such as ((0, 1), (1, 0)) for the output to the left and the one above."
+        )
     return function
 
 

@@ -49,7 +49,7 @@ class Plan:
       part: the reverse sweep cuts chunks into parts of this length, which divides theirs.
       fold: whether the taps of finished chunks are folded into weights for each sequence.
       micro_batch: how many sequences are run at once; devices: over how many they may be spread.
-      shared: whether all sequences have the same inputs x.
+      own: numbers of the foreseen layers whose inputs are not the same for all sequences.
     """
 
     program: Program
@@ -66,7 +66,7 @@ class Plan:
     fold: bool
     micro_batch: int
     devices: int
-    shared: bool
+    own: frozenset[int]
 
     @cached_property
     def learning(self) -> dict[int, Layer]:
@@ -108,6 +108,7 @@ class Roles:
       late: as in `Plan`.
       inside: the leaves that the inner loop needs: not those that only make foreseen inputs, or what is paid if it is late.
       learned: those that change in it, and the change is read.
+      own: of the foreseen layers, those whose inputs depend on what a sequence does not share with the others.
     """
 
     learning: dict[int, Layer]
@@ -115,6 +116,7 @@ class Roles:
     late: bool
     inside: frozenset[int]
     learned: frozenset[int]
+    own: frozenset[int] = frozenset()
 
 
 def plan(form: Any, loop: InnerLoop, weights: Any, x: Any, batch: int | None, purpose: Purpose) -> Plan:
@@ -126,16 +128,17 @@ def plan(form: Any, loop: InnerLoop, weights: Any, x: Any, batch: int | None, pu
       x: [B, T, ...] inputs, or [1, T, ...] for all sequences; or their shapes.
       batch: how many sequences there are; None: as many as `x` has rows.
     """
-    rows, length = int(x.shape[0]), int(x.shape[1])
-    batch = batch or rows
-    program = capture(loop.apply, weights, jax.ShapeDtypeStruct(x.shape[2:], jnp.result_type(x)))
+    inputs = jax.tree.leaves(x)
+    batch, length = batch or max(map(len, inputs)), int(inputs[0].shape[1])
+    program = capture(loop.apply_each, weights, jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[2:], jnp.result_type(a)), x))
+    own = frozenset(number for number, a in zip(sorted(program.inputs), inputs) if len(a) == batch > 1)
     costs = Costs(form, form.hardware or hardware(), batch, length, purpose.gradient)
     once: frozenset[int] = frozenset()
     if form.distinct and not purpose.adapted:
         once = frozenset(layer.leaf for layer in program.layers if _reads_each_row_once(program, layer))
     # behind an embedding that is read once stands a layer as wide as any: foreseen and folded, the reverse sweep would need its weights
     # of every chunk, so that there the embedding learns as any other; for simplicity also where no reverse sweep follows
-    choices = {fold: sort_out(loop, program, weights, frozenset() if fold else once, purpose) for fold in (False, True)}
+    choices = {fold: sort_out(loop, program, weights, frozenset() if fold else once, purpose, own) for fold in (False, True)}
     fold = costs.folds({fold: roles.learning for fold, roles in choices.items()})
     roles = choices[fold]
     layers = costs.worth(roles.learning, fold) + [la for la in roles.static.values() if not roles.inside.isdisjoint(la.leaves)]
@@ -155,28 +158,41 @@ def plan(form: Any, loop: InnerLoop, weights: Any, x: Any, batch: int | None, pu
         chunks=math.ceil(length / chunk),
         part=part,
         fold=fold,
-        micro_batch=costs.micro_batch(costs.state(layers, fold, own=rows == batch), fold),
+        micro_batch=costs.micro_batch(costs.state(layers, fold, roles.own), fold),
         devices=costs.hardware.devices,
-        shared=rows < batch,
+        own=roles.own,
     )
 
 
-def sort_out(loop: InnerLoop, program: Program, weights: Any, once: frozenset[int], purpose: Purpose) -> Roles:
-    """The roles of a network's weights; `once`: embeddings of the network's input that are read as they were initialized."""
+def sort_out(
+    loop: InnerLoop, program: Program, weights: Any, once: frozenset[int], purpose: Purpose, own: frozenset[int]
+) -> Roles:
+    """The roles of a network's weights.
+
+    Args:
+      once: embeddings of the network's input that are read as they were initialized.
+      own: numbers of the inputs that are not the same for all sequences.
+    """
     everything = frozenset(range(len(program.names)))
     learned = frozenset(leaf for leaf in everything if learns(program.names[leaf], loop.fast)) - once
     layers = _with_one_role(program, learned, _rank_one(loop, program, weights))
     learning_layers = {layer.leaf: layer for layer in layers if layer.learns}
     static = {layer.leaf: layer for layer in layers if not layer.learns}
-    if learned == everything or (purpose.drawn and loop.context):
+    if learned == everything:
         return Roles(learning_layers, static, False, everything, learned)
-    return foresee(program, learning_layers, static, learned, scored=purpose.gradient and not purpose.drawn)
+    drawn = frozenset([max(program.inputs)]) if purpose.drawn and loop.reads else frozenset()  # earlier outputs come last
+    roles = foresee(program, learning_layers, static, learned, drawn, scored=purpose.gradient and not purpose.drawn)
+    depends = program.depends()
+    of = {leaf: frozenset().union(*(depends(use.operand) for use in la.uses)) for leaf, la in roles.learning.items() if la.foreseen}
+    return replace(roles, own=frozenset(leaf for leaf, inputs in of.items() if inputs & own))
 
 
-def foresee(program: Program, layers: dict[int, Layer], static: dict[int, Layer], learned: frozenset[int], scored: bool) -> Roles:
+def foresee(
+    program: Program, layers: dict[int, Layer], static: dict[int, Layer], learned: frozenset[int], drawn: frozenset[int], scored: bool
+) -> Roles:
     """What can be known of a network outside of the inner loop.
 
-    The inputs of a layer that learns are foreseen if nothing that learns can change them. What is paid may be late if outputs are given
+    The inputs of a layer that learns are foreseen if nothing that learns, and no input that is `drawn`, can change them. What is paid may be late if outputs are given
     (`scored`), the inner loop descends other logits, and it depends on nothing that learns but the outputs of foreseen layers.
     """
     results = {use.result: layer.leaf for layer in layers.values() for use in layer.uses}
@@ -185,7 +201,7 @@ def foresee(program: Program, layers: dict[int, Layer], static: dict[int, Layer]
 
     def is_foreseen(layer: Layer) -> bool:
         forward = not layer.embed and all(use.way == "forward" for use in layer.uses)
-        return forward and not operands[layer.leaf] & (learned | results.keys())
+        return forward and not operands[layer.leaf] & (learned | drawn | results.keys())
 
     marked = {leaf: replace(layer, foreseen=is_foreseen(layer)) for leaf, layer in layers.items()}
     foreseen = {leaf for leaf, layer in marked.items() if layer.foreseen}
@@ -233,12 +249,12 @@ def _reads_each_row_once(program: Program, layer: Layer) -> bool:
     """Whether an embedding is of the network's input itself, a number: where no input comes twice, no row does."""
     jaxpr: Any = program.closed.jaxpr
     x = jaxpr.invars[-1].aval
-    if not layer.embed or len(layer.uses) != 1 or len(x.shape) or not jnp.issubdtype(x.dtype, jnp.integer):
+    if not layer.embed or len(layer.uses) != 1 or x.shape != (1,) or not jnp.issubdtype(x.dtype, jnp.integer):
         return False
     operand = layer.uses[0].operand
-    if program.depends()(operand) != {"x"}:
+    if len(program.inputs) > 1 or program.depends()(operand) != program.inputs:
         return False
     with jax.ensure_compile_time_eval():
         rows = jnp.arange(layer.inputs, dtype=x.dtype)
-        asked = jax.vmap(lambda x: program.evaluate({}, x, [operand], {})[0].reshape(-1))(rows)
+        asked = jax.vmap(lambda x: program.evaluate({}, x[None], [operand], {})[0].reshape(-1))(rows)
         return bool((asked == rows[:, None]).all())

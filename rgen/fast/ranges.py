@@ -11,7 +11,7 @@ from jax.core import Tracer
 from rgen.fast.capture import capture
 from rgen.fast.network import as_function
 from rgen.likelihood import Likelihood
-from rgen.sequence import Sequence, paid
+from rgen.sequence import Sequence, WithOutputs, paid
 
 
 def concrete(*arrays: Any) -> bool:
@@ -21,15 +21,18 @@ def concrete(*arrays: Any) -> bool:
 
 def check_inputs(network: Any, weights: Any, x: Any) -> None:
     """Raises ValueError if inputs x [B, T, ...] ask an embedding of theirs for a row that it does not have."""
-    if not concrete(x):
+    if not concrete(*jax.tree.leaves(x)):
         return
     shapes, tree = _shapes(weights)
+    batch = max(map(len, jax.tree.leaves(x)))
+    rows = jax.tree.map(lambda a: jnp.broadcast_to(a, (batch, *a.shape[1:])).reshape(-1, *a.shape[2:]), x)
     with jax.ensure_compile_time_eval():  # also while something else is traced
-        found = _rows_asked(network, tree, shapes, jnp.asarray(x))
+        found = _rows_asked(network, tree, shapes, rows)
     for index, count in jax.tree.map(np.asarray, found):
         wrong = ((index < 0) | (index >= count)).reshape(len(index), -1).any(1)
         if wrong.any():
-            value = np.asarray(x).reshape(-1, *x.shape[2:])[wrong][0].tolist()
+            row = jax.tree.map(lambda a: np.asarray(a)[wrong][0].tolist(), rows)
+            value = row.x if isinstance(row, WithOutputs) else row
             raise ValueError(
                 f"An input is {value}, which asks an embedding of {count} rows for row {index[wrong].ravel()[0]}; "
                 f"its rows are 0 to {count - 1}. Give inputs in that range, or a larger embedding."
@@ -42,7 +45,7 @@ def check_outputs(network: Any, likelihood: Likelihood, weights: Any, seqs: Sequ
         return
     shapes, tree = _shapes(weights)
     with jax.ensure_compile_time_eval():
-        count = int(_outputs(network, likelihood, tree, shapes, jax.ShapeDtypeStruct(seqs.x.shape[2:], jnp.result_type(seqs.x))))
+        count = int(_outputs(network, likelihood, tree, shapes, *_shapes(jax.tree.map(lambda a: a[0, 0], seqs.x))))
     y = np.asarray(seqs.y)
     wrong = ((y < 0) | (y >= count)) & (np.asarray(seqs.weight) != 0)
     if count and wrong.any():
@@ -51,7 +54,7 @@ def check_outputs(network: Any, likelihood: Likelihood, weights: Any, seqs: Sequ
 
 def check_distinct(x: Any, weight: Any) -> None:
     """Raises ValueError if a number stands twice among inputs x [B, T] or [1, T], at steps whose weight [B, T] is not 0."""
-    if x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.integer) or not concrete(x, weight):
+    if not hasattr(x, "ndim") or x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.integer) or not concrete(x, weight):
         return
     others = -1 - np.arange(x.shape[1])  # no row of an embedding has a negative number
     ordered = np.sort(np.where(np.asarray(weight) != 0, x, others), axis=1)
@@ -69,20 +72,20 @@ def _shapes(weights: Any) -> tuple[tuple, Any]:
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _rows_asked(network: Any, tree: Any, shapes: tuple, x: jax.Array) -> list[tuple[jax.Array, int]]:
-    """Of every embedding whose row number depends on the input alone: (row numbers [B T, ...], how many rows it has)."""
+def _rows_asked(network: Any, tree: Any, shapes: tuple, x: Any) -> list[tuple[jax.Array, int]]:
+    """Of every embedding whose row number depends on the inputs [R, ...] alone: (row numbers [R, ...], how many rows it has)."""
     weights = jax.tree.unflatten(tree, shapes)
-    program = capture(as_function(network).apply, weights, jax.ShapeDtypeStruct(x.shape[2:], x.dtype))
+    program = capture(as_function(network).apply, weights, jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), x))
     depends = program.depends()
-    rows = [(var, count) for var, count in program.rows if depends(var) == {"x"}]
-    asked = jax.vmap(lambda x: program.evaluate({}, x, [var for var, _ in rows], {}))(x.reshape(-1, *x.shape[2:]))
+    rows = [(var, count) for var, count in program.rows if depends(var) and depends(var) <= program.inputs]
+    asked = jax.vmap(lambda x: program.evaluate({}, x, [var for var, _ in rows], {}))(x)
     return [(index, count) for index, (_, count) in zip(asked, rows)]
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
-def _outputs(network: Any, likelihood: Likelihood, tree: Any, shapes: tuple, x: Any) -> int:
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
+def _outputs(network: Any, likelihood: Likelihood, tree: Any, shapes: tuple, inputs: tuple, of_input: Any) -> int:
     """How many outputs there are; 0 if the likelihood, which cannot be drawn from, does not say."""
-    weights = jax.tree.unflatten(tree, shapes)
+    weights, x = jax.tree.unflatten(tree, shapes), jax.tree.unflatten(of_input, inputs)
     try:
         return jax.eval_shape(lambda weights, x: likelihood.log_probs(paid(as_function(network).apply(weights, x))), weights, x).shape[0]
     except NotImplementedError:

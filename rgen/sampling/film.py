@@ -36,8 +36,8 @@ def show(sampler: Sampler, params: Any, seed: int, count: int, given: Callable[[
     numbers = np.arange(count if len(shape) > 1 else 1)
     if not isinstance(loop, InnerLoop):
         raise InputError("--belief asks a network about all positions; the recurrent baseline knows only of the next one.")
-    if loop.context:
-        raise InputError("--belief asks about places out of turn; this network reads the last outputs too, which only the next place has.")
+    if loop.reads:
+        raise InputError("--belief asks about places out of turn; this network reads earlier outputs too, which only the next place has.")
     known = given(numbers).known if given else None
     values = next(batches(sampler, params, seed, range(len(numbers)), len(numbers), given))[0]
     places = sampler.places(sampler.keys(np.uint32(seed), numbers), known)

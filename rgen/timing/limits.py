@@ -12,7 +12,7 @@ import numpy as np
 from rgen.devices import place
 from rgen.fast import Direct, Dual, InnerLoop
 from rgen.fast.plan import Purpose
-from rgen.sequence import Sequence, with_context
+from rgen.sequence import Sequence
 
 
 class Work(NamedTuple):
@@ -81,11 +81,11 @@ def least_work(loop: InnerLoop, algorithm: str, params: Any, seqs: Sequence) -> 
     and its reverse sweep is a tangent of the step beside the step itself: four times the work.
     """
     batch, length = seqs.y.shape
-    seqs = seqs._replace(x=with_context(seqs.x, None if algorithm == "sample" else seqs.y, loop.context))
+    steps = loop.steps(seqs)
     reverse, direct = algorithm == "maml", isinstance(loop.form, Direct)
     gradient = algorithm in ("maml", "first-order-maml")
     dual = replace(loop, form=Dual(distinct=True)) if direct else loop
-    plan = dual.form.plan(dual, params.init, seqs.x, batch, Purpose(gradient, algorithm == "sample"))
+    plan = dual.form.plan(dual, params.init, steps.x, batch, Purpose(gradient, algorithm == "sample"))
     planned = {layer.leaf: layer for layer in plan.layers}
     flops = numbers = 0.0
     for found in plan.program.layers:
