@@ -32,13 +32,13 @@ def maml(model: SequenceModel, params: Any, seqs: Sequence) -> tuple[jax.Array, 
 @partial(jax.jit, static_argnums=0, inline=True)
 def _maml(model: SequenceModel, params: Any, seqs: Sequence) -> tuple[jax.Array, Any]:
     batch = size = len(seqs.y)
-    devices, score = 1, model.score
+    devices, score, times = 1, model.score, 1
     if isinstance(model, InnerLoop):
+        x, times = seqs.x, model.inner_steps  # outputs are paid when a step comes first
         seqs, score = model.read(params, seqs), partial(model.form.score, model)
-    if isinstance(model, InnerLoop) and isinstance(model.form, Dual):
-        plan = model.form.plan(model, params.init, seqs.x, batch)
-        size, devices, score = plan.micro_batch, plan.devices, partial(dual.score, plan, model)
-    times = model.inner_steps if isinstance(model, InnerLoop) else 1  # outputs are paid when a step comes first
+        if isinstance(model.form, Dual):
+            plan = model.form.plan(model, params.init, x, batch)
+            size, devices, score = plan.micro_batch, plan.devices, partial(dual.score, plan, model)
     sum_and_grad = jax.value_and_grad(lambda params, seqs: score(params, seqs)[:, ::times].sum())
     if batch <= size:
         total = sum_and_grad(params, seqs)
@@ -80,7 +80,7 @@ def reptile(loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[jax.Array,
 def _reptile(loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[jax.Array, Params]:
     if isinstance(loop.form, Dual):
         steps = loop.read(params, seqs)
-        plan = loop.form.plan(loop, params.init, steps.x, len(seqs.y), Purpose(gradient=False))
+        plan = loop.form.plan(loop, params.init, seqs.x, len(seqs.y), Purpose(gradient=False))
         init, nll = dual.drift(plan, loop, params, steps)
         nll = loop.by_output(nll, seqs)
     else:

@@ -15,7 +15,7 @@ from rgen.fast import Direct, Dual, Form, InnerLoop
 from rgen.hardware import hardware, require_memory, total_memory
 from rgen.likelihood import Bernoulli, Categorical
 from rgen.recurrent import LSTM, Recurrent
-from rgen.sequence import Sequence, SequenceModel
+from rgen.sequence import SequenceModel
 
 DISTINCT = Dual(distinct=True)
 REVERSE = 10  # an outer step needs about so many times the memory of its taps, measured on the presets; for what is recommended only
@@ -124,11 +124,9 @@ def check_training_fits(config: TrainConfig, model: SequenceModel, data: Dataset
     if isinstance(model, InnerLoop) and isinstance(model.form, Dual) and config.algorithm != "reptile":
         own = config.order == "random"
         x = (batch if own else 1, length) + ((len(data.shape),) if len(data.shape) > 1 else ())
-        of_batch = jax.ShapeDtypeStruct((batch, length), np.int32)
-        steps = jax.eval_shape(model.steps, Sequence(jax.ShapeDtypeStruct(x, np.int32), of_batch, of_batch))
-        plan = model.form.plan(model, shapes.init, steps.x, batch)
+        plan = model.form.plan(model, shapes.init, jax.ShapeDtypeStruct(x, np.int32), batch)
         together = plan.micro_batch
-        outputs = steps.y.shape[2]  # of a step
+        outputs = min(model.inner_batch, length)  # of a step
         taps = 4 * sum(layer.tap_size for layer in plan.layers) // outputs
         known = 4 * sum(layer.heads * layer.taps * layer.width for layer in plan.layers if layer.foreseen) // outputs
         taps, known = (taps + known, 0) if own else (taps, known)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from rgen.batching import ungroup_rows
 from rgen.fast import derivative
@@ -59,11 +60,19 @@ class Dual:
             raise ValueError(f"The dual form takes plain SGD alone, and the inner loop has {' and '.join(found)}. Give form='direct'.")
 
     def plan(self, loop: InnerLoop, weights: Any, x: Any, batch: int | None = None, purpose: Purpose = GRADIENT) -> Plan:
-        """What is taken over of a network, and how it is run; see `rgen.fast.plan.plan`."""
-        return plan(self, loop, weights, x, batch, purpose)
+        """What is taken over of a network, and how it is run.
+
+        Args:
+          weights, x: the loop's initialization and inputs [B, T, ...], or [1, T, ...] for all sequences; or their shapes.
+          batch: how many sequences there are; None: as many as `x` has rows.
+        """
+        batch = batch or x.shape[0]
+        of_batch = jax.ShapeDtypeStruct((batch, x.shape[1]), jnp.int32)
+        steps = jax.eval_shape(loop.steps, Sequence(jax.ShapeDtypeStruct(x.shape, jnp.result_type(x)), of_batch, of_batch))
+        return plan(self, loop, weights, steps.x, batch, purpose)
 
     def score(self, loop: InnerLoop, params: Params, seqs: Sequence) -> jax.Array:
-        return score(self.plan(loop, params.init, seqs.x, len(seqs.y)), loop, params, seqs)
+        return score(plan(self, loop, params.init, seqs.x, len(seqs.y), GRADIENT), loop, params, seqs)
 
     def unroll(self, loop: InnerLoop, params: Params, observer: Observer, steps: Any, adapted: bool) -> tuple[Any, Trace]:
         if isinstance(observer, Drawing) and observer.reads and steps.weight.shape[2] > 1:
@@ -71,13 +80,13 @@ class Dual:
             return Direct().unroll(loop, params, observer, steps, adapted)
         batch, length = steps.weight.shape[:2]
         purpose = Purpose(gradient=False, drawn=not isinstance(observer, Scoring), adapted=adapted)
-        plan = self.plan(loop, params.init, steps.x, batch, purpose)
-        run = partial(derivative.adapt, plan, weights_of(plan, loop, params), observer)
-        last, trace = by_group(plan, params, run, steps)
-        trace = jax.tree.map(lambda a: ungroup_steps(plan, a, batch, length), trace)
+        made = plan(self, loop, params.init, steps.x, batch, purpose)
+        run = partial(derivative.adapt, made, weights_of(made, loop, params), observer)
+        last, trace = by_group(made, params, run, steps)
+        trace = jax.tree.map(lambda a: ungroup_steps(made, a, batch, length), trace)
         if not adapted:
             return None, trace
-        last = ungroup_rows(last, batch, plan.devices)
+        last = ungroup_rows(last, batch, made.devices)
         leaves, tree = jax.tree.flatten(params.init)
         whole = jax.tree.unflatten(tree, [last.get(i, leaf) for i, leaf in enumerate(leaves)])
         return learning(whole, loop.fast), trace

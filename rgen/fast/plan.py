@@ -125,7 +125,7 @@ def plan(form: Any, loop: InnerLoop, weights: Any, x: Any, batch: int | None, pu
     Args:
       form: the `Dual` that may have made some of the choices.
       weights: the loop's initialization, or its shapes.
-      x: [B, T, ...] inputs, or [1, T, ...] for all sequences; or their shapes.
+      x: inputs [B, J, K, ...] of steps, arrays [1, J, K, ...] for all sequences among them; or their shapes.
       batch: how many sequences there are; None: as many as `x` has rows.
     """
     inputs = jax.tree.leaves(x)

@@ -81,11 +81,10 @@ def least_work(loop: InnerLoop, algorithm: str, params: Any, seqs: Sequence) -> 
     and its reverse sweep is a tangent of the step beside the step itself: four times the work.
     """
     batch, length = seqs.y.shape
-    steps = loop.steps(seqs)
     reverse, direct = algorithm == "maml", isinstance(loop.form, Direct)
     gradient = algorithm in ("maml", "first-order-maml")
     dual = replace(loop, form=Dual(distinct=True)) if direct else loop
-    plan = dual.form.plan(dual, params.init, steps.x, batch, Purpose(gradient, algorithm == "sample"))
+    plan = dual.form.plan(dual, params.init, seqs.x, batch, Purpose(gradient, algorithm == "sample"))
     planned = {layer.leaf: layer for layer in plan.layers}
     flops = numbers = 0.0
     for found in plan.program.layers:
