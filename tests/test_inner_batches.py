@@ -280,5 +280,5 @@ def test_a_network_that_reads_neighbours(order, size):
         assert bool(plan.own) == (order == "random")
         keys = jax.random.split(jax.random.key(1), 3)
         y_drawn, nll = sample(other, params, x, keys)
-        close((y_drawn, nll), sample(loop, params, x, keys))
+        close((y_drawn, nll), tuple(sample(loop, params, x, keys)))
         close(nll, score(other, params, seqs._replace(y=np.asarray(y_drawn))))
