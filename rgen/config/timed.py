@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from rgen.choices import ALGORITHMS, FORMS, NETWORKS, Timed, TimedForm
+from rgen.choices import ALGORITHMS, FORMS, NETWORKS, FormName, Timed
 from rgen.config import validation
 from rgen.config.presets import PRESETS
 from rgen.config.trained import Writes
@@ -18,7 +18,7 @@ class BenchmarkConfig(Writes):
     """Networks, with their default sizes, all of which learns; or presets, with their networks, rates and what learns."""
     algorithm: tuple[Timed, ...] = ALGORITHMS
     """Meta-gradients: maml, first-order-maml, reptile; score, as evaluation does; and sample, which draws sequences."""
-    form: tuple[TimedForm, ...] = FORMS
+    form: tuple[FormName, ...] = FORMS
     """Forms of the inner loop: direct, dual; and kept or folded, the dual form with the taps of all layers kept to the end or folded into
     weights, where dual leaves that to the cost model."""
     meta_batch: tuple[int, ...] = (8,)

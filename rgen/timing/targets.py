@@ -18,6 +18,7 @@ from rgen.devices import shardings_over
 from rgen.errors import InputError, nearest
 from rgen.hardware import Hardware, main_memory, second_level_cache
 from rgen.host.progress import Progress
+from rgen.host.table import table as text_table
 from rgen.sequence import Sequence
 from rgen.timing import benchmark
 from rgen.timing.compiled import loops
@@ -190,16 +191,18 @@ def measure(config: BenchmarkConfig) -> list[Compilation]:
     return rows
 
 
+COLUMNS = {
+    **{"network": "", "algorithm": "", "form": "", "B": "d", "T": "d", "target": "", "compile s": ".1f", "arguments MB": ",.1f"},
+    **{"temp MB": ",.1f", "program MB": ",.1f", "fits": "", "kernels": ">", "collectives": "g", "their MB": ".2f"},
+}
+
+
 def table(rows: list[Compilation]) -> str:
     """The rows as text; "kernels" are those launched for each inner step, forward + backward."""
-    head = (
-        f"{'network':<18}{'algorithm':<18}{'form':<8}{'B':>7}{'T':>7}  {'target':<12}{'compile s':>10}{'arguments MB':>14}{'temp MB':>11}"
-    )
-    lines = [head + f"{'program MB':>12}{'fits':>6}{'kernels':>14}{'collectives':>13}{'their MB':>10}"]
+    lines = []
     for r in rows:
-        sizes = [f"{value / 1e6:,.1f}" if value is not None else "-" for value in (r.argument_bytes, r.temp_bytes, r.program_bytes)]
-        kernels = f"{r.kernels_per_step[0]:g} + {r.kernels_per_step[1]:g}" if r.kernels_per_step else "-"
-        about = f"{r.network:<18}{r.algorithm:<18}{r.form:<8}{r.meta_batch:>7}{r.length:>7}  {r.target:<12}{r.compile_seconds:>10.1f}"
-        found = f"{sizes[0]:>14}{sizes[1]:>11}{sizes[2]:>12}{'yes' if r.fits else 'NO':>6}{kernels:>14}"
-        lines.append(f"{about}{found}{r.collectives:>13g}{r.collective_bytes / 1e6:>10.2f}")
-    return "\n".join(lines)
+        sizes = [value and value / 1e6 for value in (r.argument_bytes, r.temp_bytes, r.program_bytes)]
+        kernels = "{:g} + {:g}".format(*r.kernels_per_step) if r.kernels_per_step else None
+        about = (r.network, r.algorithm, r.form, r.meta_batch, r.length, r.target, r.compile_seconds, *sizes)
+        lines.append((*about, "yes" if r.fits else "NO", kernels, r.collectives, r.collective_bytes / 1e6))
+    return text_table(COLUMNS, lines)
