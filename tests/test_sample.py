@@ -260,7 +260,7 @@ def test_a_bad_part_is_a_sentence(case, tmp_path):
         ({"each": 0}, "--each is 0"),
         ({"each": 2}, "--each is about the images of a split"),
         ({"each": 2, "complete": "a.png"}, "--each is about the images of a split"),
-        ({"belief": 17}, "--belief is 17; at most 16"),
+        ({"belief": 17}, "--belief is 17; it must be at most 16"),
         ({"belief": 1, "sort": True}, "--sort is about samples"),
         ({"belief": -1}, "--belief is -1"),
     ],

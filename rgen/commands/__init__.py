@@ -58,7 +58,7 @@ def parse(name: str, arguments: list[str] | None = None, program: str | None = N
     arguments = sys.argv[1:] if arguments is None else arguments
     if name == "train":
         config.choose_preset(arguments)
-    validation.words(options_of(name), arguments)
+    validation.check_words(options_of(name), arguments)
     if name != "train":
         return tyro.cli(options_of(name), args=arguments, prog=program)
     return tyro.extras.overridable_config_cli(config.PRESETS, args=arguments, prog=program)
