@@ -67,7 +67,6 @@ def test_a_checkpoint_is_whole_whatever_the_precision_of_jax(here, there, tmp_pa
     state = {"a": np.linspace(0, 1, 7).astype(there), "b": np.arange(3, dtype=np.int32)}
     checkpoints = Checkpoints(tmp_path / "run")
     checkpoints.save(1, state)
-    checkpoints.wait()
     wanted = np.float64 if here else np.float32
     with jax.enable_x64(here):
         like = {"a": jax.ShapeDtypeStruct((7,), wanted), "b": jax.ShapeDtypeStruct((3,), np.int32)}

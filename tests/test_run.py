@@ -385,7 +385,6 @@ def _other_network(folder: Path) -> None:
     shutil.rmtree(folder)
     checkpoints = Checkpoints(folder)
     checkpoints.save(4, {"init": {"logits": np.zeros(3)}})
-    checkpoints.wait()
 
 
 @pytest.mark.parametrize("case", DAMAGE)

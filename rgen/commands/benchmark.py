@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -16,6 +17,7 @@ def main(config: BenchmarkConfig) -> None:
     """Times on this machine; with --target only compiles; with --original times the original program too."""
     picture = None if config.target or config.original else config.out or Path("benchmark.png")
     check_results([("json", config.json), ("out", picture)], config.replaces)
+    how: Any = benchmark
     if config.target:
         how = targets
         jax.config.update("jax_platforms", "cpu")  # nothing is run, and no accelerator is asked for
@@ -24,8 +26,6 @@ def main(config: BenchmarkConfig) -> None:
     elif config.original:
         how = original
         original.check(config.original)
-    else:
-        how = benchmark
     rows = how.measure(config)
     print(machine())
     print(how.table(rows))

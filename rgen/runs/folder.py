@@ -124,7 +124,6 @@ class Run:
                 replace(other.metrics_file, _lines(self._logged))
                 for checkpoints, tree in ((other.training(), state), (other.best(), params)):
                     checkpoints.save(step, tree)
-                    checkpoints.wait()
                 return other.folder
             except (OSError, Unwritable):
                 shutil.rmtree(other.folder, ignore_errors=True)

@@ -140,11 +140,10 @@ COLUMNS = {
 
 def table(rows: list[Comparison]) -> str:
     """The rows as text; seconds are medians."""
-    lines = [
-        (r.network, r.algorithm, r.form, r.meta_batch, r.length, len(r.seconds))
-        + (np.median(r.original_seconds), np.median(r.seconds), r.least, r.median, r.most, r.original)
-        for r in rows
-    ]
+    lines = []
+    for r in rows:
+        about = (r.network, r.algorithm, r.form, r.meta_batch, r.length, len(r.seconds))
+        lines.append((*about, np.median(r.original_seconds), np.median(r.seconds), r.least, r.median, r.most, r.original))
     return text_table(COLUMNS, lines)
 
 

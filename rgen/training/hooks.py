@@ -63,20 +63,18 @@ class Log:
 class Validate:
     """Scores the validation split; the parameters are kept apart while they are the best."""
 
-    def __init__(self, experiment: Experiment, checkpoints: Checkpoints, best: Checkpoints, progress: Progress):
+    def __init__(self, experiment: Experiment, best: Checkpoints, progress: Progress):
         config, self.run, self.data, self.model, self.batch = experiment
-        self.checkpoints, self.best, self.progress = checkpoints, best, progress
+        self.best, self.progress = best, progress
         self.index = scoring.choose(self.data, "valid", config.eval_count or None, seed=0)
         logged = {row["step"]: row["valid_nats"] for row in self.run.metrics() if np.isfinite(row.get("valid_nats", np.nan))}
         kept = best.steps()
         self.none, self.least = not kept, logged.get(kept[0], np.inf) if kept else np.inf
 
     def __call__(self, step: int, state: State) -> State:
-        self.checkpoints.wait()  # several processes write one at a time
         nats = scoring.score_all(self.model, state.params, self.data, "valid", self.index, self.batch).sum(1).mean()
         if nats < self.least or self.none:
             self.best.save(step, state.params)
-            self.best.wait()
             self.none = False
         self.least = min(self.least, nats) if np.isfinite(nats) else self.least
         self.run.log(step=step, valid_nats=float(nats), **self.inner_gradients(state.params))

@@ -91,9 +91,9 @@ def take_steps(
     try:
         what = "train, seconds" if budget.timed else "train"
         progress = Progress(round(budget.total), round(budget.used(start)), what, not run.writes)
-        with progress, Signals() as signals, best, checkpoints:
+        with progress, Signals() as signals:
             log, save = Log(run, progress, budget, start), Save(checkpoints, budget)
-            looks = (Validate(experiment, checkpoints, best, progress), DrawSamples(experiment), save)
+            looks = (Validate(experiment, best, progress), DrawSamples(experiment), save)
             hooks: list[tuple[int, Hook]] = [(config.log_every, log), *((config.eval_every, hook) for hook in looks)]
             while not over and not stop:
                 batch, before, done = next(batches), measured, done + 1
