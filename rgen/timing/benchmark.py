@@ -208,14 +208,11 @@ def table(rows: list[Timing]) -> str:
 
 
 def draw(rows: list[Timing]) -> bytes:
-    """A PNG: bars; or, of more than two lengths or meta-batches, how time and memory grow with them."""
-    lengths, batches = {row.length for row in rows}, {row.meta_batch for row in rows}
-    if max(len(lengths), len(batches)) <= 2:
-        labels = [f"{r.network} {r.form}\nB={r.meta_batch} T={r.length} D={r.devices}" for r in rows]
-        return plots.bars(labels, [r.algorithm for r in rows], [r.inner_steps_per_second for r in rows], "inner steps per second")
-    over_length = len(lengths) >= len(batches)
+    """A PNG: time and memory against the length or the meta-batch, whichever has more values."""
+    over_length = len({row.length for row in rows}) >= len({row.meta_batch for row in rows})
     lines: dict[str, list[tuple[float, float, float]]] = {}
     for r in rows:
         size, held = (r.length, f"B={r.meta_batch}") if over_length else (r.meta_batch, f"T={r.length}")
-        lines.setdefault(f"{r.network} {r.algorithm} {r.form}, {held}", []).append((size, r.seconds, r.temp_bytes / 1e6))
+        name = f"{r.network} {r.algorithm} {r.form}, {held}, {r.devices} devices"
+        lines.setdefault(name, []).append((size, r.seconds, r.temp_bytes / 1e6))
     return plots.growth(lines, "inner steps T" if over_length else "sequences B")
