@@ -1,4 +1,4 @@
-"""`rgen evaluate`: exact held-out nats of a run, beside what counting reaches."""
+"""`rgen evaluate`: exact held-out nats of a run, next to simple counting models."""
 
 import csv
 import io
@@ -14,9 +14,12 @@ from rgen.config import EvaluateConfig
 from rgen.data import counts
 from rgen.host.files import check_results, replace
 from rgen.host.progress import Progress
+from rgen.host.table import table
 from rgen.models import fitting_batch
 from rgen.runs.folder import load_run
 from rgen.scoring import choose_exactly, score_all, summarize
+
+COLUMNS = {"nats/sequence": ".3f", "+-": ".3f", "nats/symbol": ".4f", "bits/symbol": ".4f"}
 
 
 def main(config: EvaluateConfig) -> None:
@@ -32,21 +35,13 @@ def main(config: EvaluateConfig) -> None:
     summary = summarize(nats, symbols) | {"parameters": sum(leaf.size for leaf in jax.tree.leaves(params)), "step": step}
     references = {name: summarize(values, symbols) for name, values in counts.reference_nats(data, config.split, index).items()}
     who = name if name.startswith(PREFIX) else "this run"
-    print(table({f"{who}, step {step}": summary, **references}, f"{len(index)} sequences of {config.split}"))
+    keys = ("nats_per_sequence", "standard_error", "nats_per_symbol", "bits_per_symbol")
+    rows = [(name, *(row[key] for key in keys)) for name, row in {f"{who}, step {step}": summary, **references}.items()]
+    print(table({f"{len(index)} {config.split} sequences": ""} | COLUMNS, rows))
     if config.json:
         replace(config.json, (json.dumps(summary, indent=2) + "\n").encode(), config.overwrite)
     if config.out:
         replace(config.out, _csv(index, nats, symbols), config.overwrite)
-
-
-def table(rows: dict[str, dict], title: str) -> str:
-    """A plain table of summaries by name."""
-    head = f"{title:<34}{'nats/sequence':>14}{'+-':>8}{'nats/symbol':>13}{'bits/symbol':>13}"
-    lines = [
-        f"{name:<34}{row['nats_per_sequence']:>14.3f}{row['standard_error']:>8.3f}{row['nats_per_symbol']:>13.4f}{row['bits_per_symbol']:>13.4f}"
-        for name, row in rows.items()
-    ]
-    return "\n".join([head, *lines])
 
 
 def _csv(index: np.ndarray, nats: np.ndarray, symbols: np.ndarray) -> bytes:

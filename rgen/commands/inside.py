@@ -35,7 +35,7 @@ def main(config: InsideConfig) -> None:
     nats = scoring.score_all(run.model, run.params, run.data, config.split, index, fitting_batch(run.model, run.data))
     seqs = run.data.sequences(config.split, index)
     replace(path, picture(run, seqs, by_place(seqs, nats, run.data.shape)), config.replaces("out"))
-    print(f"{len(index)} sequences of {config.split}, the gradients of {min(FEW, len(index))}: {path}")
+    print(f"{len(index)} {config.split} sequences, the gradients of {min(FEW, len(index))}: {path}")
 
 
 def by_place(seqs: Sequence, nats: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

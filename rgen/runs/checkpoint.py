@@ -232,6 +232,8 @@ def _short(error: BaseException) -> str:
 
 def _describe(arrays: dict[str, Any]) -> dict[str, dict]:
     """Shape, type and checksum of each array."""
-    return {
-        name: {"shape": list(a.shape), "dtype": str(a.dtype), "sha256": hashlib.sha256(a.tobytes()).hexdigest()} for name, a in arrays.items()
-    }
+    found = {}
+    for name, array in arrays.items():
+        checksum = hashlib.sha256(array.tobytes()).hexdigest()
+        found[name] = {"shape": list(array.shape), "dtype": str(array.dtype), "sha256": checksum}
+    return found
