@@ -192,14 +192,6 @@ def test_the_checkpoint_of_another_network_is_refused(copied):
     assert contents(copied) == before
 
 
-def test_another_precision_loads_what_was_saved(tmp_path):
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(1, {"a": np.array([0.1, 0.2], np.float32)})
-    loaded = checkpoints.load(checkpoints.steps()[0], {"a": np.zeros(2)})["a"]
-    assert loaded.dtype == np.float64
-    np.testing.assert_array_equal(loaded, np.array([0.1, 0.2], np.float32).astype(float))
-
-
 def test_the_newest_and_every_nth_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2, every=4)
     for step in range(1, 12):

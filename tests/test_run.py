@@ -26,10 +26,9 @@ from rgen.data.text import Text
 from rgen.errors import InputError
 from rgen.fast import InnerLoop
 from rgen.recurrent import Recurrent
-from rgen.runs.checkpoint import Checkpoints
 from rgen.runs.folder import Run, load_run
 from rgen.timing import original
-from runs import ROOT, TINY, command, contents, cut, last_state, rows, script, spoil_arrays, words
+from runs import ROOT, TINY, command, contents, cut, last_state, rows, script, words
 
 SUMMARY = {"nats_per_sequence", "standard_error", "nats_per_symbol", "bits_per_symbol", "sequences", "parameters", "step"}
 ROW = {
@@ -78,11 +77,6 @@ def test_every_preset_can_be_built(name):
     kind, shape = (Text, (preset.max_length,)) if preset.data == "names.txt" else SHAPES[preset.data]
     model = models.from_config(preset, kind({"train": np.zeros((1, *shape), np.uint8)}))
     assert isinstance(model, Recurrent if preset.network == "lstm" else InnerLoop) and getattr(model.network, "shape") == shape  # noqa: B009
-
-
-def test_the_presets_of_the_issue_are_there():
-    assert {f"{data}-{how}" for data in ("digits", "text", "mnist") for how in ("maml", "reptile")} <= PRESETS.keys()
-    assert {"mnist-lstm", "digits-lstm"} <= PRESETS.keys()
 
 
 def test_help_does_not_wait_for_jax():
@@ -375,16 +369,8 @@ DAMAGE = {
     ),
     "data": (lambda run: cut(run / "data.npz"), "data.npz, the run's own copy of its data, is damaged"),
     "checkpoint cut": (lambda run: [cut(path) for path in (run / "best").rglob("*") if path.is_file()], "checkpoint of step"),
-    "checkpoint spoiled": (lambda run: spoil_arrays(run / "best"), "damaged"),
     "no checkpoint": (lambda run: shutil.rmtree(run / "best"), "has no checkpoint yet"),
-    "checkpoint of another network": (lambda run: _other_network(run / "best"), "does not fit the network"),
 }
-
-
-def _other_network(folder: Path) -> None:
-    shutil.rmtree(folder)
-    checkpoints = Checkpoints(folder)
-    checkpoints.save(4, {"init": {"logits": np.zeros(3)}})
 
 
 @pytest.mark.parametrize("case", DAMAGE)
