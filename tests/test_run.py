@@ -33,7 +33,7 @@ from runs import ROOT, TINY, command, contents, cut, last_state, rows, script, w
 SUMMARY = {"nats_per_sequence", "standard_error", "nats_per_symbol", "bits_per_symbol", "sequences", "parameters", "step"}
 ROW = {
     *("network", "algorithm", "form", "meta_batch", "length", "devices", "seconds", "inner_steps_per_second", "sequences_per_second"),
-    *("temp_bytes", "compile_seconds", "operations"),
+    *("temp_bytes", "compile_seconds", "over_reptile", "times_direct", "operations"),
 }
 # ---------------------------------------------------------------- names that other programs call
 
@@ -147,7 +147,7 @@ def test_the_benchmark(tmp_path):
         assert row["sequences_per_second"] == pytest.approx(row["meta_batch"] / row["seconds"])
         assert sum(seconds for _, seconds, _ in row["operations"]) > 0
     assert len([line for line in said.stdout.splitlines() if line.startswith("siren  ")]) == 4
-    assert "siren reptile direct, B 2, T 3" in said.stdout
+    assert "siren reptile direct, meta-batch 2, length 3" in said.stdout
     assert Image.open(tmp_path / "bars.png").size[0] > 100
 
 

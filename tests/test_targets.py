@@ -87,7 +87,7 @@ def test_this_machine_is_a_target_too(tmp_path):
     said = command("benchmark", *options, cwd=tmp_path).stdout
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert [row["form"] for row in rows] == ["direct", "dual"] and all(row["fits"] for row in rows)
-    assert rows[0]["temp_bytes"] != rows[1]["temp_bytes"] and "arguments MB" in said
+    assert rows[0]["temp_bytes"] != rows[1]["temp_bytes"] and "argument MB" in said
 
 
 THERE = find_spec("libtpu") and find_spec("jax_cuda13_plugin")

@@ -19,7 +19,7 @@ from rgen.models import fitting_batch
 from rgen.runs.folder import load_run
 from rgen.scoring import choose_exactly, score_all, summarize
 
-COLUMNS = {"nats/sequence": ".3f", "+-": ".3f", "nats/symbol": ".4f", "bits/symbol": ".4f"}
+COLUMNS = {"nats_per_sequence": ".3f", "standard_error": ".3f", "nats_per_symbol": ".4f", "bits_per_symbol": ".4f"}
 
 
 def main(config: EvaluateConfig) -> None:
@@ -35,9 +35,9 @@ def main(config: EvaluateConfig) -> None:
     summary = summarize(nats, symbols) | {"parameters": sum(leaf.size for leaf in jax.tree.leaves(params)), "step": step}
     references = {name: summarize(values, symbols) for name, values in counts.reference_nats(data, config.split, index).items()}
     who = name if name.startswith(PREFIX) else "this run"
-    keys = ("nats_per_sequence", "standard_error", "nats_per_symbol", "bits_per_symbol")
-    rows = [(name, *(row[key] for key in keys)) for name, row in {f"{who}, step {step}": summary, **references}.items()]
-    print(table({f"{len(index)} {config.split} sequences": ""} | COLUMNS, rows))
+    title = f"{len(index)} {config.split} sequences"
+    rows = [{title: name, **row} for name, row in {f"{who}, step {step}": summary, **references}.items()]
+    print(table({title: "", **COLUMNS}, rows))
     if config.json:
         replace(config.json, (json.dumps(summary, indent=2) + "\n").encode(), config.overwrite)
     if config.out:

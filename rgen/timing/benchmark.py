@@ -36,7 +36,9 @@ class Timing:
 
     Attributes:
       seconds: median of the repeats.
-      temp_bytes: of each device.
+      temp_bytes: temporaries of each device.
+      over_reptile: the time relative to Reptile of the same network, form and size; None if that was not timed.
+      times_direct: the speed relative to the direct form; None if that was not timed.
       operations: with --profile, where the time goes: (kind of XLA operation, seconds summed over threads, calls).
     """
 
@@ -51,6 +53,8 @@ class Timing:
     sequences_per_second: float
     temp_bytes: int
     compile_seconds: float
+    over_reptile: float | None
+    times_direct: float | None
     operations: list[tuple[str, float, int]]
 
 
@@ -171,39 +175,36 @@ def measure(config: BenchmarkConfig) -> list[Timing]:
             for program in programs:
                 jax.block_until_ready(program.call())
             times = [[timed(program.call) for program in programs] for _ in range(config.repeats)]
-            for (algorithm, form, devices), program, seconds in zip(these, programs, np.median(times, axis=0).tolist(), strict=True):
-                about = (network, algorithm, form, meta_batch, length, shards_of(meta_batch, devices))
-                speed = (seconds, meta_batch * length / seconds, meta_batch / seconds)
-                operations = profile(program.call) if config.profile else []
-                rows.append(Timing(*about, *speed, program.temp_bytes, program.compile_seconds, operations))
+            took = dict(zip(these, np.median(times, axis=0).tolist(), strict=True))
+            for (algorithm, form, devices), program in zip(these, programs, strict=True):
+                seconds = took[algorithm, form, devices]
+                reptile, direct = took.get(("reptile", form, devices)), took.get((algorithm, "direct", devices))
+                rows.append(
+                    Timing(
+                        *(network, algorithm, form, meta_batch, length, shards_of(meta_batch, devices)),
+                        *(seconds, meta_batch * length / seconds, meta_batch / seconds, program.temp_bytes, program.compile_seconds),
+                        over_reptile=reptile and seconds / reptile,
+                        times_direct=direct and direct / seconds,
+                        operations=profile(program.call) if config.profile else [],
+                    )
+                )
             progress.update(done + 1, network)
     return rows
 
 
-COLUMNS = {
-    **{"network": "", "algorithm": "", "form": "", "B": "d", "T": "d", "devices": "d", "seconds": ".4f", "inner steps/s": ",.0f"},
-    **{"seq/s": ".2f", "temp MB": ".1f", "compile s": ".1f", "/ reptile": ".2f", "x direct": ".2f"},
-}
-
-
 def table(rows: list[Timing]) -> str:
-    """The rows as text, and the profiles if there are any.
-
-    `/ reptile` is the time relative to Reptile of the same network, form and size, `x direct` the speed relative to the direct form.
-    """
-    seconds = {(r.network, r.algorithm, r.form, r.meta_batch, r.length, r.devices): r.seconds for r in rows}
-    lines = []
-    for r in rows:
-        size = (r.meta_batch, r.length, r.devices)
-        reptile = seconds.get((r.network, "reptile", r.form, *size), math.nan)
-        direct = seconds.get((r.network, r.algorithm, "direct", *size), math.nan)
-        speed = (r.seconds, r.inner_steps_per_second, r.sequences_per_second, r.temp_bytes / 1e6, r.compile_seconds)
-        lines.append((r.network, r.algorithm, r.form, *size, *speed, r.seconds / reptile, direct / r.seconds))
-    tables = [text_table(COLUMNS, lines)]
+    """The rows as text, and the profiles if there are any."""
+    columns = {
+        **{"network": "", "algorithm": "", "form": "", "meta_batch": "d", "length": "d", "devices": "d", "seconds": ".4f"},
+        **{"inner_steps_per_second": ",.0f", "sequences_per_second": ".2f", "temp_bytes": ".1f", "compile_seconds": ".1f"},
+        **{"over_reptile": ".2f", "times_direct": ".2f"},
+    }
+    tables = [text_table(columns, [vars(row) for row in rows])]
     for r in rows:
         if r.operations:
-            title = f"{r.network} {r.algorithm} {r.form}, B {r.meta_batch}, T {r.length}, {r.devices} devices"
-            tables.append(text_table({title: "", "seconds": ".3f", "calls": ",d"}, r.operations))
+            title = f"{r.network} {r.algorithm} {r.form}, meta-batch {r.meta_batch}, length {r.length}, {r.devices} devices"
+            operations = [{title: kind, "seconds": seconds, "calls": calls} for kind, seconds, calls in r.operations]
+            tables.append(text_table({title: "", "seconds": ".3f", "calls": ",d"}, operations))
     return "\n\n".join(tables)
 
 

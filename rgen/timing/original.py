@@ -132,19 +132,17 @@ def answer(child: subprocess.Popen, question: str = "") -> Any:
     )
 
 
-COLUMNS = {
-    **{"network": "", "algorithm": "", "form": "", "B": "d", "T": "d", "rounds": "d", "original s": ".2f", "seconds": ".3f"},
-    **{"times as fast: least": ".1f", "median": ".1f", "most": ".1f", "original": ""},
-}
-
-
 def table(rows: list[Comparison]) -> str:
     """The rows as text; seconds are medians."""
+    columns = {
+        **{"network": "", "algorithm": "", "form": "", "meta_batch": "d", "length": "d", "rounds": "d", "original_seconds": ".2f"},
+        **{"seconds": ".3f", "least": ".1f", "median": ".1f", "most": ".1f", "original": ""},
+    }
     lines = []
-    for r in rows:
-        about = (r.network, r.algorithm, r.form, r.meta_batch, r.length, len(r.seconds))
-        lines.append((*about, np.median(r.original_seconds), np.median(r.seconds), r.least, r.median, r.most, r.original))
-    return text_table(COLUMNS, lines)
+    for row in rows:
+        medians = {"original_seconds": np.median(row.original_seconds), "seconds": np.median(row.seconds)}
+        lines.append(vars(row) | medians | {"rounds": len(row.seconds)})
+    return "least, median, most: how many times as fast ours is\n" + text_table(columns, lines)
 
 
 def check(checkout: Path) -> None:
