@@ -221,10 +221,10 @@ def main(options: Options) -> None:
         free.put(set(here[job :: options.jobs][: len(here) // options.jobs]))
     stop, running = os.pipe()
 
-    def run(*cell: Any) -> dict[str, Any]:
+    def run(data: str, entry: str, minutes: float, seed: int) -> dict[str, Any]:
         share = free.get()
         try:
-            return train_and_score(options, *cell, share, stop)
+            return train_and_score(options, data, entry, minutes, seed, share, stop)
         finally:
             free.put(share)
 

@@ -218,16 +218,13 @@ def limited(self, step, state):
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
     save(self, step, state)
 checkpoint.Checkpoints.save = limited
-from rgen.config import TrainConfig
-from pathlib import Path
-sizes = dict(network="siren", widths=(6, 4), reduce=2, steps=6, meta_batch=2, log_every=100, eval_every=2, eval_count=4)
-config = TrainConfig(run=Path(sys.argv[1]), **sizes)
-commands.start(lambda: config, "train")
+commands.run("train")
 """
 
 
 def test_a_full_disk_is_a_sentence_and_what_was_saved_stays(tmp_path):
-    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path / "run")], capture_output=True, text=True)
+    options = words("mnist-siren --data digits --widths 6 4 --reduce 2 --steps 6 --meta-batch 2 --eval-every 2 --eval-count 4 --run")
+    done = subprocess.run([sys.executable, "-c", FULL, *options, str(tmp_path / "run")], capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr and "step 4 cannot be written to" in done.stderr and "--resume" in done.stderr
     assert Run(tmp_path / "run").training().steps() == [2]

@@ -47,8 +47,19 @@ def _overview(name: str) -> None:
 
 
 def run(name: str, arguments: list[str] | None = None, program: str | None = None) -> None:
-    """Runs a command by its name, with the arguments of the command line unless others are given."""
-    start(lambda: parse(name, arguments, program), name, program)
+    """Runs a command by its name, with the arguments of the command line unless others are given.
+
+    Parses first, then imports the command, and with it JAX.
+    """
+
+    def work() -> None:
+        Terminal.colours = True  # of the help
+        options = parse(name, arguments, program)
+        Terminal.colours = False
+        _prepare_libraries(options)
+        import_module(f"rgen.commands.{name}").main(options)
+
+    guarded(work, program or sys.argv[0].rsplit("/", 1)[-1])
 
 
 def parse(name: str, arguments: list[str] | None = None, program: str | None = None) -> Any:
@@ -65,19 +76,6 @@ def parse(name: str, arguments: list[str] | None = None, program: str | None = N
     if name != "train":
         return tyro.cli(options_of(name), args=arguments, prog=program)
     return tyro.extras.overridable_config_cli(config.PRESETS, args=arguments, prog=program)
-
-
-def start(parse: Callable[[], Any], name: str, program: str | None = None) -> None:
-    """Parses, then imports the command (and with it JAX) and calls its `main` with the configuration."""
-
-    def work() -> None:
-        Terminal.colours = True  # of the help
-        options = parse()
-        Terminal.colours = False
-        _prepare_libraries(options)
-        import_module(f"rgen.commands.{name}").main(options)
-
-    guarded(work, program or sys.argv[0].rsplit("/", 1)[-1])
 
 
 def guarded(work: Callable[[], object], program: str) -> None:

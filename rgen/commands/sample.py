@@ -5,8 +5,9 @@ import math
 import sys
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import jax
 import numpy as np
@@ -33,7 +34,8 @@ SECONDS = 30  # between lines about progress
 LINES = 16  # lines of the split shown after the samples
 
 
-class Task(NamedTuple):
+@dataclass(frozen=True)
+class Task:
     """What is drawn: samples 0, 1, 2, ...; if something is given, `each` of them in turn complete the next row of it.
 
     Attributes:

@@ -98,7 +98,7 @@ def parse(name: str) -> tuple[Target, int]:
     if kind not in TARGETS:
         raise InputError(f"There is no target '{kind}'. {nearest(kind, TARGETS)}")
     if count and (not count.isdigit() or int(count) < 1):
-        raise InputError(f"--target is '{name}'; behind the colon stands how many devices, as in {kind}:4.")
+        raise InputError(f"--target is '{name}'; after the colon comes the number of devices, as in {kind}:4.")
     return TARGETS[kind], int(count or 1)
 
 
