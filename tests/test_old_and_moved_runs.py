@@ -95,7 +95,7 @@ def test_a_difference_of_versions_is_not_called_damage(copied, monkeypatch):
     assert "damaged" not in str(refused.value)
     monkeypatch.setattr(checkpoint, "version", lambda name: "99")
     monkeypatch.setattr(checkpoint.ocp, "load", lambda *_: 1 / 0)
-    with pytest.raises(InputError, match=r"cannot be read \(ZeroDivisionError.*orbax-checkpoint [\d.]+, now 99. Use the versions of then"):
+    with pytest.raises(InputError, match=r"cannot be read \(ZeroDivisionError.*orbax-checkpoint [\d.]+, now 99. Use those versions"):
         checkpoints.newest(like, print)
 
 

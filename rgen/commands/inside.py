@@ -42,10 +42,10 @@ def by_place(seqs: Sequence, nats: np.ndarray, shape: tuple[int, ...]) -> np.nda
     """Mean nats [*shape] at each position, from nats [N, T]; NaN where nothing was scored."""
     coordinates = np.broadcast_to(seqs.x, (*nats.shape, *seqs.x.shape[2:])).reshape(-1, len(shape)).T
     places = np.ravel_multi_index(tuple(coordinates), shape)
-    total, count = np.zeros(math.prod(shape)), np.zeros(math.prod(shape))
-    np.add.at(total, places, nats.ravel())
-    np.add.at(count, places, (np.asarray(seqs.weight) > 0).ravel())
-    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0).reshape(shape)
+    total = np.bincount(places, nats.ravel(), math.prod(shape))
+    count = np.bincount(places, (np.asarray(seqs.weight) > 0).ravel(), math.prod(shape))
+    with np.errstate(invalid="ignore"):
+        return (total / count).reshape(shape)
 
 
 def learned(model: InnerLoop, params: Any, seqs: Sequence) -> dict[str, np.ndarray]:

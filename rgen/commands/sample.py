@@ -99,7 +99,7 @@ def main(config: SampleConfig) -> None:
     sampler = make_sampler(trained.model, data, decoding)
     task = make_task(config, data)
     if task.given is not None and not sampler.random_order and not _is_prefix(task.given.known):
-        print("This network was trained in raster order; what is known is fed first, out of that order.", file=sys.stderr)
+        print("This network was trained in raster order; the given pixels are fed first, out of that order.", file=sys.stderr)
     if config.export:
         exported = export.export(sampler, trained.params)
         replace(config.export, exported, config.overwrite)
@@ -116,7 +116,7 @@ def main(config: SampleConfig) -> None:
         strip, animation = film.show(sampler, trained.params, config.seed, config.belief, task.known if task.given else None)
         replace(out, strip, config.replaces("out"))
         replace(beside, animation, config.replaces("out"))
-        print(f"What the network of step {step} believes: {out} and {beside}")
+        print(f"Predictions of the network of step {step}: {out} and {beside}")
         return
     with temporary() as folder:  # what is printed leaves nothing behind
         keep = out is not None and not is_special(out)

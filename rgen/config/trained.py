@@ -115,7 +115,7 @@ class SampleConfig(Writes, _Reads):
             if len(together) > 1:
                 raise InputError(f"{flag(together[0])} and {flag(together[1])} cannot be used together; choose one.")
         if self.each is not None and not self.completes_split:
-            raise InputError("--each is about the images of a split; use it with --complete and a part of them, or leave it out.")
+            raise InputError("--each needs --complete with a part of the split's images, such as top. Add it, or leave out --each.")
         idle = [option for option in ("json", "sort", "nats") if getattr(self, option)]
         if modes and idle:
             raise InputError(f"{flag(idle[0])} is about samples, and with {flag(modes[0])} none are written; leave it out.")

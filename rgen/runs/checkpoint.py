@@ -27,7 +27,7 @@ ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # a missing
 
 
 class Damaged(InputError):
-    """A checkpoint is not, or not any more, what was saved."""
+    """A checkpoint is not what was saved."""
 
 
 class Unwritable(InputError):
@@ -66,7 +66,7 @@ class Checkpoints:
         except Exception as error:  # Orbax and tensorstore raise many kinds
             raise Unwritable(
                 f"The checkpoint of step {step} cannot be written to {self._folder} ({_short(error)}). "
-                "Those before it are whole; make room, or make the folder writable, and go on with --resume."
+                "Earlier checkpoints are intact. Free some space, or make the folder writable, and continue with --resume."
             ) from error
 
     def _remove(self, step: int) -> None:
@@ -104,7 +104,7 @@ class Checkpoints:
             except Damaged as error:
                 self._damaged.add(step)
                 if step == steps[-1]:
-                    raise Damaged(f"{error} No whole one is left there; train anew in another folder.") from error
+                    raise Damaged(f"{error} No intact one is left; train again in another folder.") from error
                 say(f"{error} The one before is used.")
         return None
 
@@ -153,7 +153,7 @@ class Checkpoints:
             if (reason := _unreadable(self._folder / str(step), error)) is not None:
                 raise InputError(f"{where} cannot be read now ({reason}). Nothing was changed; run the same command again.") from error
             if saved_with.get("orbax-checkpoint", version("orbax-checkpoint")) != version("orbax-checkpoint"):
-                raise InputError(f"{where} cannot be read ({_short(error)}).{_changes(saved_with)} Use the versions of then.") from error
+                raise InputError(f"{where} cannot be read ({_short(error)}).{_changes(saved_with)} Use those versions.") from error
             raise Damaged(f"{where} is damaged ({_short(error)}).") from error
         if wrong:
             raise Damaged(f"{where} is damaged: {min(wrong)} is not what was saved.")
