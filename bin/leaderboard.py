@@ -1,9 +1,8 @@
 #!/usr/bin/env python
 """Compare networks after equal minutes of training: bin/leaderboard.py --data digits names --names names.txt --minutes 1 5.
 
-A script over `rgen train` and `rgen evaluate`. Each cell of the table trains in a process and a folder of its own:
-OUT/DATA/ENTRY-MINUTES-minutes-seed-SEED. Stopped, the same command goes on; what is finished is not repeated.
-To tune an entry, change its line below and give another --out.
+A script over `rgen train` and `rgen evaluate`. Each cell of the table is a run, in OUT/DATA/ENTRY-MINUTES-minutes-seed-SEED.
+If stopped, the same command continues; finished runs are not repeated. To tune an entry, change its line below and give another --out.
 """
 
 import json
@@ -11,12 +10,12 @@ import os
 import shlex
 import subprocess
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from queue import SimpleQueue
+from statistics import mean
 from typing import Any, Literal
 
 import numpy as np
@@ -82,14 +81,11 @@ for data in DATA:
     RECIPES[data, "static"] = f"{RECIPES[data, 'context']} {TWIN}"
 SCORED = 1000  # images of MNIST by which the original's networks are scored; they take seconds for 50
 
-children: set[subprocess.Popen] = set()
-stopping = threading.Event()
-
-# A command of rgen on some cores. Its input ends when it shall stop, or this script is gone in any way.
+# A command of rgen on some cores. Its input ends when it is to stop, or when this script is gone in any way.
 COMMAND = """
 import os, signal, threading
 if hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, {share})
+    os.sched_setaffinity(0, {cores})
 threading.Thread(target=lambda: os.read(0, 1) or os.kill(os.getpid(), signal.SIGTERM), daemon=True).start()
 from rgen.commands import main
 main()
@@ -103,18 +99,18 @@ class Options:
     data: tuple[Literal["digits", "small-mnist", "mnist", "names", "listing"], ...] = ("digits",)
     """small-mnist (14x14 pixels) and mnist need --data-dir, names needs --names, listing needs --listing."""
     entries: tuple[Literal["original-reptile", "original-maml", "heads", "context", "static", "lstm"], ...] = ("heads", "lstm")
-    """heads: ours; context: ours, told the last 3 outputs; static: the same with an inner rate of 1e-12."""
+    """heads: ours; context: ours, given the last 3 outputs; static: the same with an inner rate of 1e-12."""
     minutes: tuple[float, ...] = (1, 5)
-    """Minutes of training; compiling, validation and scoring come on top."""
+    """Minutes of training, without compiling, validation and scoring."""
     seeds: tuple[int, ...] = (0,)
     data_dir: Path | None = None
     """Folder with MNIST's four official files, or Keras' mnist.npz."""
     names: Path | None = None
-    """names.txt of makemore, or another file with one short line for each sequence."""
+    """names.txt of makemore, or another file with one short line per sequence."""
     listing: Path | None = None
     """dir_listing.txt of the original program, or another text file."""
     jobs: int = 1
-    """Runs side by side, each on its share of the cores."""
+    """Number of runs at a time, each on its share of the cores."""
     out: Path = Path("runs/leaderboard")
     """Folder of the runs, and of leaderboard.md, .json and .png."""
 
@@ -129,54 +125,42 @@ class Options:
                 raise InputError(f"{data} needs its data; give the place of it with {flag}{f', not {place}' if place else ''}.")
 
     def source(self, data: str) -> tuple[str | None, Path | None]:
-        """The option that says where a data set is, and what it says."""
+        """The option that says where a data set is, and its value."""
         options = {"names": ("--names", self.names), "listing": ("--listing", self.listing), "digits": (None, None)}
         return options.get(data, ("--data-dir", self.data_dir))
 
 
-def stop(child: subprocess.Popen) -> None:
-    """Ends the input of a command, which saves a checkpoint then."""
-    assert child.stdin
-    child.stdin.close()
+def train_and_score(options: Options, data: str, entry: str, minutes: float, seed: int, share: set[int], stop: int) -> dict[str, Any]:
+    """Runs one cell, from where it was stopped, on a share of the cores, until its input, the pipe `stop`, ends.
 
-
-def train_and_score(options: Options, data: str, entry: str, minutes: float, seed: int, share: set[int]) -> dict[str, Any]:
-    """Runs one cell, from where it was stopped. Returns its row of leaderboard.json. Raises InputError if a command fails."""
+    Returns its row of leaderboard.json. Raises InputError if a command fails.
+    """
     folder = options.out / data / f"{entry}-{minutes:g}-minutes-seed-{seed}"
     flag, place = options.source(data)
     where = [] if flag is None else [flag if flag == "--data-dir" else "--data", str(place)]
     recipe = [*shlex.split(RECIPES[data, entry]), *where, "--minutes", f"{minutes:g}", "--seed", str(seed)]
-    finished = folder / "row.json"
+    finished, score_file, log = folder / "row.json", folder / "test.json", folder.with_name(folder.name + ".log")
     if finished.exists():
         row = json.loads(finished.read_text())
         if row["options"] != shlex.join(recipe):
             raise InputError(f"it was trained with '{row['options']}'; move '{folder}' away, or give another --out.")
         return row
     count = ["--count", str(SCORED)] if entry.startswith("original") and "mnist" in data else []
-    score_file = folder / "test.json"
     score_file.unlink(missing_ok=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    log = folder.with_name(folder.name + ".log")
     for words in (["train", *recipe, "--run", folder, "--resume"], ["evaluate", "--run", folder, "--json", score_file, *count]):
-        program = [sys.executable, "-c", COMMAND.format(share=share), *map(str, words)]
-        # in a session of its own, so that Ctrl-C reaches this script alone
-        with (
-            log.open("ab") as file,
-            subprocess.Popen(program, stdin=subprocess.PIPE, stdout=file, stderr=file, start_new_session=True) as child,
-        ):
-            children.add(child)
-            if stopping.is_set():
-                stop(child)
-            if child.wait():
-                said = log.read_text(errors="replace").splitlines() or ["It said nothing."]
-                raise InputError(f"{said[-1]} ({log})")
+        program = [sys.executable, "-c", COMMAND.format(cores=share), *map(str, words)]
+        with log.open("ab") as file:  # in a session of its own, so that Ctrl-C reaches this script alone
+            code = subprocess.run(program, stdin=stop, stdout=file, stderr=file, start_new_session=True).returncode
+        if code:
+            said = log.read_text(errors="replace").splitlines() or ["It said nothing."]
+            raise InputError(f"{said[-1]} ({log})")
     score, unit = json.loads(score_file.read_text()), DATA[data][2]
     logged = [row for row in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if "seconds" in row]
     row = {
         **{"data": data, "entry": entry, "minutes": minutes, "seed": seed, "score": score[unit]},
         **{"standard_error": score["standard_error"] * score[unit] / score["nats_per_sequence"], "scored": score["sequences"]},
-        **{"parameters": score["parameters"], "best_step": score["step"]},
-        **{"steps": logged[-1]["step"], "seconds": logged[-1]["seconds"]},
+        **{"parameters": score["parameters"], "best_step": score["step"], "steps": logged[-1]["step"], "seconds": logged[-1]["seconds"]},
         **{"machine": ", ".join([f"{len(share)} cores of {processor()}", *caches()]), "options": shlex.join(recipe)},
     }
     replace(finished, json.dumps(row, indent=2).encode())
@@ -185,33 +169,31 @@ def train_and_score(options: Options, data: str, entry: str, minutes: float, see
 
 def summarize(rows: list[dict]) -> dict[tuple[str, str, float], tuple[float, float, float, float]]:
     """(data, entry, minutes) -> mean, least and largest score of the seeds, and mean number of outer steps."""
-    keys = [(row["data"], row["entry"], row["minutes"]) for row in rows]
-    seeds = {key: [row for row, other in zip(rows, keys) if other == key] for key in keys}
-    scores = {key: [row["score"] for row in mine] for key, mine in seeds.items()}
-    return {key: (np.mean(s), min(s), max(s), np.mean([row["steps"] for row in seeds[key]])) for key, s in scores.items()}  # type: ignore
+    cells: dict[tuple[str, str, float], list[dict]] = {}
+    for row in rows:
+        cells.setdefault((row["data"], row["entry"], row["minutes"]), []).append(row)
+    scores = {cell: [row["score"] for row in seeds] for cell, seeds in cells.items()}
+    return {cell: (mean(s), min(s), max(s), mean(row["steps"] for row in cells[cell])) for cell, s in scores.items()}
 
 
 def markdown(rows: list[dict]) -> str:
     """The table: mean test score of the seeds, their range, and outer steps. Bold: the best of its data and minutes."""
     cells, minutes = summarize(rows), sorted({row["minutes"] for row in rows})
-    lines = [
-        "| data | network | parameters |" + "".join(f" {number:g} min |" for number in minutes),
-        "|---|---|---|" + "---|" * len(minutes),
-    ]
+    lines = ["| data | network | parameters |" + "".join(f" {number:g} min |" for number in minutes), "|---" * (3 + len(minutes)) + "|"]
     for (data, (title, unit, key)), (entry, network) in product(DATA.items(), ENTRIES.items()):
         sizes = [row["parameters"] for row in rows if (row["data"], row["entry"]) == (data, entry)]
         if not sizes:
             continue
         line = f"| {title}: {unit} | {network} | {sizes[0] / 1000:,.0f} K |"
+        digits = 2 if key == "nats_per_sequence" else 3
         for number in minutes:
             if (data, entry, number) in cells:
-                mean, least, most, steps = cells[data, entry, number]
-                digits = 2 if key == "nats_per_sequence" else 3
+                score, least, most, steps = cells[data, entry, number]
                 best = min(value[0] for (d, _, m), value in cells.items() if (d, m) == (data, number))
-                shown = f"**{mean:.{digits}f}**" if mean == best else f"{mean:.{digits}f}"
-                line += f" {shown}{f' ({least:.{digits}f} to {most:.{digits}f})' if least < most else ''}, {steps:,.0f} steps |"
-            else:
-                line += " |"
+                shown = f"**{score:.{digits}f}**" if score == best else f"{score:.{digits}f}"
+                spread = f" ({least:.{digits}f} to {most:.{digits}f})" if least < most else ""
+                line += f" {shown}{spread}, {steps:,.0f} steps"
+            line += " |"
         lines.append(line)
     return "\n".join([*lines, "", *(f"*{machine}.*" for machine in sorted({row["machine"] for row in rows}))]) + "\n"
 
@@ -223,8 +205,8 @@ def picture(rows: list[dict]) -> bytes:
     for panel, data in zip(panels[0], shown):
         for entry, title in ENTRIES.items():
             points = sorted((number, *scores[:3]) for (d, e, number), scores in cells.items() if (d, e) == (data, entry))
-            at, mean, least, most = np.reshape(points, (-1, 4)).T
-            panel.errorbar(at, mean, (mean - least, most - mean), fmt="o-", ms=4, color=COLOURS[entry], label=title)
+            at, score, least, most = np.reshape(points, (-1, 4)).T
+            panel.errorbar(at, score, (score - least, most - score), fmt="o-", ms=4, color=COLOURS[entry], label=title)
         panel.set(xscale="log", title=DATA[data][0], xlabel="minutes of training", ylabel=DATA[data][1])
     panels[0][-1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
     return plots.finish(figure)
@@ -237,15 +219,16 @@ def main(options: Options) -> None:
     free: SimpleQueue[set[int]] = SimpleQueue()
     for job in range(options.jobs):
         free.put(set(here[job :: options.jobs][: len(here) // options.jobs]))
+    stop, running = os.pipe()
 
     def run(data: str, entry: str, minutes: float, seed: int) -> dict[str, Any]:
         share = free.get()
         try:
-            return train_and_score(options, data, entry, minutes, seed, share)
+            return train_and_score(options, data, entry, minutes, seed, share, stop)
         finally:
             free.put(share)
 
-    rows, failed = [], []
+    rows, failed = [], 0
     pool = ThreadPoolExecutor(options.jobs)
     futures = {pool.submit(run, *cell): cell for cell in cells}
     try:
@@ -254,8 +237,8 @@ def main(options: Options) -> None:
             try:
                 rows.append(future.result())
             except InputError as error:
-                failed.append(f"{name}: failed; {error}")
-                print(failed[-1], file=sys.stderr)
+                failed += 1
+                print(f"{name}: failed; {error}", file=sys.stderr)
                 continue
             print(f"{name}: {rows[-1]['score']:.3f} ({len(rows)} of {len(cells)} runs)", file=sys.stderr)
             rows.sort(key=lambda row: cells.index((row["data"], row["entry"], row["minutes"], row["seed"])))
@@ -264,15 +247,15 @@ def main(options: Options) -> None:
                 replace(options.out / f"leaderboard.{kind}", whole)
     except BaseException:
         signals.take_time()
-        stopping.set()
-        for child in children:
-            stop(child)
+        os.close(running)  # the commands save a checkpoint and end
         pool.shutdown(cancel_futures=True)
         print("Stopped; the same command goes on.", file=sys.stderr)
         raise
+    os.close(running)
+    os.close(stop)
     print(markdown(rows) if rows else "No run was finished.")
     if failed:
-        raise InputError(f"{len(failed)} of {len(cells)} runs failed; why is said above.")
+        raise InputError(f"{failed} of {len(cells)} runs failed; why is said above.")
 
 
 if __name__ == "__main__":

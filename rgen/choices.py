@@ -15,7 +15,6 @@ Order = Literal["raster", "random"]
 Binarize = Literal["threshold", "static", "dynamic"]
 Network = Literal["text-mlp", "text-heads", "lstm-block", "siren", "gated", "image-heads", "lstm"]
 Timed = Literal[Algorithm, "score", "sample"]
-TimedForm = Literal[FormName, "kept", "folded"]
 
 ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 RATE_KINDS: tuple[RateKind, ...] = get_args(RateKind)

@@ -98,7 +98,7 @@ def test_a_process_that_is_lost_while_saving_is_not_the_disks_fault(tmp_path, mo
         raise jax.errors.JaxRuntimeError("Gloo AllReduce failed: Connection closed by peer")
 
     checkpoints = Checkpoints(tmp_path / "run")
-    monkeypatch.setattr(checkpoint.ocp, "save_async", save)
+    monkeypatch.setattr(checkpoint.ocp, "save", save)
     with pytest.raises(jax.errors.JaxRuntimeError, match="Gloo"):
         checkpoints.save(1, {"w": np.zeros(2)})
 

@@ -67,7 +67,6 @@ def test_a_checkpoint_is_whole_whatever_the_precision_of_jax(here, there, tmp_pa
     state = {"a": np.linspace(0, 1, 7).astype(there), "b": np.arange(3, dtype=np.int32)}
     checkpoints = Checkpoints(tmp_path / "run")
     checkpoints.save(1, state)
-    checkpoints.wait()
     wanted = np.float64 if here else np.float32
     with jax.enable_x64(here):
         like = {"a": jax.ShapeDtypeStruct((7,), wanted), "b": jax.ShapeDtypeStruct((3,), np.int32)}
@@ -87,8 +86,7 @@ def test_a_sample_is_the_same_whatever_the_generator_and_the_batch(trained):
             np.testing.assert_allclose(nats[0], whole[1][k], rtol=1e-5)
 
 
-@pytest.mark.parametrize("generator", ["threefry2x32", "rbg", "unsafe_rbg"])
-@pytest.mark.parametrize("partitionable", [False, True])
+@pytest.mark.parametrize(("generator", "partitionable"), [("threefry2x32", False), ("rbg", True), ("unsafe_rbg", False)])
 def test_from_python_too_a_sample_depends_on_its_own_key_only(generator, partitionable, trained):
     """A sampler's do not depend on JAX's settings at all; with keys of one's own, not on the sequences beside it."""
     run = load_run(trained)
@@ -115,13 +113,10 @@ def test_settings_of_jax_and_streams_that_cannot_show_a_name(trained, tmp_path):
         np.testing.assert_array_equal(drawn["images"], expected)
 
 
-@pytest.mark.parametrize("platform", ["cuda", "nonsense"])
-def test_a_device_that_is_not_there_is_a_sentence(platform, tmp_path):
+def test_a_device_that_is_not_there_is_a_sentence(tmp_path):
     command = [sys.executable, str(ROOT / "bin" / "evaluate.py"), "--run", "pretrained:digits"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": platform})
-    if platform == "cuda" and done.returncode == 0:
-        pytest.skip("there is a GPU")
-    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith(f"evaluate.py: JAX_PLATFORMS is '{platform}', and JAX finds no")
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "nonsense"})
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("evaluate.py: JAX_PLATFORMS is 'nonsense', and JAX finds no")
     assert "Traceback" not in done.stderr
 
 

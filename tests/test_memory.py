@@ -2,7 +2,6 @@
 
 import dataclasses
 import resource
-import sys
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -183,26 +182,17 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_an_allocation_that_fails_is_a_sentence(error, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "rgen.commands.train", _Command(ERRORS[error]))  # type: ignore[reportArgumentType]
+def test_an_allocation_that_fails_is_a_sentence(error, capsys):
     with pytest.raises(SystemExit) as ended:
-        commands.start(lambda: None, "train", "rgen")
+        commands.guarded(ERRORS[error], "rgen")
     assert ended.value.code == 2
     assert "does not fit into" in capsys.readouterr().err
 
 
 def test_what_is_no_such_failure_is_not_hidden(monkeypatch):
-    monkeypatch.setitem(sys.modules, "rgen.commands.train", _Command(lambda: int("x")))  # type: ignore[reportArgumentType]
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     with pytest.raises(ValueError, match="invalid literal"):
-        commands.start(lambda: None, "train", "rgen")
-
-
-class _Command:
-    """A module of a command that does something."""
-
-    def __init__(self, does: Any):
-        self.main = lambda options: does()
+        commands.guarded(lambda: int("x"), "rgen")
 
 
 # ---------------------------------------------------------------- how much at once

@@ -31,24 +31,7 @@ from runs import ROOT, TINY, contents, last_state
 
 OLD = sorted((ROOT / "tests" / "old_runs").glob("*.zip"))
 NAMES = [
-    *(
-        "[2026] thesis",
-        "a]b[c",
-        "a\\b",
-        "*",
-        "**",
-        "?",
-        "~",
-        "$HOME",
-        "{a,b}",
-        "%d%s",
-        "new\nline",
-        " spaces ",
-        "größe",
-        "C:",
-        "gs:",
-        "a#b",
-    ),
+    *("[2026] thesis", "a]b[c", "a\\b", "*", "?", "~ $HOME {a,b} %d%s a#b", "new\nline", "größe", "C:", "gs:"),
     *("4", "4.orbax-checkpoint-tmp-1", "4.removed", "ocdbt.process_0", os.fsdecode(b"\xff\xfe")),
 ]
 
@@ -112,7 +95,7 @@ def test_a_difference_of_versions_is_not_called_damage(copied, monkeypatch):
     assert "damaged" not in str(refused.value)
     monkeypatch.setattr(checkpoint, "version", lambda name: "99")
     monkeypatch.setattr(checkpoint.ocp, "load", lambda *_: 1 / 0)
-    with pytest.raises(InputError, match=r"cannot be read \(ZeroDivisionError.*orbax-checkpoint [\d.]+, now 99. Use the versions of then"):
+    with pytest.raises(InputError, match=r"cannot be read \(ZeroDivisionError.*orbax-checkpoint [\d.]+, now 99. Use those versions"):
         checkpoints.newest(like, print)
 
 

@@ -20,21 +20,20 @@ import tyro
 from PIL import Image
 
 from rgen import commands, config, models, scoring, training
-from rgen.config import PRESETS, BenchmarkConfig, EvaluateConfig, SampleConfig
+from rgen.config import PRESETS, BenchmarkConfig, EvaluateConfig, SampleConfig, validation
 from rgen.data.images import Images
 from rgen.data.text import Text
 from rgen.errors import InputError
 from rgen.fast import InnerLoop
 from rgen.recurrent import Recurrent
-from rgen.runs.checkpoint import Checkpoints
 from rgen.runs.folder import Run, load_run
 from rgen.timing import original
-from runs import ROOT, TINY, command, contents, cut, last_state, rows, script, spoil_arrays, words
+from runs import ROOT, TINY, command, contents, cut, last_state, rows, script, words
 
 SUMMARY = {"nats_per_sequence", "standard_error", "nats_per_symbol", "bits_per_symbol", "sequences", "parameters", "step"}
 ROW = {
     *("network", "algorithm", "form", "meta_batch", "length", "devices", "seconds", "inner_steps_per_second", "sequences_per_second"),
-    *("temp_bytes", "compile_seconds", "least_flops", "least_bytes", "share_of_limit"),
+    *("temp_bytes", "compile_seconds", "over_reptile", "times_direct", "operations"),
 }
 # ---------------------------------------------------------------- names that other programs call
 
@@ -57,7 +56,8 @@ def test_the_options_of_the_scripts(tmp_path):
 
 
 def test_every_option_has_a_sentence_of_help():
-    trees = [ast.parse(path.read_text()) for path in Path(config.__file__).parent.glob("*.py")]
+    paths = {*Path(config.__file__).parent.glob("*.py")} - {Path(validation.__file__)}
+    trees = [ast.parse(path.read_text()) for path in paths]
     classes = {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
     assert {name for name in config.__all__ if name.endswith("Config")} <= classes.keys()
     for node in classes.values():
@@ -77,11 +77,6 @@ def test_every_preset_can_be_built(name):
     kind, shape = (Text, (preset.max_length,)) if preset.data == "names.txt" else SHAPES[preset.data]
     model = models.from_config(preset, kind({"train": np.zeros((1, *shape), np.uint8)}))
     assert isinstance(model, Recurrent if preset.network == "lstm" else InnerLoop) and getattr(model.network, "shape") == shape  # noqa: B009
-
-
-def test_the_presets_of_the_issue_are_there():
-    assert {f"{data}-{how}" for data in ("digits", "text", "mnist") for how in ("maml", "reptile")} <= PRESETS.keys()
-    assert {"mnist-lstm", "digits-lstm"} <= PRESETS.keys()
 
 
 def test_help_does_not_wait_for_jax():
@@ -150,10 +145,9 @@ def test_the_benchmark(tmp_path):
         assert row.keys() == ROW
         assert row["inner_steps_per_second"] == pytest.approx(3 * row["sequences_per_second"])
         assert row["sequences_per_second"] == pytest.approx(row["meta_batch"] / row["seconds"])
-        assert row["share_of_limit"] > 0
+        assert sum(seconds for _, seconds, _ in row["operations"]) > 0
     assert len([line for line in said.stdout.splitlines() if line.startswith("siren  ")]) == 4
-    assert "GFLOP/s" in said.stdout
-    assert "siren reptile direct, B 2, T 3" in said.stdout
+    assert "siren reptile direct, meta-batch 2, length 3" in said.stdout
     assert Image.open(tmp_path / "bars.png").size[0] > 100
 
 
@@ -177,7 +171,7 @@ def test_the_original_program_is_timed_in_turn_with_ours(tmp_path):
     ratios = np.array(row["original_seconds"]) / row["seconds"]
     assert len(ratios) == 3 and min(row["original_seconds"]) >= 0.03
     assert (row["least"], row["median"], row["most"]) == pytest.approx((ratios.min(), np.median(ratios), ratios.max()))
-    assert "times as fast" in said.stdout and "GB/s" in said.stdout
+    assert "times as fast" in said.stdout
     with pytest.raises(InputError, match=r"could not be run .MemoryError: too large."):
         original.measure(BenchmarkConfig(("siren",), ("reptile",), ("direct",), (2,), (3,), original=tmp_path, repeats=1))
 
@@ -259,7 +253,7 @@ BAD_TRAINING = {
     "minutes": ([*DIGITS, "--minutes", "0"], "--minutes is 0.0; it must be a positive number"),
     "endless": ([*DIGITS, "--minutes", "inf"], "--minutes is inf; it must be a positive number"),
     "meta-batch": ([*DIGITS, "--meta-batch", "-2"], "--meta-batch is -2; it must be at least 1"),
-    "seed": ([*DIGITS, "--seed", "-1"], "--seed is -1; seeds lie between 0 and"),
+    "seed": ([*DIGITS, "--seed", "-1"], "--seed is -1; it must be at least 0"),
     "reduce": ([*DIGITS, "--reduce", "3"], "cannot be reduced by 3"),
     "held out": ([*DIGITS, "--held-out", "0.9"], "held-out fraction"),
     "beta2": ([*DIGITS, "--beta2", "1"], "--beta2 is 1.0; it must lie between 0 and 1"),
@@ -267,7 +261,7 @@ BAD_TRAINING = {
     "muon's size": ([*DIGITS, "--muon-rms", "0"], "--muon-rms is 0.0; it must be a positive number"),
     "lstm by reptile": ([*DIGITS, "--network", "lstm", "--algorithm", "reptile"], "recurrent baseline has no inner loop"),
     "reptile of rates": ([*DIGITS, "--algorithm", "reptile", "--fast", "None"], "Reptile has no gradient for inner rates"),
-    "width zero": ([*DIGITS, "--width", "0"], "width is 0; sizes must be at least 1"),
+    "width zero": ([*DIGITS, "--width", "0"], "--width is 0; it must be at least 1"),
     "heads": ([*DIGITS, "--heads", "7"], "width is 64, which is not divisible by its 7 heads"),
     "keys": ([*DIGITS, "--keys", "7"], "keys are 7; they are pairs of a cosine and a sine"),
     "no such size": ([*DIGITS, "--widths", "3"], "'image-heads' has no option 'widths'"),
@@ -342,7 +336,7 @@ BAD_USE = {
     "benchmark picture of a target": ("benchmark", ["--target", "h100", "--out", "a.png"], "With --target nothing is run"),
     "benchmark devices": ("benchmark", ["--devices", "0"], "--devices is 0; it must be at least 1"),
     "benchmark original": ("benchmark", ["--original", ".", "--algorithm", "maml"], "in which there is no reptile_gen/maml.py"),
-    "benchmark what the original has not": ("benchmark", ["--original", "."], "--algorithm is first-order-maml, and with --original"),
+    "benchmark what the original has not": ("benchmark", ["--original", "."], "--algorithm is first-order-maml; with --original"),
     "benchmark original and target": ("benchmark", ["--original", ".", "--target", "h100"], "With --target nothing is run"),
     "benchmark original and devices": (
         "benchmark",
@@ -375,17 +369,8 @@ DAMAGE = {
     ),
     "data": (lambda run: cut(run / "data.npz"), "data.npz, the run's own copy of its data, is damaged"),
     "checkpoint cut": (lambda run: [cut(path) for path in (run / "best").rglob("*") if path.is_file()], "checkpoint of step"),
-    "checkpoint spoiled": (lambda run: spoil_arrays(run / "best"), "damaged"),
     "no checkpoint": (lambda run: shutil.rmtree(run / "best"), "has no checkpoint yet"),
-    "checkpoint of another network": (lambda run: _other_network(run / "best"), "does not fit the network"),
 }
-
-
-def _other_network(folder: Path) -> None:
-    shutil.rmtree(folder)
-    checkpoints = Checkpoints(folder)
-    checkpoints.save(4, {"init": {"logits": np.zeros(3)}})
-    checkpoints.wait()
 
 
 @pytest.mark.parametrize("case", DAMAGE)

@@ -238,11 +238,9 @@ def test_samples_on_a_terminal_are_shown(tmp_path):
 # ---------------------------------------------------------------- closed pipes, full disks
 
 HELPS = {
-    "program": ("--help", 1, 2, ""),
-    "program, at once": ("--help", 1, 2, "1"),
+    "program": ("--help", 1, 2, "1"),
     "command": ("train --help", 1, 2, ""),
     "no command": ("trian", 2, 2, "1"),
-    "usage": ("check --nothing", 2, 2, "1"),
     "report": ("report --run {run}", 1, 2, "1"),
 }
 

@@ -1,5 +1,8 @@
-"""The commands: one module each, with `main(config)`. Here is what they share: from a command line to a configuration, and from an error
-that a user can mend to a sentence and exit code 2. What takes long to import is imported where Ctrl-C is heard already."""
+"""The commands: one module each, with `main(config)`. Here is what they share.
+
+A command line becomes a configuration, and an error that a user can fix becomes a sentence and exit code 2. What takes long to import is
+imported only once Ctrl-C is handled.
+"""
 
 import errno
 import io
@@ -44,8 +47,19 @@ def _overview(name: str) -> None:
 
 
 def run(name: str, arguments: list[str] | None = None, program: str | None = None) -> None:
-    """Runs a command by its name, with the arguments of the command line unless others are given."""
-    start(lambda: parse(name, arguments, program), name, program)
+    """Runs a command by its name, with the arguments of the command line unless others are given.
+
+    Parses first, then imports the command, and with it JAX.
+    """
+
+    def work() -> None:
+        Terminal.colours = True  # of the help
+        options = parse(name, arguments, program)
+        Terminal.colours = False
+        _prepare_libraries(options)
+        import_module(f"rgen.commands.{name}").main(options)
+
+    guarded(work, program or sys.argv[0].rsplit("/", 1)[-1])
 
 
 def parse(name: str, arguments: list[str] | None = None, program: str | None = None) -> Any:
@@ -58,28 +72,15 @@ def parse(name: str, arguments: list[str] | None = None, program: str | None = N
     arguments = sys.argv[1:] if arguments is None else arguments
     if name == "train":
         config.choose_preset(arguments)
-    validation.words(options_of(name), arguments)
+    validation.check_words(options_of(name), arguments)
     if name != "train":
         return tyro.cli(options_of(name), args=arguments, prog=program)
     return tyro.extras.overridable_config_cli(config.PRESETS, args=arguments, prog=program)
 
 
-def start(parse: Callable[[], Any], name: str, program: str | None = None) -> None:
-    """Parses, then imports the command (and with it JAX) and calls its `main` with the configuration."""
-
-    def work() -> None:
-        Terminal.colours = True  # of the help
-        options = parse()
-        Terminal.colours = False
-        _prepare_libraries(options)
-        import_module(f"rgen.commands.{name}").main(options)
-
-    guarded(work, program or sys.argv[0].rsplit("/", 1)[-1])
-
-
 def guarded(work: Callable[[], object], program: str) -> None:
-    """Does the work of a program and exits. What goes wrong becomes a sentence, and an exit code: 2 of what a user can mend, 1 of a
-    closed pipe, 128 and its number of a signal."""
+    """Does the work of a program and exits: with code 2 and a sentence for an error that a user can fix, 1 if nobody reads the output,
+    128 + its number after a signal."""
     _open_streams()
     sys.unraisablehook = _unraisable
     with signals.interruptible():
@@ -99,21 +100,21 @@ def guarded(work: Callable[[], object], program: str) -> None:
 
 
 def _outcome(work: Callable[[], object]) -> tuple[Any, str]:
-    """The exit code, and what there is to say."""
+    """The exit code, and the sentence to print."""
     code = 0
     try:
         try:
             work()
         except SystemExit as end:  # after --help, and of options that do not exist
             code = end.code
-        sys.stdout.flush()  # here, where it can be said that there is no space left
+        sys.stdout.flush()  # here, where a full disk can still be reported
     except InputError as error:
         return 2, str(error)
     except BrokenPipeError:
         return 1, ""
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of a file, `rgen.host.files` says of which
-        where = error.filename or ("stdout" if full else "")
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+        where = error.filename or ("stdout" if full else "")  # `rgen.host.files` names the file
         return 2, f"{where}{': ' * bool(where)}{error.strerror or error}."
     except (RuntimeError, AssertionError, ArithmeticError, MemoryError, ValueError) as error:  # JAX raises any of these
         if (sentence := _too_large(error) or _no_device()) is None:
@@ -123,50 +124,50 @@ def _outcome(work: Callable[[], object]) -> tuple[Any, str]:
 
 
 def _prepare_libraries(options: Any) -> None:
-    """What has to be said to them before they are imported."""
-    os.environ["JAX_THREEFRY_PARTITIONABLE"] = "1"  # what a seed stands for does not depend on settings of JAX
+    """Settings that must be made before libraries are imported."""
+    os.environ["JAX_THREEFRY_PARTITIONABLE"] = "1"  # so that a seed means the same whatever JAX's settings
     try:
         os.makedirs(cache_folder(), exist_ok=True)
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache_folder())
-    except OSError:  # there is no home: Matplotlib would look through all fonts at each start, and fontconfig complain
+    except OSError:  # no home folder: Matplotlib would search all fonts at each start, and fontconfig complain
         os.environ.setdefault("MPL_IGNORE_SYSTEM_FONTS", "1")
     if given := getattr(options, "devices", None):
         os.environ["JAX_NUM_CPU_DEVICES"] = str(max(given) if isinstance(given, tuple) else given)
     os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cpu_devices(options)))
-    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")  # then it compiles
-    for name in ("absl", "asyncio", "matplotlib"):  # Orbax and its tasks log what we say ourselves, Matplotlib that there is no home
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+    for name in ("absl", "asyncio", "matplotlib"):  # Orbax logs errors that we report, Matplotlib that there is no home folder
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def cache_folder() -> str:
-    """Where JAX keeps what it compiled, so that the next start is quick."""
+    """JAX's compilation cache, so that the next start is quick."""
     return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "rgen", "jax")
 
 
 def cpu_devices(options: Any) -> int:
-    """Into how many devices the cores are made, for a command with these options.
+    """The number of CPU devices for a command with these options.
 
-    XLA runs small products on one core, so that there is a device for each core: every core has sequences of its own. Only in training, the
-    products of the recurrent baseline are large; one device that uses all cores is faster. docs/scaling.md has what was measured.
+    XLA runs small matrix products on one core, so there is one device per core, each with some of the sequences. Training the recurrent
+    baseline has large products, for which one device that uses all cores is faster (docs/scaling.md).
     """
     return 1 if isinstance(options, options_of("train")) and options.network in ONE_CPU_DEVICE else cores()
 
 
 def _too_large(error: Exception) -> str | None:
-    """What is wrong if NumPy, XLA or Python could not make what is too large; else None."""
+    """A sentence if the error says that there is not enough memory; else None."""
     said = str(error)
     signs = ("RESOURCE_EXHAUSTED", "Out of memory", "Maximum allowed dimension exceeded", "array is too big")
     if not isinstance(error, MemoryError | OverflowError) and not any(sign in said for sign in signs):
         return None
     hardware, line = import_module("rgen.hardware"), said.partition("\n")[0][:200]
     return (
-        f"What was asked for does not fit into {hardware.gigabytes(hardware.main_memory())} of memory ({line}). Give a smaller "
-        "--meta-batch, --batch, --max-length, --length or --width, or a larger --reduce; whichever of them the command has."
+        f"This does not fit into {hardware.gigabytes(hardware.main_memory())} of memory ({line}). Give a smaller --meta-batch, --batch, "
+        "--max-length, --length or --width, or a larger --reduce, if the command has it."
     )
 
 
 def _no_device() -> str | None:
-    """What is wrong if JAX_PLATFORMS names what is not here; else None."""
+    """A sentence if JAX_PLATFORMS names a device that is not there; else None."""
     if not (platforms := os.environ.get("JAX_PLATFORMS")):
         return None
     try:
@@ -180,8 +181,8 @@ def _no_device() -> str | None:
 
 
 def _open_streams() -> None:
-    """Closed streams swallow what is written; those that lack a character, as of a folder's name, show it by its number; on a terminal,
-    control characters too."""
+    """Replaces closed streams by the null device; shows by their numbers characters that a stream lacks, and on a terminal control
+    characters too."""
     for name in ("stdout", "stderr"):
         stream: Any = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115
         if isinstance(stream, io.TextIOWrapper):
@@ -190,7 +191,7 @@ def _open_streams() -> None:
 
 
 def _close_streams() -> None:
-    """Writes what is left in them, or drops it: Python would report that it cannot be written when it ends."""
+    """Writes what is left in them, or drops it: else Python would report at exit that it cannot be written."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -200,6 +201,6 @@ def _close_streams() -> None:
 
 
 def _unraisable(unraisable: Any) -> None:
-    """Leaves out what is dealt with: Ctrl-C, and what Orbax's threads report after a checkpoint could not be written."""
+    """Ignores what is handled elsewhere: Ctrl-C, and Orbax's threads after a checkpoint could not be written."""
     if unraisable.exc_type is not KeyboardInterrupt and str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)

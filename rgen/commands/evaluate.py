@@ -1,12 +1,9 @@
-"""`rgen evaluate`: exact held-out nats of a run, beside what counting reaches."""
+"""`rgen evaluate`: exact held-out nats of a run, next to simple counting models."""
 
-import csv
-import io
 import json
 import sys
 
 import jax
-import numpy as np
 
 from rgen import devices
 from rgen.choices import PREFIX
@@ -14,9 +11,12 @@ from rgen.config import EvaluateConfig
 from rgen.data import counts
 from rgen.host.files import check_results, replace
 from rgen.host.progress import Progress
+from rgen.host.table import table
 from rgen.models import fitting_batch
 from rgen.runs.folder import load_run
 from rgen.scoring import choose_exactly, score_all, summarize
+
+COLUMNS = {"nats_per_sequence": ".3f", "standard_error": ".3f", "nats_per_symbol": ".4f", "bits_per_symbol": ".4f"}
 
 
 def main(config: EvaluateConfig) -> None:
@@ -32,26 +32,11 @@ def main(config: EvaluateConfig) -> None:
     summary = summarize(nats, symbols) | {"parameters": sum(leaf.size for leaf in jax.tree.leaves(params)), "step": step}
     references = {name: summarize(values, symbols) for name, values in counts.reference_nats(data, config.split, index).items()}
     who = name if name.startswith(PREFIX) else "this run"
-    print(table({f"{who}, step {step}": summary, **references}, f"{len(index)} sequences of {config.split}"))
+    title = f"{len(index)} {config.split} sequences"
+    rows = [{title: name, **row} for name, row in {f"{who}, step {step}": summary, **references}.items()]
+    print(table({title: "", **COLUMNS}, rows))
     if config.json:
         replace(config.json, (json.dumps(summary, indent=2) + "\n").encode(), config.overwrite)
     if config.out:
-        replace(config.out, _csv(index, nats, symbols), config.overwrite)
-
-
-def table(rows: dict[str, dict], title: str) -> str:
-    """A plain table of summaries by name."""
-    head = f"{title:<34}{'nats/sequence':>14}{'+-':>8}{'nats/symbol':>13}{'bits/symbol':>13}"
-    lines = [
-        f"{name:<34}{row['nats_per_sequence']:>14.3f}{row['standard_error']:>8.3f}{row['nats_per_symbol']:>13.4f}{row['bits_per_symbol']:>13.4f}"
-        for name, row in rows.items()
-    ]
-    return "\n".join([head, *lines])
-
-
-def _csv(index: np.ndarray, nats: np.ndarray, symbols: np.ndarray) -> bytes:
-    lines = io.StringIO(newline="")
-    writer = csv.writer(lines)
-    writer.writerow(["sequence", "nats", "symbols"])
-    writer.writerows(zip(index.tolist(), nats.tolist(), symbols.astype(int).tolist(), strict=True))
-    return lines.getvalue().encode()
+        lines = [f"{i},{paid},{count:.0f}\n" for i, paid, count in zip(index, nats.tolist(), symbols)]
+        replace(config.out, "".join(["sequence,nats,symbols\n", *lines]).encode(), config.overwrite)

@@ -1,4 +1,4 @@
-"""A picture of what a trained network does: where the nats are lost, which layers learn and when, and what each head remembers."""
+"""`rgen inside`: where the nats are lost, which layers learn and when, and what each head reads, in one picture."""
 
 import math
 import sys
@@ -35,21 +35,21 @@ def main(config: InsideConfig) -> None:
     nats = scoring.score_all(run.model, run.params, run.data, config.split, index, fitting_batch(run.model, run.data))
     seqs = run.data.sequences(config.split, index)
     replace(path, picture(run, seqs, by_place(seqs, nats, run.data.shape)), config.replaces("out"))
-    print(f"{len(index)} sequences of {config.split}, the gradients of {min(FEW, len(index))}: {path}")
+    print(f"{len(index)} {config.split} sequences, the gradients of {min(FEW, len(index))}: {path}")
 
 
 def by_place(seqs: Sequence, nats: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Mean nats of what was scored at each place [*shape], of nats [N, T]; NaN where nothing was."""
+    """Mean nats [*shape] at each position, from nats [N, T]; NaN where nothing was scored."""
     coordinates = np.broadcast_to(seqs.x, (*nats.shape, *seqs.x.shape[2:])).reshape(-1, len(shape)).T
     places = np.ravel_multi_index(tuple(coordinates), shape)
-    total, count = np.zeros(math.prod(shape)), np.zeros(math.prod(shape))
-    np.add.at(total, places, nats.ravel())
-    np.add.at(count, places, (np.asarray(seqs.weight) > 0).ravel())
-    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0).reshape(shape)
+    total = np.bincount(places, nats.ravel(), math.prod(shape))
+    count = np.bincount(places, (np.asarray(seqs.weight) > 0).ravel(), math.prod(shape))
+    with np.errstate(invalid="ignore"):
+        return (total / count).reshape(shape)
 
 
 def learned(model: InnerLoop, params: Any, seqs: Sequence) -> dict[str, np.ndarray]:
-    """How far SGD moves each layer: layer -> root mean square over sequences of each step's change [T]; NaN where none learns."""
+    """Layer -> norm of its change in each inner step [T], root mean square over sequences; NaN where no sequence learns."""
     _, updates = jax.jit(InnerLoop.inner_norms, static_argnums=0)(model, params, seqs)
     weight = np.asarray(seqs.weight) > 0
     squares: dict[str, Any] = {}
@@ -61,7 +61,7 @@ def learned(model: InnerLoop, params: Any, seqs: Sequence) -> dict[str, np.ndarr
 
 
 def similarities(model: InnerLoop, params: Any) -> np.ndarray | None:
-    """[H, T, T]: how much of what is written at one place each head reads at another, about 1 at the same; None without heads."""
+    """[H, T, T]: how much of what is written at one position each head reads at another, relative to the same; None without heads."""
     if "heads" not in params.init:
         return None
     rates = np.asarray(model.rates(params)["heads"]["memory"]["kernel"])  # [H, keys, values], or one for all
@@ -72,7 +72,7 @@ def similarities(model: InnerLoop, params: Any) -> np.ndarray | None:
 
 
 def picture(run: Trained, seqs: Sequence, nats: np.ndarray) -> bytes:
-    """All of it as a PNG, one panel above the other."""
+    """The panels as a PNG, one above the other."""
     shape, model = run.data.shape, run.model
     assert isinstance(model, InnerLoop)
     heads = similarities(model, run.params)
@@ -92,10 +92,10 @@ def picture(run: Trained, seqs: Sequence, nats: np.ndarray) -> bytes:
 def _draw_nats(part: Any, nats: np.ndarray) -> None:
     axis = part.subplots()
     most = "" if nats.ndim == 1 else f", 0 (dark) to {np.nanmax(nats):.2f} (bright)"
-    part.suptitle(f"Nats paid at each place{most}", fontsize=11, color=plots.INK)
+    part.suptitle(f"Nats at each position{most}", fontsize=11, color=plots.INK)
     if nats.ndim == 1:
         axis.bar(np.arange(len(nats)), nats, color=plots.ACCENT)
-        axis.set_xlabel("place in the line")
+        axis.set_xlabel("position in the line")
         axis.spines[["top", "right"]].set_visible(False)
         return
     axis.imshow(nats, cmap="magma", vmin=0, interpolation="nearest")
@@ -123,10 +123,10 @@ def _grid(count: int) -> tuple[int, int]:
 
 
 def _draw_heads(part: Any, heads: np.ndarray, shape: tuple[int, ...]) -> None:
-    """For lines, all pairs of places; for pictures, what the place in the middle (a dot) reads of all others."""
+    """For lines, all pairs of positions; for images, what the position in the middle (a dot) reads of all others."""
     text = len(shape) == 1
     part.suptitle(
-        "What each head reads (across) at each place (down)" if text else "What each head reads at the place of the dot",
+        "What each head reads (across) at each position (down)" if text else "What each head reads at the position of the dot",
         fontsize=11,
         color=plots.INK,
     )

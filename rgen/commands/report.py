@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rgen.config import ReportConfig
+from rgen.config.validation import flag
 from rgen.errors import InputError, command
 from rgen.host import plots
 from rgen.host.files import check_results, replace
@@ -56,14 +57,13 @@ def page(runs: list[Run]) -> str:
 
 
 def _names(folders: list[Path]) -> list[str]:
-    """The folders' names, as long as is needed to tell them apart."""
-    resolved = [folder.resolve() for folder in folders]
-    names = [str(folder) for folder in resolved]
-    for parts in range(1, 1 + max(len(folder.parts) for folder in resolved)):
-        names = ["/".join(folder.parts[-parts:]) for folder in resolved]
+    """The shortest ends of the folders' paths that tell them apart."""
+    paths = [folder.resolve().parts for folder in folders]
+    for count in range(1, max(map(len, paths))):
+        names = ["/".join(path[-count:]) for path in paths]
         if len(set(names)) == len(names):
-            break
-    return names
+            return names
+    return [str(folder.resolve()) for folder in folders]
 
 
 def _table(runs: list[Run], names: list[str]) -> str:
@@ -101,7 +101,7 @@ def _table(runs: list[Run], names: list[str]) -> str:
 
 
 def _test(folder: Path) -> float | None:
-    """What `rgen evaluate --json RUN/test.json` found, if it was asked."""
+    """What `rgen evaluate --json RUN/test.json` wrote, if there is such a file."""
     try:
         return float(json.loads((folder / "test.json").read_text())["nats_per_sequence"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -125,7 +125,7 @@ def _curves(runs: list[Run], names: list[str]) -> bytes:
             axis.plot(at, [row["valid_nats"] for row in valid], "o-", ms=3, color=colour, label=" " + name.replace("$", r"\$"))
         values = [row["valid_nats"] for row in valid] + [row["nats"] for row in training[len(training) // 4 :]]
         lowest, highest = min([lowest, *values]), max([highest, *values])
-    if np.isfinite(lowest) and highest > lowest:  # the first lines would hide the rest
+    if np.isfinite(lowest) and highest > lowest:  # the first rows would hide the rest
         axes[0].set_ylim(lowest - 0.05 * (highest - lowest), highest + 0.05 * (highest - lowest))
     for axis, unit in zip(axes, ("outer steps", "seconds of training")):
         axis.set_xlabel(unit)
@@ -140,27 +140,22 @@ def _differences(runs: list[Run], names: list[str]) -> str:
     differ = [key for key in configs[0] if key not in ignored and len({str(config[key]) for config in configs}) > 1]
     if not differ:
         return "<p>Nothing.</p>"
-    head = "<tr><th>option" + "".join(f"<th>{html.escape(name)}" for name in names)
-    lines = (f"<tr><td>--{key.replace('_', '-')}" + "".join(f"<td>{html.escape(_typed(c[key]))}" for c in configs) for key in differ)
-    return f"<table>{head}{''.join(lines)}</table>"
+    rows = ["<tr><th>option" + "".join(f"<th>{html.escape(name)}" for name in names)]
+    for key in differ:
+        values = [" ".join(map(str, c[key])) if isinstance(c[key], tuple) else str(c[key]) for c in configs]
+        rows.append(f"<tr><td>{flag(key)}" + "".join(f"<td>{html.escape(value)}" for value in values))
+    return f"<table>{''.join(rows)}</table>"
 
 
 def _samples(run: Run, name: str) -> str:
-    for kind in ("image", "text"):
-        path = run.samples_file(kind)
-        if path.exists():
-            if kind == "image":
-                shown = _image(path.read_bytes())
-            else:
-                shown = f"<pre>{html.escape(path.read_bytes()[:2000].decode('utf-8', 'replace'))}</pre>"
-            return f"<figure>{shown}<figcaption>{html.escape(name)}</figcaption></figure>"
-    return ""
+    if (image := run.samples_file("image")).exists():
+        shown = _image(image.read_bytes())
+    elif (text := run.samples_file("text")).exists():
+        shown = f"<pre>{html.escape(text.read_bytes()[:2000].decode('utf-8', 'replace'))}</pre>"
+    else:
+        return ""
+    return f"<figure>{shown}<figcaption>{html.escape(name)}</figcaption></figure>"
 
 
 def _image(png: bytes) -> str:
     return f"<img alt='' src='data:image/png;base64,{base64.b64encode(png).decode()}'>"
-
-
-def _typed(value: Any) -> str:
-    """As it is typed on the command line."""
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

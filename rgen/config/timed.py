@@ -3,52 +3,49 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from rgen.choices import ALGORITHMS, FORMS, NETWORKS, Timed, TimedForm
-from rgen.config import validation
+from rgen.choices import ALGORITHMS, FORMS, NETWORKS, FormName, Timed
 from rgen.config.presets import PRESETS
 from rgen.config.trained import Writes
+from rgen.config.validation import Count, Number, flag
 from rgen.errors import InputError, nearest
 
 
 @dataclass(frozen=True)
 class BenchmarkConfig(Writes):
-    """Time MAML, first-order MAML, Reptile, scoring and sampling side by side: every combination of the first six options."""
+    """Time MAML, first-order MAML, Reptile, scoring and sampling, for every combination of the first six options."""
 
     network: tuple[str, ...] = ("text-mlp", "lstm-block")
-    """Networks, with their default sizes, all of which learns; or presets, with their networks, rates and what learns."""
+    """Networks (default sizes, all parameters learn), or presets."""
     algorithm: tuple[Timed, ...] = ALGORITHMS
-    """Meta-gradients: maml, first-order-maml, reptile; score, as evaluation does; and sample, which draws sequences."""
-    form: tuple[TimedForm, ...] = FORMS
-    """Forms of the inner loop: direct, dual; and kept or folded, the dual form with the taps of all layers kept to the end or folded into
-    weights, where dual leaves that to the cost model."""
-    meta_batch: tuple[int, ...] = (8,)
-    """Sequences in an outer step."""
-    length: tuple[int, ...] = (128,)
-    """Inner steps in a sequence; for images, pixels of the smallest square that has as many."""
-    devices: tuple[int, ...] = ()
-    """Over how many devices the sequences are spread; on CPUs, the cores are made into the largest of these numbers. None: as for other
-    commands."""
+    """What to time: the meta-gradients maml, first-order-maml and reptile; score (evaluation); sample."""
+    form: tuple[FormName, ...] = FORMS
+    """Forms of the inner loop: direct, dual."""
+    meta_batch: tuple[Count, ...] = (8,)
+    """Numbers of sequences."""
+    length: tuple[Count, ...] = (128,)
+    """Inner steps per sequence. Images are the smallest square with that many pixels."""
+    devices: tuple[Number, ...] = ()
+    """Numbers of devices to use. Empty: as the other commands do."""
     target: tuple[str, ...] = ()
-    """Instead of running, compile for accelerators that need not be there: tpu-v5e, tpu-v5p, tpu-v6e, h100; tpu-v5e:4 for four of them; or
-    for cpu, this machine. Says whether it fits, and how many kernels an inner step launches."""
+    """Only compile, for accelerators that need not be there: tpu-v5e, tpu-v5p, tpu-v6e, h100; tpu-v5e:4 for four; or cpu.
+    Reports memory, whether it fits, and kernel launches."""
     fit: bool = False
-    """With --target: the largest meta-batch that fits, in place of --meta-batch."""
+    """With --target: find the largest meta-batch that fits."""
     original: Path | None = None
-    """Time the original program too, in turn with ours: the folder of a checkout of github.com/unixpickle/reptile-gen. Prints how
-    many times as fast ours is, over --repeats rounds."""
+    """Also time the original program, in turn with ours: a checkout of github.com/unixpickle/reptile-gen."""
     original_python: Path = Path("python3")
-    """With --original: a Python in which torch can be imported."""
-    repeats: int = 3
-    """Timed runs of each, alternating with the others; the median counts."""
+    """With --original: a Python that has torch."""
+    repeats: Count = 3
+    """Timed runs of each combination; the median is reported."""
     profile: bool = False
-    """Also show where the time of each goes, by kind of XLA operation, summed over threads."""
+    """Also show where the time goes, by kind of XLA operation, summed over threads."""
     json: Path | None = None
-    """Write the rows to this file."""
+    """Write the rows to this JSON file."""
     out: Path | None = None
-    """The picture; None: benchmark.png."""
+    """The picture. None: benchmark.png."""
 
     def __post_init__(self) -> None:
-        validation.types(self)
+        super().__post_init__()
         for name in self.network:
             if name not in NETWORKS and name not in PRESETS:
                 raise InputError(f"There is no network '{name}'. {nearest(name, (*NETWORKS, *PRESETS))}")
@@ -56,25 +53,21 @@ class BenchmarkConfig(Writes):
                 raise InputError(f"Of the preset '{name}' only a part learns, and Reptile needs all. Give --algorithm maml sample.")
         for option in ("network", "algorithm", "form", "meta_batch", "length"):
             if not getattr(self, option):
-                raise InputError(f"{validation.flag(option)} needs at least one value.")
-        for option in ("meta_batch", "length", "devices"):
-            if min(getattr(self, option), default=1) < 1:
-                raise InputError(f"{validation.flag(option)} is {min(getattr(self, option))}; it must be at least 1.")
-        validation.at_least(self, 1, "repeats")
-        validation.at_most(self, validation.DEEPEST, "devices")
+                raise InputError(f"{flag(option)} needs at least one value.")
         if self.fit and not self.target:
             raise InputError("--fit asks what fits an accelerator; name it with --target, as in --target tpu-v5e.")
-        idle = [option for option in ("profile", "out", "devices", "original") if getattr(self, option)]
+        idle = [option for option in ("original", "profile", "out", "devices") if getattr(self, option)]
         if self.target and idle:
-            raise InputError(f"With --target nothing is run; leave out {validation.flag(idle[0])}.")
+            raise InputError(f"With --target nothing is run; leave out {flag(idle[0])}.")
+        if self.original and idle[1:]:
+            raise InputError(f"--original and {flag(idle[1])} cannot be used together; choose one.")
         if self.original:
-            self._check_original([option for option in idle if option != "original"])
+            self._check_original()
 
-    def _check_original(self, idle: list[str]) -> None:
-        if idle:
-            raise InputError(f"--original and {validation.flag(idle[0])} cannot be used together; choose one.")
+    def _check_original(self) -> None:
+        """Raises InputError if the original program does not have what is asked for."""
         for option, has in (("network", ("text-mlp", "lstm-block", "siren")), ("algorithm", ("maml", "reptile"))):
             if others := set(getattr(self, option)) - set(has):
-                raise InputError(f"{validation.flag(option)} is {min(others)}, and with --original it must be of {', '.join(has)}.")
+                raise InputError(f"{flag(option)} is {min(others)}; with --original it must be one of {', '.join(has)}.")
         if max(self.length) > 784 and self.network != ("text-mlp",):
             raise InputError(f"--length is {max(self.length)}; the original's images have 784 pixels.")

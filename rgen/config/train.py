@@ -4,159 +4,155 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from rgen.choices import Algorithm, Binarize, FormName, InnerLoss, Network, Optimizer, Order, RateKind, Schedule
-from rgen.config import validation
+from rgen.config.validation import Checked, Count, CountOrZero, NotNegative, Number, Positive, Range, Seed, Size, require_folders
 from rgen.errors import InputError
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """Meta-train an initialization (or train the recurrent baseline). The run folder suffices to go on, evaluate and sample."""
+class TrainConfig(Checked):
+    """Meta-train an initialization, or train the recurrent baseline. The run folder is all that other commands need."""
 
     run: Path = Path("runs/run")
-    """Folder of the run; made if it is not there."""
+    """Folder of the run; made if it does not exist."""
     resume: bool = False
-    """Go on from the last checkpoint in the run folder; a larger --steps than before is allowed, and more --minutes."""
+    """Continue from the last checkpoint in the run folder. --steps or --minutes may be larger than before."""
 
     data: str = "digits"
-    """listing, digits, mnist, binarized-mnist; the path of a text file with one sequence per line, also in UTF-16 or UTF-32 or compressed
-    by gzip, xz or bzip2; or the path of images: a folder of pictures, also in folders inside of it, or a .npy or .npz file of [N, H, W], in
-    which white is 1."""
+    """listing, digits, mnist or binarized-mnist; or one of these:
+    a text file with one sequence per line, also in UTF-16 or UTF-32, or compressed by gzip, xz or bzip2;
+    a folder of pictures, with subfolders; a .npy or .npz file of images [N, H, W] in which white is 1."""
     data_dir: Path | None = None
-    """MNIST: the folder with its four official files, packed or not, or Keras' mnist.npz."""
+    """MNIST: the folder with its four official files (gzipped or not), or Keras' mnist.npz."""
     download: bool = False
-    """Allow the network to be used to get a data set."""
-    max_length: int = 128
-    """Text: steps a line; longer lines are cut so that each ends with its NUL, and no character of UTF-8 is cut in two."""
-    held_out: float = 0.1
-    """Fraction of the sequences held out for test where there is no official split; half as many for validation."""
-    split_seed: int = 0
-    """Seed of the split, of the fixed random pixel orders, and of pixels that are drawn once."""
+    """Allow downloading a data set."""
+    max_length: Annotated[int, Range(2)] = 128
+    """Text: bytes per line, including the NUL that ends it. Longer lines are cut, never within a UTF-8 character."""
+    held_out: Positive = 0.1
+    """Fraction of the sequences held out as the test split if there is no official one; half as many for validation."""
+    split_seed: Seed = 0
+    """Seed of the splits, of random pixel orders, and of pixels that are binarized once."""
     deduplicate: bool = False
-    """Drop lines or images that came before, so that nothing is trained on that is held out; data with splits of their own lose them in
-    train only. What counts are lines as they are cut, and images as they are reduced, in black and white or, if they are drawn, in grey."""
+    """Drop repeated lines or images, as they are after cutting or reducing, so that no held-out sequence is trained on.
+    Official validation and test splits stay whole."""
     order: Order = "raster"
-    """Images: pixel order, raster or random (another one for each image)."""
-    reduce: int = 1
-    """Images: side of the blocks whose means become the pixels of a smaller image."""
+    """Images: pixel order, raster or random (a different one for each image)."""
+    reduce: Count = 1
+    """Images: reduce the size by averaging blocks of this many by this many pixels."""
     binarize: Binarize = "threshold"
-    """Images: how grey becomes black or white. threshold: white from a half on. static: drawn once by chance, white with the probability
-    that is the grey value. dynamic: the same for validation and test, but training images are drawn anew each time."""
+    """Images: how grey becomes black or white.
+    threshold: white from one half on.
+    static: drawn once, white with the probability given by the grey value.
+    dynamic: as static, but training images are drawn again each time."""
     score_padding: bool = False
-    """Text: also score and learn the NULs behind a line's end, as the original program does."""
+    """Text: also score and learn the NULs after the end of a line, as the original program does."""
 
     network: Network = "image-heads"
-    """text-mlp, text-heads, lstm-block, siren, gated, image-heads, or lstm, the recurrent baseline."""
-    width: int | None = None
-    """Width of the network's layers; None: the network's own."""
-    widths: tuple[int, ...] | None = None
-    """Widths of the hidden layers of text-mlp and siren; None: the network's own."""
-    depth: int | None = None
-    """Number of blocks; None: the network's own."""
-    features: int | None = None
-    """Width of the embeddings; None: the network's own."""
-    heads: int | None = None
-    """Heads of the memory of text-heads and image-heads, a divisor of the width; None: the network's own."""
-    keys: int | None = None
-    """Features of a position for each head, an even number; None: the network's own."""
+    """text-mlp, text-heads, lstm-block, siren, gated, image-heads; or lstm, the recurrent baseline."""
+    width: Size | None = None
+    """Width of the network's layers. None: the network's default."""
+    widths: tuple[Size, ...] | None = None
+    """Widths of the hidden layers of text-mlp and siren. None: the network's default."""
+    depth: Number | None = None
+    """Number of blocks. None: the network's default."""
+    features: Size | None = None
+    """Width of the embeddings. None: the network's default."""
+    heads: Size | None = None
+    """Number of memory heads in text-heads and image-heads; divides the width. None: the network's default."""
+    keys: Size | None = None
+    """Key size of each head, an even number. None: the network's default."""
 
-    context: int | None = None
-    """How many of the last outputs text-heads and image-heads read beside the position; None: none."""
+    context: Annotated[int, Range(0, 2**10)] | None = None
+    """How many of the last outputs text-heads and image-heads read in addition to the position. None: 0."""
 
     rates: RateKind = "fixed"
-    """Inner rates: fixed (one number), per-array (learned), or rank-one (learned; a factor an input times one an output)."""
-    inner_rate: float = 1e-3
-    """The inner SGD rate, or where the learned ones start."""
+    """Inner learning rates: fixed (one constant), per-array (one learned rate per parameter array),
+    or rank-one (one learned rate per weight: a factor of its input times a factor of its output)."""
+    inner_rate: Positive = 1e-3
+    """Learning rate of the inner SGD steps; the initial value if it is learned."""
 
     fast: tuple[str, ...] | None = None
-    """What learns in the inner loop, by its place in the network, as heads/memory; the rest is the same for all sequences. None: all."""
+    """The parameters that learn in the inner loop, by path, such as heads/memory; all others stay fixed there. None: all learn."""
 
     inner_loss: InnerLoss | None = None
-    """What the inner loop of text-heads and image-heads descends: nats, those that are paid, or memory, those of a gated readout of the
-    memory, which writes down what was seen even where it was expected. None: nats."""
+    """Loss of the inner loop of text-heads and image-heads: nats (the reported loss),
+    or memory (nats of a small gated readout of the memory). None: nats."""
 
     form: FormName = "dual"
-    """Form of the inner loop: dual (fast), or direct (the definition). Both give the same numbers up to rounding."""
-    chunk: int | None = None
-    """Dual form: steps of a chunk; None: chosen by the cost model."""
+    """How the inner loop is computed: dual (fast) or direct (by definition). Results are equal up to rounding."""
+    chunk: Count | None = None
+    """Dual form: inner steps per chunk. None: chosen by the cost model."""
     fold: bool | None = None
-    """Dual form: sum the taps of finished chunks up into weights; None: chosen by the cost model."""
-    micro_batch: int | None = None
-    """Dual form: sequences run at once; None: chosen by the cost model."""
+    """Dual form: fold the taps of finished chunks into weights. None: chosen by the cost model."""
+    micro_batch: Count | None = None
+    """Dual form: sequences processed at once. None: chosen by the cost model."""
 
     algorithm: Algorithm = "maml"
-    """Meta-gradient: maml, first-order-maml or reptile. The recurrent baseline takes maml, which is backpropagation there."""
-    steps: int = 10_000
-    """Outer steps."""
-    minutes: float | None = None
-    """Train for so many minutes instead of --steps: the end and the cosine of the outer rate follow the clock, --warmup is in steps all the
-    same. Compiling, validation, samples and checkpoints do not count. Stopped, the run goes on with the seconds it has left."""
-    meta_batch: int = 50
+    """Meta-gradient: maml, first-order-maml or reptile. For the recurrent baseline, maml is ordinary backpropagation."""
+    steps: Count = 10_000
+    """Number of outer steps."""
+    minutes: Positive | None = None
+    """Train for this many minutes; the schedule follows the clock, warm-up counts steps.
+    Compiling, validation, sampling and checkpoints are not counted."""
+    meta_batch: Count = 50
     """Sequences in each outer step."""
     optimizer: Optimizer = "adamw"
-    """What follows the meta-gradient: adamw; or muon, which orthogonalizes the updates of the kernels of Dense layers and leaves all other
-    parameters to AdamW."""
-    outer_rate: float = 1e-3
-    """The optimizer's learning rate, after the warm-up."""
-    muon_rms: float = 0.6
-    """Muon: root mean square of an update of a kernel, in outer rates. About 0.2 is that of AdamW."""
-    warmup: int = 0
-    """Outer steps over which the rate rises from zero."""
+    """Optimizer of the outer loop: adamw; or muon, for the kernels of Dense layers, with AdamW for all other parameters."""
+    outer_rate: Positive = 1e-3
+    """Learning rate of the optimizer, after warm-up."""
+    muon_rms: Positive = 0.6
+    """Muon: root mean square of an update, in units of the learning rate. AdamW's is about 0.2."""
+    warmup: CountOrZero = 0
+    """Outer steps of linear warm-up."""
     schedule: Schedule = "constant"
-    """Outer rate after the warm-up: constant, or cosine (falls to zero at the end)."""
+    """Learning rate after warm-up: constant, or cosine (decays to zero at the end)."""
     beta2: float = 0.999
-    """Adam's second moment decay."""
-    clip: float | None = None
+    """Adam's decay rate of the second moment."""
+    clip: Positive | None = None
     """Clip the meta-gradient to this global norm."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay of the initialization; not of the inner rates."""
-    seed: int = 0
+    weight_decay: NotNegative = 0.0
+    """Decoupled weight decay of the initialization; learned inner rates do not decay."""
+    seed: Seed = 0
     """Seed of the initialization, the batches and the samples."""
 
-    devices: int | None = None
-    """On CPUs: how many devices the cores are made into. None: one for each core; one in all for the recurrent baseline, whose products are
-    large enough for several cores."""
+    devices: Number | None = None
+    """CPU only: number of devices to split the cores into. None: one per core, or a single one for the recurrent baseline."""
     distributed: str | None = None
-    """Train as one of several processes: auto (as the cluster's environment says), or HOST:PORT,PROCESSES,NUMBER with the address of
-    process 0. All share the run folder; process 0 writes."""
-    log_every: int = 50
+    """Train as one of several processes: auto (read from the cluster's environment),
+    or HOST:PORT,PROCESSES,NUMBER with the address of process 0. All share the run folder; process 0 writes."""
+    log_every: Count = 50
     """Outer steps between lines of metrics.jsonl."""
-    eval_every: int = 500
-    """Outer steps between checkpoints, each with validation nats and samples."""
-    eval_count: int = 500
-    """Validation sequences scored then; 0 for the whole split."""
+    eval_every: Count = 500
+    """Outer steps between checkpoints, each with validation and samples."""
+    eval_count: CountOrZero = 500
+    """Validation sequences to score each time; 0 scores the whole split."""
     tensorboard: bool = False
-    """Also write the metrics for TensorBoard, to RUN/tensorboard; needs pip install -e ".[tensorboard]"."""
-    keep: int = 2
-    """How many of the newest checkpoints are kept."""
-    keep_every: int | None = None
-    """Besides these, keep the checkpoint of every so many outer steps."""
+    """Also write the metrics for TensorBoard, to RUN/tensorboard. Needs pip install -e ".[tensorboard]"."""
+    keep: Count = 2
+    """Number of newest checkpoints to keep."""
+    keep_every: Count | None = None
+    """Also keep every checkpoint whose step is a multiple of this."""
 
     def __post_init__(self) -> None:
-        validation.types(self)
-        validation.folders("run", self.run)
-        validation.at_least(self, 1, "steps", "meta_batch", "reduce", "log_every", "eval_every", "keep", "keep_every", "devices")
-        validation.at_least(self, 0, "warmup", "eval_count", "weight_decay", "context")
-        validation.seeds(self, "seed", "split_seed")
-        validation.at_least(self, 2, "max_length")
-        validation.positive(self, "inner_rate", "outer_rate", "muon_rms", "clip", "held_out", "minutes")
-        validation.at_least(self, 1, "chunk", "micro_batch")
-        validation.at_most(self, validation.WIDEST, "width", "widths", "features", "heads", "keys")
-        validation.at_most(self, validation.DEEPEST, "depth", "context", "devices")
+        super().__post_init__()
+        require_folders(self.run)
         if not 0 < self.beta2 < 1:
             raise InputError(f"--beta2 is {self.beta2}; it must lie between 0 and 1.")
         if self.optimizer != "muon" and self.muon_rms != type(self).muon_rms:
             raise InputError("--muon-rms is for Muon; give --optimizer muon too, or leave it out.")
         if self.network == "lstm" and self.algorithm != "maml":
             raise InputError(f"The recurrent baseline has no inner loop for '{self.algorithm}'; train it with --algorithm maml.")
-        if self.fast is not None and (self.network == "lstm" or self.algorithm == "reptile"):
-            reason = "The recurrent baseline has no inner loop" if self.network == "lstm" else "Reptile needs weights that all learn"
-            raise InputError(f"{reason}; leave out --fast.")
-        if self.algorithm == "reptile" and self.rates != "fixed":
-            raise InputError(f"Reptile has no gradient for inner rates; with --rates {self.rates} use maml or first-order-maml.")
-        if self.algorithm == "reptile" and self.inner_loss == "memory":
-            raise InputError("Reptile follows the inner loop, which must descend what is paid; leave out --inner-loss.")
+        if self.network == "lstm" and self.fast is not None:
+            raise InputError("The recurrent baseline has no inner loop; leave out --fast.")
+        if self.algorithm == "reptile":
+            if self.fast is not None:
+                raise InputError("Reptile needs weights that all learn; leave out --fast.")
+            if self.rates != "fixed":
+                raise InputError(f"Reptile has no gradient for inner rates; with --rates {self.rates} use maml or first-order-maml.")
+            if self.inner_loss == "memory":
+                raise InputError("Reptile follows the inner loop, which must minimize the reported nats; leave out --inner-loss.")
 
 
 def to_json(config: TrainConfig) -> str:

@@ -2,37 +2,39 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from rgen.choices import Split
-from rgen.config import validation
+from rgen.config.validation import Checked, Count, Number, Range, Seed, flag, require_folders
 from rgen.errors import InputError
 
 
 @dataclass(frozen=True)
-class Writes:
-    """What is written."""
+class Writes(Checked):
+    """A command that writes files."""
 
     overwrite: bool = field(default=False, kw_only=True)
-    """Replace the files that the other options name, if they exist."""
+    """Replace files that exist already."""
 
     def replaces(self, option: str) -> bool:
-        """Whether a file that exists is replaced: with --overwrite, or if rgen names it, since the option that would is left out."""
+        """Whether a file that exists is replaced: with --overwrite, or if it has its default name."""
         return self.overwrite or getattr(self, option) is None
 
 
 @dataclass(frozen=True)
-class _Trained:
-    """What is read: a run with its data, or weights that come with rgen, whose data is given."""
+class _Reads(Checked):
+    """A command that reads a run with its data, or weights that come with rgen, whose data is given."""
 
     run: Path
     """Folder of the run; or pretrained:digits, pretrained:mnist or pretrained:names, weights that come with rgen."""
     data: str | None = field(default=None, kw_only=True)
-    """Of pretrained:names: the file of names it was trained on, if its sequences are needed or to be compared with."""
+    """For pretrained:names: the file of names it was trained on."""
     data_dir: Path | None = field(default=None, kw_only=True)
-    """Of pretrained:mnist: the folder with MNIST's four official files, packed or not, or Keras' mnist.npz."""
+    """For pretrained:mnist: the folder with MNIST's four official files (gzipped or not), or Keras' mnist.npz."""
     download: bool = field(default=False, kw_only=True)
-    """Of pretrained:mnist: allow the network to be used to get MNIST."""
+    """For pretrained:mnist: allow downloading MNIST."""
+    devices: Number | None = field(default=None, kw_only=True)
+    """CPU only: number of devices to split the cores into. None: one per core."""
 
     def source(self) -> dict[str, Any]:
         """Where the data is, as `rgen.load_run` takes it."""
@@ -40,153 +42,129 @@ class _Trained:
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(Writes, _Trained):
-    """Exact held-out nats of a trained run, beside what simple counting reaches on the same sequences."""
+class EvaluateConfig(Writes, _Reads):
+    """Score held-out sequences with a trained run: exact nats, next to simple counting models."""
 
     split: Split = "test"
-    """train, valid or test."""
-    count: int | None = None
-    """Score this many sequences, drawn by the seed; None: the whole split."""
-    seed: int = 0
-    """Which sequences are drawn with --count."""
-    batch: int | None = None
-    """Sequences scored at once; None: as many as the model and the device are good for."""
+    """Split to score: train, valid or test."""
+    count: Count | None = None
+    """Score this many randomly chosen sequences. None: the whole split."""
+    seed: Seed = 0
+    """Seed of the random choice."""
+    batch: Count | None = None
+    """Sequences scored at once. None: chosen for the model and the device."""
     out: Path | None = None
-    """Write the nats of every sequence to this CSV file."""
+    """Write the nats of each sequence to this CSV file."""
     json: Path | None = None
-    """Write the summary to this file."""
-    devices: int | None = None
-    """On CPUs: how many devices the cores are made into. None: one for each core."""
-
-    def __post_init__(self) -> None:
-        validation.types(self)
-        validation.at_least(self, 1, "count", "batch", "devices")
-        validation.at_most(self, validation.DEEPEST, "devices")
-        validation.seeds(self, "seed")
+    """Write the summary to this JSON file."""
 
 
 @dataclass(frozen=True)
-class SampleConfig(Writes, _Trained):
-    """Draw sequences from a trained run, or complete known ones. Interrupted, the same command goes on where it stopped."""
+class SampleConfig(Writes, _Reads):
+    """Draw samples from a trained run, or complete given beginnings or images. If interrupted, the same command continues."""
 
-    count: int = 64
-    """How many to draw; memory does not grow with it."""
-    seed: int = 0
-    """Seed of the draws; sample k is the same whatever the count and the batch."""
-    batch: int | None = None
-    """Sequences drawn at once; None: as many as the model and the device are good for."""
+    count: Count = 64
+    """Number of samples. Memory does not grow with it."""
+    seed: Seed = 0
+    """Seed of the samples. Sample k is the same for any --count and --batch."""
+    batch: Count | None = None
+    """Sequences drawn at once. None: chosen for the model and the device."""
 
     temperature: float = 1.0
-    """Below 1: likelier outputs still oftener; above 1: less so; 0: always the most probable one (greedy)."""
-    top_k: int | None = None
-    """Draw only from the k most probable outputs."""
+    """Divide the logits by this: below 1 sharpens the distribution, above 1 flattens it, 0 is greedy."""
+    top_k: Count | None = None
+    """Sample only from the k most probable outputs."""
     top_p: float | None = None
-    """Draw only from the fewest outputs that have this probability together."""
+    """Sample only from the smallest set of outputs whose total probability is at least p."""
     min_p: float | None = None
-    """Draw only from outputs at least this many times as probable as the most probable one."""
+    """Sample only from outputs at least p times as probable as the most probable one."""
 
     prompt: str | None = None
-    """Text: how every line begins."""
+    """Text: the beginning of every line."""
     complete: str | None = None
-    """Images: what is known, the rest is drawn: top, bottom, left, right or random:0.3 (a share of the pixels) of the split's images; or a
-    PNG of their size in which black is 1, white is 0 and grey is unknown."""
-    each: int | None = None
-    """Images: completions of each image of the split; None: 4."""
+    """Images: the given part of each image of the split: top, bottom, left, right or random:0.3 (30 % of the pixels);
+    or a PNG file of the same size, in which black is 1, white is 0 and grey is unknown."""
+    each: Count | None = None
+    """Images: completions of each image of the split. None: 4."""
     split: Split = "test"
-    """The split whose images are completed, or whose sequences are shown beside the samples: train, valid or test."""
+    """Split to complete images of, and to show next to the samples: train, valid or test."""
 
     sort: bool = False
-    """Write what has the fewest nats first."""
+    """Sort the samples by nats, most probable first."""
     nats: bool = False
-    """Text: write each line's nats and a tab in front of it."""
+    """Text: print the nats and a tab before each line."""
     out: Path | None = None
-    """The PNG, with all images as NPZ beside it; or the file of lines, with their nats in FILE.nats. None: RUN/samples.png, or lines on
-    stdout. Of pretrained weights, what would go to RUN goes to the current folder."""
+    """Images: the PNG file, with all samples in an .npz file next to it. None: RUN/samples.png.
+    Text: the file of lines, with their nats in FILE.nats. None: stdout.
+    Pretrained weights have no RUN; the current folder is used."""
     json: Path | None = None
-    """Write a summary to this file: mean nats, and for text how many lines stand in train and in test."""
-    belief: int = 0
-    """Instead of samples, show what the network believes of all places while it draws (or completes) so many images, or the first line:
-    RUN/belief.png and .gif, or --out."""
+    """Write a summary to this JSON file: mean nats, and for text how many lines occur in each split."""
+    belief: Annotated[int, Range(0, 16)] = 0
+    """Instead of samples, show how the predictions for all positions change while this many images, or one line, are drawn.
+    Written as PNG and GIF. 0: off."""
     export: Path | None = None
-    """Write the sampler with its weights to this file instead; it runs with JAX alone, as bin/run_exported.py in the source shows."""
+    """Instead of samples, write the sampler and its weights to this file. It runs with JAX alone: see bin/run_exported.py."""
     page: Path | None = None
-    """Instead of samples, write a page to play on: one HTML file with the weights inside, in which one draws or types, and the network
-    learns that and goes on."""
-    devices: int | None = None
-    """On CPUs: how many devices the cores are made into. None: one for each core."""
+    """Instead of samples, write an interactive HTML page with the weights inside."""
 
     def __post_init__(self) -> None:
-        validation.types(self)
-        validation.at_least(self, 1, "count", "batch", "each", "devices", "top_k")
-        validation.at_most(self, validation.DEEPEST, "devices")
-        validation.at_least(self, 0, "belief")
-        if self.belief > 16:
-            raise InputError(f"--belief is {self.belief}; at most 16 sequences fit into a picture.")
-        validation.seeds(self, "seed")
-        together = [option for option in ("prompt", "complete", "export", "page") if getattr(self, option) is not None]
-        if len(together) > 1:
-            raise InputError(f"{' and '.join(map(validation.flag, together))} cannot be used together; choose one.")
-        if self.each is not None and (self.complete is None or self.complete.lower().endswith(".png")):
-            raise InputError("--each is about the images of a split; use it with --complete and a part of them, or leave it out.")
-        if self.belief and (self.export or self.page):
-            raise InputError(f"--belief and {'--export' if self.export else '--page'} cannot be used together; choose one.")
+        super().__post_init__()
+        modes = [option for option in ("belief", "export", "page") if getattr(self, option)]
+        known = [option for option in ("prompt", "complete") if getattr(self, option) is not None]
+        for together in (modes, known, [*known, *(mode for mode in modes if mode != "belief")]):
+            if len(together) > 1:
+                raise InputError(f"{flag(together[0])} and {flag(together[1])} cannot be used together; choose one.")
+        if self.each is not None and not self.completes_split:
+            raise InputError("--each needs --complete with a part of the split's images, such as top. Add it, or leave out --each.")
         idle = [option for option in ("json", "sort", "nats") if getattr(self, option)]
-        if idle and (self.belief or self.export or self.page):
-            raise InputError(
-                f"{validation.flag(idle[0])} is about samples, and with --belief, --export or --page none are written; leave it out."
-            )
-        changed = ["temperature"] if self.temperature != 1 else []
-        changed += [option for option in ("top_k", "top_p", "min_p") if getattr(self, option) is not None]
+        if modes and idle:
+            raise InputError(f"{flag(idle[0])} is about samples, and with {flag(modes[0])} none are written; leave it out.")
+        options = {"temperature": 1, "top_k": None, "top_p": None, "min_p": None}
+        changed = [option for option, default in options.items() if getattr(self, option) != default]
         if changed and self.page:
-            raise InputError(f"The page draws from the network's own probabilities; leave out {validation.flag(changed[0])}.")
+            raise InputError(f"The page draws from the network's own probabilities; leave out {flag(changed[0])}.")
+
+    @property
+    def completes_split(self) -> bool:
+        """Whether images of a split are completed."""
+        return self.complete is not None and not self.complete.lower().endswith(".png")
 
 
 @dataclass(frozen=True)
 class ReportConfig(Writes):
-    """Compare runs on one HTML page that holds all its pictures: curves, samples, nats, rates, and what differs in the configurations."""
+    """Compare runs on one HTML page: curves, samples, nats, speed, and differences in their options."""
 
     run: tuple[Path, ...]
-    """Folders of the runs. Test nats are shown of those with a RUN/test.json, which `rgen evaluate --json` writes."""
+    """Folders of the runs. Test nats are read from RUN/test.json, which `rgen evaluate --json RUN/test.json` writes."""
     out: Path | None = None
-    """The page; None: report.html."""
+    """The page. None: report.html."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.run:
             raise InputError("--run needs the folder of at least one run.")
-        validation.folders("run", *self.run)
+        require_folders(*self.run)
 
 
 @dataclass(frozen=True)
-class InsideConfig(Writes, _Trained):
-    """Look inside a trained run, in one picture: where the nats are lost, which layers learn and when, what each head reads."""
+class InsideConfig(Writes, _Reads):
+    """Show in one picture where a trained run loses nats, which layers learn and when, and what each memory head reads."""
 
     split: Split = "test"
-    """train, valid or test."""
-    count: int | None = None
-    """Look at this many sequences, drawn by a seed; None: the whole split."""
+    """Split to score: train, valid or test."""
+    count: Count | None = None
+    """Use this many randomly chosen sequences. None: the whole split."""
     out: Path | None = None
-    """The picture; None: RUN/inside.png."""
-    devices: int | None = None
-    """On CPUs: how many devices the cores are made into. None: one for each core."""
-
-    def __post_init__(self) -> None:
-        validation.types(self)
-        validation.at_least(self, 1, "count", "devices")
-        validation.at_most(self, validation.DEEPEST, "devices")
+    """The picture. None: RUN/inside.png (the current folder for pretrained weights)."""
 
 
 @dataclass(frozen=True)
-class CheckConfig:
-    """Compare the dual form with the direct one, the definition, on the first steps of a sequence of a run: nats and MAML's gradient."""
+class CheckConfig(Checked):
+    """Check on the network of a run that the dual and the direct form give the same nats and the same MAML gradient."""
 
     run: Path
     """Folder of the run; or pretrained:digits, pretrained:mnist or pretrained:names."""
-    steps: int = 16
-    """Inner steps that are compared."""
-    seed: int = 0
+    steps: Count = 16
+    """Inner steps to compare."""
+    seed: Seed = 0
     """Seed of the initialization and of the outputs."""
-
-    def __post_init__(self) -> None:
-        validation.types(self)
-        validation.at_least(self, 1, "steps")
-        validation.seeds(self, "seed")

@@ -1,7 +1,7 @@
-"""Files and folders that survive a kill at any moment, and two processes at once; and results, which replace nothing of the user's.
+"""Files that are complete after a kill at any moment, and results, which never replace a file of the user.
 
-A result is a file that a command writes for the user. The rule for all of them: a file that the user names, or that stands beside one, is
-replaced only with --overwrite if it exists; what rgen names itself is rgen's, and replaced.
+A result is a file that a command writes for the user. If the user named it, or a file next to it, an existing file is replaced only with
+--overwrite. A file with a default name is replaced.
 """
 
 import io
@@ -21,22 +21,22 @@ from rgen.host.terminal import Terminal
 
 try:
     import fcntl
-except ImportError:  # not on Windows, where nobody is kept out
+except ImportError:  # no fcntl on Windows: files are not locked there
     fcntl = None
 
-NEW = ".new"  # behind the name of a file that is being written
+NEW = ".new"  # suffix of a file that is being written
 
 
 @contextmanager
 def replacing(path: Path, overwrite: bool = True) -> Iterator[IO[bytes]]:
-    """A file to write to, which takes the place of `path` when all is written: it is as it was or whole, never in between.
+    """A file to write to, which replaces `path` when all is written: `path` is never half written.
 
-    A link stays, and what it points to is replaced; a file keeps its mode. What `is_special` is written to.
+    Links are followed, and a file keeps its mode. A special file (see `is_special`) is written to directly.
 
     Args:
-      overwrite: whether a file that is there is replaced.
+      overwrite: whether an existing file may be replaced.
     Raises:
-      InputError: there is one, and it stays; what was written stays too, under another name.
+      InputError: the file appeared in the meantime; both it and the result, under another name, are kept.
     """
     if is_special(path):
         with naming(path), _through(path) as file:
@@ -55,7 +55,7 @@ def replacing(path: Path, overwrite: bool = True) -> Iterator[IO[bytes]]:
             raise
         if path.exists():
             if not overwrite:
-                raise InputError(f"'{path}' was written by another program in the meantime and stays as it is. The result is in '{new}'.")
+                raise InputError(f"'{path}' was written by another program in the meantime and is kept. The result is in '{new}'.")
             shutil.copymode(path, new)
         new.replace(path)
 
@@ -68,7 +68,7 @@ def replace(path: Path, content: bytes, overwrite: bool = True) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """While a file is written: an error of the system that names none, as that of a full disk, names this one."""
+    """While a file is written: an OSError without a file name, such as that of a full disk, gets this one."""
     try:
         yield
     except OSError as error:
@@ -79,13 +79,13 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def temporary() -> Iterator[Path]:
-    """A folder that is removed at the end, whatever the end is."""
+    """A folder that is removed at the end, also after a signal."""
     with tempfile.TemporaryDirectory() as folder, leaving(lambda: shutil.rmtree(folder, ignore_errors=True)):
         yield Path(folder)
 
 
 def is_special(path: Path) -> bool:
-    """Whether there is something that is written through: a device, a pipe, or the file that stdout or stderr goes to."""
+    """Whether the path is a device, a pipe, or the file that stdout or stderr goes to."""
     return path.exists() and (not path.is_file() or _stream(path) is not None)
 
 
@@ -93,13 +93,13 @@ def is_special(path: Path) -> bool:
 
 
 def check_results(results: Iterable[tuple[str, Path | None]], replaces: Callable[[str], bool]) -> None:
-    """What is asked before the work: can these files be written, and would nothing of the user's be lost?
+    """Checks before the work that files can be written and that no file of the user would be lost.
 
     Args:
-      results: (the option that names it, or what it stands beside; the file, or None if there is none).
-      replaces: whether a file that exists is replaced, by its option.
+      results: (option, file or None); a file next to another one has the same option.
+      replaces: whether an existing file may be replaced, by its option.
     Raises:
-      InputError: not so.
+      InputError: a file cannot be written, or exists.
     """
     options: dict[Path, str] = {}
     for name, path in results:
@@ -119,7 +119,7 @@ def check_results(results: Iterable[tuple[str, Path | None]], replaces: Callable
 
 
 def _try(option: str, path: Path, real: Path) -> None:
-    """Raises InputError if a file cannot be written there, or is protected."""
+    """Raises InputError if a file cannot be written there, or is write-protected."""
     if real.exists() and not (os.access(real, os.W_OK) and real.stat().st_mode & 0o222):  # the superuser may write anything
         raise InputError(f"{option} is '{path}', which is write-protected. Give another file, or make it writable.")
     new = _beside(real)
@@ -139,12 +139,12 @@ def _real(path: Path) -> Path:
 
 
 def _beside(path: Path) -> Path:
-    """A new file in the same folder, under a name that nothing has."""
+    """An unused name in the same folder."""
     return path.with_name(f"{path.name}.{secrets.token_hex(4)}{NEW}")
 
 
 def _stream(path: Path) -> int | None:
-    """The number of the stream that goes there: 1, 2 or None."""
+    """1 or 2 if stdout or stderr goes there, else None."""
     for number in (1, 2):
         with suppress(OSError):
             if os.path.samestat(os.fstat(number), path.stat()):
@@ -153,7 +153,7 @@ def _stream(path: Path) -> int | None:
 
 
 def _through(path: Path) -> Any:
-    """Opens a special file. A stream is shared, with its place in the file: opened anew, the two would write over each other."""
+    """Opens a special file. stdout and stderr are shared: opened again, they would overwrite each other."""
     number = _stream(path)
     if number is not None:
         for stream in (sys.stdout, sys.stderr):
@@ -163,10 +163,10 @@ def _through(path: Path) -> Any:
 
 
 def lock(file: IO[Any], what: str) -> None:
-    """Keeps other processes from an open file until it is closed, or this process ends in any way.
+    """Locks an open file until it is closed or this process ends.
 
     Raises:
-      InputError: another process is at it; `what` says at what.
+      InputError: another process has locked it; `what` says what that is.
     """
     if fcntl is None:
         return

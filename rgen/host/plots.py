@@ -1,4 +1,4 @@
-"""Pictures, as the bytes of a PNG: sheets of images, and curves."""
+"""Pictures, as the bytes of a PNG: images in groups, and curves."""
 
 import io
 import warnings
@@ -26,32 +26,41 @@ def subplots(rows: int = 1, columns: int = 1, figsize: tuple[float, float] | Non
     return whole, whole.subplots(rows, columns, **options)
 
 
-def sheet(groups: dict[str, np.ndarray], columns: int = 8) -> bytes:
-    """Images side by side in captioned groups, dark on light.
+def sheet(groups: dict[str, np.ndarray], columns: Sequence[int] = (8, 8, 8), inches: float = 0.55) -> bytes:
+    """Images side by side in captioned groups.
 
     Args:
-      groups: caption -> images [N, H, W] of 0 to 1.
-      columns: images a row in each group.
+      groups: caption -> images [N, H, W] of 0 (white) to 1 (black), or RGB [N, H, W, 3] of 0 to 1.
+      columns: images per row in each group.
+      inches: width of an image.
     """
-    tiles = {caption: tile(images, columns) for caption, images in groups.items()}
-    widths = [t.shape[1] for t in tiles.values()]
-    height = max(t.shape[0] for t in tiles.values()) / max(widths) * 4.2
-    figure, axes = subplots(1, len(tiles), figsize=(4.4 * len(tiles), height + 0.5), width_ratios=widths, squeeze=False)
-    for axis, (caption, image) in zip(axes[0], tiles.items(), strict=True):
-        axis.imshow(1 - image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        axis.set_title(caption, fontsize=11, color=INK)
+    tiles = [tile(images, columns) for images, columns in zip(groups.values(), columns)]
+    widths = [t.shape[1] for t in tiles]
+    scale = inches / (next(iter(groups.values())).shape[2] + 1)
+    size = (sum(widths) * scale + 1.2, max(t.shape[0] for t in tiles) * scale + 0.5)
+    figure, axes = subplots(1, len(tiles), figsize=size, width_ratios=widths, squeeze=False)
+    for axis, image, caption in zip(axes[0], tiles, groups, strict=True):
+        axis.imshow(image, interpolation="nearest")
+        axis.set_title(caption, fontsize=10, color=INK)
         axis.set_axis_off()
         axis.set_anchor("N")
     return png(figure)
 
 
+def strip(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str]) -> bytes:
+    """A filmstrip: RGB images [H, W, 3] in columns under a caption each, a row for each sequence."""
+    columns = {caption: np.stack([row[i] for row in rows]) for i, caption in enumerate(captions)}
+    return sheet(columns, [1] * len(captions), inches=1.15)
+
+
 def tile(images: np.ndarray, columns: int) -> np.ndarray:
-    """Images [N, H, W] or [N, H, W, 3] in rows of `columns`, with a pale line between them: [rows * (H + 1) + 1, columns * (W + 1) + 1]."""
+    """Images as for `sheet` in rows of `columns`, with a pale line between them: RGB [rows * (H + 1) + 1, columns * (W + 1) + 1, 3]."""
+    if images.ndim == 3:
+        images = 1 - np.repeat(images[..., None], 3, axis=-1)
     n, height, width = images.shape[:3]
     columns = min(columns, n)
     rows = -(-n // columns)
-    line = 0.25 if images.ndim == 3 else 0.75  # in colour, white is 1
-    out = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, *images.shape[3:]), line)
+    out = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, 3), 0.75)
     for k, image in enumerate(images):
         i, j = divmod(k, columns)
         out[i * (height + 1) + 1 : (i + 1) * (height + 1), j * (width + 1) + 1 : (j + 1) * (width + 1)] = image
@@ -59,7 +68,7 @@ def tile(images: np.ndarray, columns: int) -> np.ndarray:
 
 
 def paint(ink: np.ndarray, known: np.ndarray, paper: str = "white") -> np.ndarray:
-    """Pixels in colour: known ones dark on `paper`, the others red on white, those of which nothing can be said (NaN) grey.
+    """Pixels in colour: known ones dark on `paper`, the others red on white, missing ones (NaN) grey.
 
     Args:
       ink: [..., H, W] of 0 to 1, or NaN.
@@ -74,41 +83,6 @@ def paint(ink: np.ndarray, known: np.ndarray, paper: str = "white") -> np.ndarra
     colour = np.where(known[..., None], to_rgb(INK), to_rgb(ACCENT))
     mixed = empty + np.nan_to_num(ink)[..., None] * (colour - empty)
     return np.where(np.isnan(ink)[..., None], 0.85, mixed)
-
-
-def completions(rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]], columns: int) -> bytes:
-    """A row for each (known part, its completions, the truth or None): RGB [H, W, 3], [n, H, W, 3], [H, W, 3]; up to `columns` of them."""
-    blank = np.ones_like(rows[0][0])
-    titles = ["given", f"{columns} completions" if columns > 1 else "completion", *(["truth"] if rows[0][2] is not None else [])]
-    filled = [np.stack([*drawn, *[blank] * (columns - len(drawn))]) for _, drawn, _ in rows]
-    groups = [(np.stack([given for given, _, _ in rows]), 1), (np.concatenate(filled), columns)]
-    if rows[0][2] is not None:
-        groups.append((np.stack([truth for _, _, truth in rows if truth is not None]), 1))
-    tiles = [tile(images, n) for images, n in groups]
-    widths = [t.shape[1] for t in tiles]
-    scale = 0.55 / (blank.shape[1] + 1)
-    figure, axes = subplots(1, len(tiles), figsize=(sum(widths) * scale + 1.2, tiles[0].shape[0] * scale + 0.5), width_ratios=widths)
-    for axis, image, title in zip(axes, tiles, titles):
-        axis.imshow(image, interpolation="nearest")
-        axis.set_title(title, fontsize=10, color=INK)
-        axis.set_axis_off()
-    return png(figure)
-
-
-def strip(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str]) -> bytes:
-    """A filmstrip: RGB images [H, W, 3] in columns under a caption each, a row for each sequence."""
-    height, width = rows[0][0].shape[:2]
-    side = 1.15
-    figure, axes = subplots(
-        len(rows), len(captions), figsize=(side * len(captions), side * height / width * len(rows) + 0.3), squeeze=False
-    )
-    for axis, image in zip(axes.flat, (image for row in rows for image in row)):
-        axis.imshow(image, interpolation="nearest")
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_color(PALE)
-    for axis, caption in zip(axes[0], captions):
-        axis.set_title(caption, fontsize=9, color=INK)
-    return png(figure, pad=0.4)
 
 
 def curves(metrics: Sequence[dict]) -> bytes:
@@ -134,23 +108,6 @@ def curves(metrics: Sequence[dict]) -> bytes:
     bottom.yaxis.set_major_formatter("{x:g}")
     bottom.yaxis.set_minor_formatter("")
     bottom.set_xlabel("outer steps")
-    return finish(figure)
-
-
-def bars(labels: Sequence[str], kinds: Sequence[str], values: Sequence[float], unit: str) -> bytes:
-    """Grouped bars on a logarithmic scale: a group for each label, a colour for each kind."""
-    groups, colours = list(dict.fromkeys(labels)), dict(zip(dict.fromkeys(kinds), (ACCENT, "#e9a15b", INK)))
-    width = 0.8 / len(colours)
-    figure, axis = subplots(figsize=(max(5, 1.6 * len(groups) + 2), 4))
-    for offset, (kind, colour) in enumerate(colours.items()):
-        mine = [(groups.index(label), value) for label, k, value in zip(labels, kinds, values) if k == kind]
-        drawn = axis.bar([g + (offset + 0.5) * width - 0.4 for g, _ in mine], [v for _, v in mine], width * 0.92, color=colour, label=kind)
-        axis.bar_label(drawn, fmt="{:,.0f}", fontsize=8, padding=2)
-    axis.set_xticks(range(len(groups)), groups, fontsize=9)
-    axis.set_yscale("log")
-    axis.margins(y=0.15)
-    axis.set_ylabel(unit)
-    axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return finish(figure)
 
 

@@ -10,10 +10,9 @@ from rgen.host.terminal import BARS
 
 
 class Progress:
-    """Counts up to `total` from `start`.
+    """Counts up to `total` from `start`; a context manager.
 
-    Use as a context manager. On a terminal: done, of how many, time passed and time left, a note; else only what is said; if `silent`
-    nothing at all.
+    On a terminal, a bar with a note; elsewhere only the lines of `say`; nothing if `silent`.
     """
 
     def __init__(self, total: int, start: int = 0, what: str = "", silent: bool = False):

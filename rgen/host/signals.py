@@ -1,8 +1,9 @@
-"""Being asked to stop, by SIGINT, SIGTERM or SIGHUP.
+"""Graceful shutdown after SIGINT, SIGTERM or SIGHUP.
 
-A command ends by KeyboardInterrupt. Alone that is not enough: Python handles a signal between two of its own instructions, so not while XLA
-compiles or computes; and an exception out of a callback, as of the garbage collector, is dropped. A thread hears of each signal
-from the system too, and ends the process if the command has not ended it in time.
+A signal raises KeyboardInterrupt. That alone is not enough: Python handles no signal while XLA compiles or computes, and drops exceptions
+in callbacks such as the garbage collector's. So a thread is woken by each signal too, and ends the process if it does not end in time.
+
+In training, the first signal saves a checkpoint and stops (`Signals`), the second one ends the process.
 """
 
 import os
@@ -16,18 +17,18 @@ from typing import Any, NoReturn
 
 NOTE = b"\nStopping after this step, with a checkpoint; once more, and it stops at once.\n"
 PATIENCE = 1.2  # seconds that a command has to end by itself
-MOMENT = 0.4  # seconds for what is done first if it has not
+MOMENT = 0.4  # seconds for cleaning up if it has not
 
 _asked = 0  # the signal for which KeyboardInterrupt was raised
-_spared = False  # whether the next signal is answered by a checkpoint, however long that takes
-_under_way = threading.Event()  # what was asked for is being done, and takes its time
+_spared = False  # whether `Signals` handles the next signal
+_under_way = threading.Event()  # the process is ending by itself, and may take its time
 _before_end: list[Callable[[], object]] = []
 
 
 def _install(handler: Any) -> dict[int, Any]:
-    """Lets `handler` have SIGINT, SIGTERM and SIGHUP. Returns the handlers before; none in a thread that cannot have any.
+    """Installs a handler of SIGINT, SIGTERM and SIGHUP. Returns the previous ones; none if this is not the main thread.
 
-    SIGHUP, a terminal that is closed, stays ignored where it is: nohup does that, to let a program go on.
+    An ignored SIGHUP stays ignored, as nohup asks.
     """
     if threading.current_thread() is not threading.main_thread():
         return {}
@@ -44,9 +45,9 @@ def _restore(before: dict[int, Any]) -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """While it is entered, the first signal raises KeyboardInterrupt, and the process ends soon after, whatever becomes of that.
+    """Inside, the first signal raises KeyboardInterrupt, and the process ends soon after, even if that is lost.
 
-    Also where the shell had SIGINT ignored, as in the background.
+    Also where the shell ignores SIGINT, as for jobs in the background.
     """
     global _asked, _spared
     _asked, _spared = 0, False
@@ -72,7 +73,7 @@ def interruptible() -> Iterator[None]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Raises once: what is done then is not interrupted again, and does not last long."""
+    """Raises once, so that cleaning up is not interrupted."""
     global _asked
     first, _asked = not _asked, number
     if first:
@@ -80,7 +81,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _watch(heard: int, numbers: tuple[int, ...]) -> None:
-    """Reads the numbers of signals as they come; ends the process if one has not ended it in time."""
+    """Reads the numbers of signals as they come; ends the process if it does not end by itself in time."""
     global _spared
     while number := os.read(heard, 1):
         if number[0] not in numbers:
@@ -99,14 +100,14 @@ def asked() -> int:
 
 
 def take_time() -> None:
-    """Called where KeyboardInterrupt was caught: what has to be done now may last, until there is another signal."""
+    """To be called where KeyboardInterrupt was caught: what follows may take long, until there is another signal."""
     if _asked:
         _under_way.set()
 
 
 @contextmanager
 def leaving(act: Callable[[], object]) -> Iterator[None]:
-    """While it is entered, `act` is done if the process is asked to stop: on KeyboardInterrupt, or just before `end`."""
+    """Inside, `act` is called on KeyboardInterrupt, or just before `end`."""
     _before_end.append(act)
     try:
         yield
@@ -118,24 +119,24 @@ def leaving(act: Callable[[], object]) -> Iterator[None]:
 
 
 def end(number: int) -> NoReturn:
-    """Ends the process at once, with the exit code of a signal; only what `leaving` names is done, if a moment suffices for it."""
+    """Ends the process with the exit code of a signal, after the acts of `leaving` if they take only a moment."""
 
     def act() -> None:
         for last in (*reversed(_before_end), sys.stdout.flush, sys.stderr.flush):
             with suppress(Exception):
                 last()
 
-    last = threading.Thread(target=act, daemon=True)  # it may wait for what the main thread holds
+    last = threading.Thread(target=act, daemon=True)  # it may wait for a lock of the main thread
     last.start()
     last.join(MOMENT)
     os._exit(128 + number)
 
 
 class Signals:
-    """While it is entered, the first SIGINT, SIGTERM or SIGHUP only sets `number`; the next one ends the program as usual.
+    """Inside, the first SIGINT, SIGTERM or SIGHUP only sets `number`; the next one ends the program as usual.
 
     Attributes:
-      number: of the signal that came, or 0.
+      number: the signal that came, or 0.
     """
 
     def __init__(self) -> None:
@@ -162,4 +163,4 @@ class Signals:
         self.number = number
         self._restore()
         with suppress(OSError):  # nobody reads it
-            os.write(2, NOTE)  # print may be what was interrupted
+            os.write(2, NOTE)  # not print, which may have been interrupted

@@ -1,4 +1,4 @@
-"""What is shown on a terminal: names and data must not act upon it, which their control characters would."""
+"""Output to a terminal, on which control characters in names and data must have no effect."""
 
 import re
 from collections.abc import Callable
@@ -9,20 +9,20 @@ _CONTROLS = {*range(0x20), *range(0x7F, 0xA0), 0x061C, 0x200E, 0x200F, *range(0x
 _SHOWN = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _CONTROLS}
 _COLOUR = re.compile(r"\\x1b\[([0-9;]*m)")
 
-BARS: list[Callable[[], object]] = []  # what takes a bar away that stands where a line is to be written
+BARS: list[Callable[[], object]] = []  # each clears a progress bar before a line is written
 
 
 def visible(text: str) -> str:
-    """Control characters by their numbers, as backslashreplace has it; tabs and ends of lines stay."""
+    """The text with control characters written as \\x1b, but for tabs and line feeds."""
     return text.translate(_SHOWN)
 
 
 class Terminal:
-    """A text stream to a terminal, on which control characters are shown and do not act; its `buffer` takes bytes in the same way.
+    """A text stream to a terminal that makes control characters visible; so does its `buffer`, for bytes.
 
     Attributes:
       stream: what it writes to.
-      colours: whether those that the text has are kept.
+      colours: whether colours in the text are kept.
     """
 
     colours = False

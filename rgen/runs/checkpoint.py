@@ -1,7 +1,6 @@
-"""Checkpoints: Orbax writes them, a checksum of our own vouches for them."""
+"""Checkpoints: Orbax writes them; our checksums tell whether they are what was saved."""
 
 import hashlib
-import itertools
 import os
 import re
 import shutil
@@ -23,12 +22,12 @@ from rgen.errors import InputError
 from rgen.models import by_path
 
 PLAIN = re.compile(r"[\w .,+=@~#-]*")  # names of folders that Orbax reads as they are; it globs some others and splits at colons
-LEFT = (".orbax-checkpoint-tmp", ".removed")  # in the names of what a kill leaves half written or half removed
-ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # errors of the system that say what is there: that is damage
+LEFT = (".orbax-checkpoint-tmp", ".removed")  # in the names of folders that were being written or removed
+ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # a missing file is damage; other errors of the system are not
 
 
 class Damaged(InputError):
-    """A checkpoint is not, or not any more, what was saved."""
+    """A checkpoint is not what was saved."""
 
 
 class Unwritable(InputError):
@@ -36,17 +35,16 @@ class Unwritable(InputError):
 
 
 class Checkpoints:
-    """The newest `keep` checkpoints of one folder, numbered by outer step, and besides every `every`-th step's.
+    """The newest `keep` checkpoints in a folder, one folder per outer step, and those of every `every`-th step.
 
-    They are written while training goes on; a kill at any moment leaves those that were whole before. What it left half written is
-    removed with `clean`, which only the process that writes may ask for.
+    A kill at any moment leaves those that were complete before. With `clean`, what such a kill left is removed, which only the
+    process that writes may ask for.
     """
 
     def __init__(self, folder: Path, keep: int = 2, every: int | None = None, clean: bool = False):
         self._folder, self._keep, self._every = folder, keep, every
         self._first = jax.process_index() == 0
         self._orbax_folder = self._find_plain_path()
-        self._writing: Any = None
         self._damaged: set[int] = set()
         if clean and self._first and folder.is_dir():
             for path in folder.iterdir():
@@ -54,52 +52,22 @@ class Checkpoints:
                     shutil.rmtree(path, ignore_errors=True)
 
     def save(self, step: int, state: Any) -> None:
-        """Begins to save a pytree of arrays, which may change as soon as this returns.
-
-        Raises:
-          Unwritable: it cannot be written, or the one before could not.
-        """
-        self.wait()
-        copy = jax.tree.map(lambda a: np.array(a), state)  # not a view: training goes on in the same memory
-        metadata: Any = {"arrays": _describe(by_path(copy)), "versions": versions()}
-
-        def begin() -> Any:
-            self._folder.mkdir(exist_ok=True)  # not its parents: a run folder that was moved is not made anew
-            return ocp.save_async(str(self._orbax_folder / str(step)), copy, custom_metadata=metadata, overwrite=True)
-
-        self._writing = step, self._try(step, begin)
-
-    def wait(self) -> None:
-        """Returns when all that was saved is on disk. Raises as `save`."""
-        if self._writing is not None:
-            step, response = self._writing
-            self._writing = None
-            self._try(step, response.result)
-            self._try(step, self._prune)
-
-    def __enter__(self) -> "Checkpoints":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Waits as `wait` does, unless it is left by an error."""
-        if kind is None:
-            self.wait()
-
-    def _try(self, step: int, call: Callable[[], Any]) -> Any:
+        """Saves a pytree of arrays, then removes what is not kept. Raises Unwritable."""
+        arrays = jax.tree.map(np.asarray, state)
+        metadata: Any = {"arrays": _describe(by_path(arrays)), "versions": versions()}
         try:
-            return call()
-        except jax.errors.JaxRuntimeError:  # processes wait for each other here: one of them is lost, and the disk is well
+            self._folder.mkdir(exist_ok=True)  # not its parents: a run folder that was moved is not made anew
+            ocp.save(str(self._orbax_folder / str(step)), arrays, custom_metadata=metadata, overwrite=True)
+            for old in self.steps()[self._keep :]:
+                if self._every is None or old % self._every:
+                    self._remove(old)
+        except jax.errors.JaxRuntimeError:  # another process is lost; the disk is well
             raise
         except Exception as error:  # Orbax and tensorstore raise many kinds
             raise Unwritable(
                 f"The checkpoint of step {step} cannot be written to {self._folder} ({_short(error)}). "
-                "Those before it are whole; make room, or make the folder writable, and go on with --resume."
+                "Earlier checkpoints are intact. Free some space, or make the folder writable, and continue with --resume."
             ) from error
-
-    def _prune(self) -> None:
-        for step in self.steps()[self._keep :]:
-            if self._every is None or step % self._every:
-                self._remove(step)
 
     def _remove(self, step: int) -> None:
         if self._first:
@@ -108,12 +76,11 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps there are, the newest first."""
-        self.wait()
         names = [path.name for path in self._folder.iterdir() if path.is_dir()] if self._folder.is_dir() else []
         return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
     def forget_after(self, step: int) -> None:
-        """Removes checkpoints of later steps than `step`, which will be made again; damaged ones are kept as STEP.damaged."""
+        """Removes the checkpoints after `step`, which will be made again; damaged ones are kept as STEP.damaged."""
         for later in [s for s in self.steps() if s > step]:
             if later not in self._damaged:
                 self._remove(later)
@@ -121,14 +88,14 @@ class Checkpoints:
                 (self._folder / str(later)).rename(free(self._folder / f"{later}.damaged"))
 
     def newest(self, like: Any, say: Callable[[str], None], may_lack: Collection[str] = ()) -> tuple[int, Any] | None:
-        """The newest whole checkpoint, (step, state), shaped `like` a pytree; None if there is none at all.
+        """Loads the newest checkpoint that is not damaged: (step, state); None if there are none.
 
         Args:
-          say: is told of each that is damaged.
-          may_lack: as of `load`.
+          like, may_lack: as for `load`.
+          say: called with a sentence for each damaged checkpoint.
         Raises:
           Damaged: all of them are.
-          InputError: it is of another network or version, or the disk does not give it.
+          InputError: it is of another network or version, or cannot be read now.
         """
         steps = self.steps()
         for step in steps:
@@ -137,18 +104,19 @@ class Checkpoints:
             except Damaged as error:
                 self._damaged.add(step)
                 if step == steps[-1]:
-                    raise Damaged(f"{error} No whole one is left there; train anew in another folder.") from error
+                    raise Damaged(f"{error} No intact one is left; train again in another folder.") from error
                 say(f"{error} The one before is used.")
         return None
 
     def load(self, step: int, like: Any, may_lack: Collection[str] = ()) -> Any:
-        """Loads a checkpoint shaped `like` a pytree of arrays or shapes.
+        """Loads a checkpoint.
 
         Args:
-          may_lack: branches of the tree that checkpoints of older versions of rgen do not have; they are as in `like` then.
+          like: a pytree of arrays or shapes, whose structure, shapes and types the result has.
+          may_lack: branches of the tree that may be absent, as in checkpoints of older versions; they are as in `like` then.
         Raises:
           Damaged: it is not what was saved.
-          InputError: it is of another network or version, or the disk does not give it.
+          InputError: it is of another network or version, or cannot be read now.
         """
         where = f"The checkpoint of step {step} in {self._folder}"
         arrays, saved_with, day = self._read(step, where)
@@ -162,20 +130,20 @@ class Checkpoints:
                 f"{where} does not fit the network of this version: {name} needs {needed}, and there is {there}."
                 f"{_changes(saved_with)} It was saved on {day}; a version of rgen of that day goes on with it."
             )
-        filled = [jnp.asarray(arrays[name].astype(a.dtype)) if name in arrays else a for name, a in wanted.items()]
-        return jax.tree.unflatten(jax.tree.structure(like), filled)
+        leaves = [jnp.asarray(arrays[name].astype(a.dtype)) if name in arrays else a for name, a in wanted.items()]
+        return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
     def _read(self, step: int, where: str) -> tuple[dict[str, np.ndarray], dict[str, str], date]:
-        """What was saved, proven by checksums: arrays by their paths, versions and day. Raises as `load`."""
+        """Arrays by their paths, compared with their checksums; versions and day. Raises as `load`."""
         path, saved_with = str(self._orbax_folder / str(step)), {}
-        read_metadata, read = ocp.metadata, ocp.load  # an Orbax without them damages nothing
+        read_metadata, read = ocp.metadata, ocp.load  # outside of try: an Orbax without them is no damage
         try:
             about: Any = read_metadata(path)
             saved, saved_with = about.custom_metadata["arrays"], dict(about.custom_metadata.get("versions", {}))
             day = date.fromtimestamp(about.init_timestamp_nsecs / 1e9)
-            # as NumPy's, on whatever devices they were; without memory of their own, as a damaged shape may be of any size
-            as_numpy = jax.tree.map(lambda a: np.broadcast_to(np.zeros((), a.dtype), a.shape), about.metadata)
-            arrays = by_path(read(path, as_numpy))
+            # load as NumPy arrays, on whatever devices they were; broadcast, since a damaged shape may be of any size
+            shapes = jax.tree.map(lambda a: np.broadcast_to(np.zeros((), a.dtype), a.shape), about.metadata)
+            arrays = by_path(read(path, shapes))
             found = _describe(arrays)
             wrong = [*(saved.keys() ^ found.keys())]
             wrong += [name for name in saved.keys() & found.keys() if found[name] | saved[name] != found[name]]
@@ -185,14 +153,14 @@ class Checkpoints:
             if (reason := _unreadable(self._folder / str(step), error)) is not None:
                 raise InputError(f"{where} cannot be read now ({reason}). Nothing was changed; run the same command again.") from error
             if saved_with.get("orbax-checkpoint", version("orbax-checkpoint")) != version("orbax-checkpoint"):
-                raise InputError(f"{where} cannot be read ({_short(error)}).{_changes(saved_with)} Use the versions of then.") from error
+                raise InputError(f"{where} cannot be read ({_short(error)}).{_changes(saved_with)} Use those versions.") from error
             raise Damaged(f"{where} is damaged ({_short(error)}).") from error
         if wrong:
             raise Damaged(f"{where} is damaged: {min(wrong)} is not what was saved.")
         return arrays, saved_with, day
 
     def _find_plain_path(self) -> Path:
-        """The folder's path, or where Orbax would misread it, a link to it that lives as long as this object."""
+        """The folder's path; if Orbax would misread it, a link to it that exists as long as this object."""
         if _is_plain(folder := self._folder.absolute()):
             return folder
         try:
@@ -216,7 +184,7 @@ def _is_plain(path: Path) -> bool:
 
 
 def _unreadable(folder: Path, error: BaseException | None) -> str | None:
-    """The system's reason if a checkpoint's files cannot be read, now or when an error was raised: that is no damage."""
+    """The system's reason if a checkpoint's files could not, or cannot, be read; None if they can, so that they are damaged."""
     while error is not None:
         if isinstance(error, OSError) and not isinstance(error, ABSENT):
             return _short(error)
@@ -237,15 +205,18 @@ def _raise(error: OSError) -> None:
 
 
 def free(path: Path) -> Path:
-    """The path, or if something is there already, the first of PATH-2, PATH-3, ... where nothing is."""
-    names = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
-    return path if not os.path.lexists(path) else next(name for name in names if not os.path.lexists(name))
+    """The path if nothing is there, else the first of PATH-2, PATH-3, ... where nothing is."""
+    found, number = path, 1
+    while os.path.lexists(found):
+        number += 1
+        found = path.with_name(f"{path.name}-{number}")
+    return found
 
 
 def versions() -> dict[str, str]:
-    """Of what a checkpoint's meaning depends on."""
-    others = {name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")}
-    return {"rgen": rgen.__version__, **others}  # which may run without being installed
+    """The versions that a checkpoint may depend on."""
+    # rgen itself may run without being installed
+    return {"rgen": rgen.__version__, **{name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")}}
 
 
 def _changes(before: dict[str, str]) -> str:
@@ -260,9 +231,9 @@ def _short(error: BaseException) -> str:
 
 
 def _describe(arrays: dict[str, Any]) -> dict[str, dict]:
-    """Shape, type and checksum of every array."""
-
-    def describe(a: np.ndarray) -> dict:
-        return {"shape": list(a.shape), "dtype": str(a.dtype), "sha256": hashlib.sha256(a.tobytes()).hexdigest()}
-
-    return {name: describe(np.asarray(a)) for name, a in arrays.items()}
+    """Shape, type and checksum of each array."""
+    found = {}
+    for name, array in arrays.items():
+        checksum = hashlib.sha256(array.tobytes()).hexdigest()
+        found[name] = {"shape": list(array.shape), "dtype": str(array.dtype), "sha256": checksum}
+    return found

@@ -29,7 +29,7 @@ from rgen.pretrained import Source
 from rgen.runs.checkpoint import Checkpoints, Unwritable, free
 from rgen.sequence import SequenceModel
 
-# What may differ when a run goes on: where things are, how often to look, how the same numbers are computed, and a larger budget.
+# Options that may change when a run is resumed: where things are, how often to report, how to compute the same numbers, and the budget
 FREE = {
     *("run", "resume", "data_dir", "download", "log_every", "eval_every", "keep", "keep_every", "distributed", "tensorboard"),
     *("steps", "minutes"),
@@ -38,24 +38,26 @@ FREE = {
 
 
 class Run:
-    """One run folder. Without `writes`, as in all processes of a distributed run but the first, nothing is changed in it.
+    """One run folder.
 
-    With `board`, what is logged is written for TensorBoard too.
+    Args:
+      writes: if not, as in all but the first of several processes, nothing in it is changed.
+      board: also write what is logged for TensorBoard.
     """
 
     def __init__(self, folder: Path, writes: bool = True, board: bool = False):
         self.folder, self.writes = folder, writes
-        self._place = folder.absolute()  # known even when it is gone
+        self._place = folder.absolute()  # for `rescue`, when the folder is gone
         self._make_board = _board_maker() if board and writes else None
         self._board: Any = None
         self.config_file = folder / "config.json"
         self.data_file = folder / "data.npz"
         self.metrics_file = folder / "metrics.jsonl"
         self._lock: IO[Any] | None = None
-        self._logged: list[dict] = []  # what metrics.jsonl has, for `rescue`
+        self._logged: list[dict] = []  # the rows of metrics.jsonl, for `rescue`
 
     def samples_file(self, kind: str) -> Path:
-        """The picture of samples, or for text the file of lines."""
+        """The samples drawn in training; `kind` is image or text."""
         return self.folder / {"image": "samples.png", "text": "samples.txt"}[kind]
 
     def exists(self) -> bool:
@@ -66,14 +68,14 @@ class Run:
         return archive.from_npz(self.data_file)
 
     def reserve(self, config: TrainConfig) -> bool:
-        """Whether a run is here that goes on; keeps other processes out of it. Changes nothing.
+        """Returns whether there is a run to resume, and locks it; changes nothing.
 
         Raises:
-          InputError: the folder holds another run, is needed for something else, or another process trains in it.
+          InputError: the folder has another run or other files in it, or another process trains in it.
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder} is a file; --run needs a folder.")
-        self.training()  # raises InputError if Orbax cannot read such a path
+        self.training()  # raises InputError if Orbax cannot handle the path
         if self.exists():
             self._keep_out()
             self._check(config)
@@ -84,11 +86,7 @@ class Run:
         return False
 
     def make(self, config: TrainConfig, data: Dataset) -> None:
-        """Makes the folder if it is not there, with configuration and data, and keeps other processes out of it.
-
-        Raises:
-          InputError: another process has just begun a run there.
-        """
+        """Makes the folder with configuration and data if it does not exist, and locks it. Raises InputError if it is not the first."""
         content = None if self.data_file.exists() else archive.to_npz(data)
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._lock is None:
@@ -100,7 +98,7 @@ class Run:
             replace(self.data_file, content)
 
     def say(self, sentence: str) -> None:
-        """On stderr, if this process speaks for all."""
+        """Prints a sentence on stderr, in the process that writes."""
         if self.writes:
             print(sentence, file=sys.stderr)
 
@@ -109,22 +107,21 @@ class Run:
         lock(self._lock, f"the run in {self.folder}")
 
     def is_there(self) -> bool:
-        """Whether the folder is still the one in which this process keeps others out."""
+        """Whether the folder is still the one that this process locked."""
         try:
             return self._lock is None or os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self.folder / "lock"))
         except OSError:
             return False
 
     def rescue(self, config: TrainConfig, data: Dataset, step: int, state: Any, params: Any) -> Path | None:
-        """Saves a run that can go on in a new folder beside this one, or else among the temporary files. Returns where, None if nowhere."""
+        """Saves a run that can be resumed next to this folder, or else in the folder for temporary files. Returns where; None: nowhere."""
         for parent in (self._place.parent, Path(tempfile.gettempdir())):
             other = Run(free(parent / f"{self._place.name}-rescued"))
             try:
                 other.make(dataclasses.replace(config, run=other.folder), data)
                 replace(other.metrics_file, _lines(self._logged))
-                for checkpoints, tree in ((other.training(), state), (other.best(), params)):
-                    checkpoints.save(step, tree)
-                    checkpoints.wait()
+                other.training().save(step, state)
+                other.best().save(step, params)
                 return other.folder
             except (OSError, Unwritable):
                 shutil.rmtree(other.folder, ignore_errors=True)
@@ -133,14 +130,14 @@ class Run:
         return None
 
     def end(self) -> None:
-        """Lets other processes train in the folder."""
+        """Unlocks the folder."""
         if self._board is not None:
             self._board.close()
         if self._lock is not None:
             self._lock.close()
 
     def record(self, config: TrainConfig) -> None:
-        """Writes the configuration down; of a run that goes on, only once its checkpoint has been loaded."""
+        """Writes the configuration; when a run is resumed, only after its checkpoint was loaded."""
         if self.writes:
             replace(self.config_file, to_json(config).encode())
 
@@ -152,14 +149,16 @@ class Run:
         if changed and not (changed == ["data"] and self._is_moved(config)):
             changes = "; ".join(f"{key} was {before[key]} and is {now[key]}" for key in changed)
             raise InputError(f"{self.folder} holds another configuration: {changes}. Use its options, or another --run folder.")
-        (unit, had), (asked, given) = _budget(before), _budget(now)
-        if asked != unit:
+        had, unit, asked = before["minutes"], "minutes", "steps"
+        if had is None:
+            had, unit, asked = before["steps"], "steps", "minutes"
+        if (now["minutes"] is None) != (before["minutes"] is None):
             raise InputError(f"{self.folder} is a run of {had} {unit}; it goes on by --{unit}, not by --{asked}.")
-        if given < had:
-            raise InputError(f"{self.folder} is a run of {had} {unit}; --{unit} {given} would shorten it.")
+        if now[unit] < had:
+            raise InputError(f"{self.folder} is a run of {had} {unit}; --{unit} {now[unit]} would shorten it.")
 
     def _is_moved(self, config: TrainConfig) -> bool:
-        """Whether the file that a configuration names gives the data of the run. Raises DataError as `rgen.data.load`."""
+        """Whether the configuration names a file with the data of the run. Raises DataError as `rgen.data.load`."""
         if config.data in data_sets.NAMES or not self.data_file.exists():
             return False
         return self.data().fingerprint() == data_sets.from_config(config).fingerprint()
@@ -171,11 +170,11 @@ class Run:
         return Checkpoints(self.folder / "checkpoints", keep, every, clean)
 
     def best(self, clean: bool = False) -> Checkpoints:
-        """The best and the one before it, which is the best again when a run goes on from a step between the two."""
+        """The best parameters and those before, which are the best again when a run is resumed from a step between the two."""
         return Checkpoints(self.folder / "best", clean=clean)
 
     def metrics(self) -> list[dict]:
-        """The lines of metrics.jsonl; those that are damaged are left out, as a last line cut off by a crash."""
+        """The rows of metrics.jsonl, without damaged ones, such as a last line cut off by a crash."""
         lines = self.metrics_file.read_text(errors="replace").splitlines() if self.metrics_file.exists() else []
         return [row for line in lines if (row := _parse(line)) is not None]
 
@@ -190,7 +189,7 @@ class Run:
                 self._board.flush()
 
     def forget_after(self, step: int) -> None:
-        """Drops what was logged after `step`, for a run that goes on from there."""
+        """Drops what was logged after `step`, when a run is resumed from there."""
         self._logged = [row for row in self.metrics() if row["step"] <= step]
         if self.writes:
             replace(self.metrics_file, _lines(self._logged))
@@ -198,18 +197,12 @@ class Run:
                 self._board = self._make_board(str(self.folder / "tensorboard"), purge_step=step + 1)
 
 
-def _budget(config: dict[str, Any]) -> tuple[str, float]:
-    """How long a configuration trains, (unit, how many)."""
-    unit = "steps" if config["minutes"] is None else "minutes"
-    return unit, config[unit]
-
-
 class Trained(NamedTuple):
-    """What evaluation and sampling need of a run.
+    """A trained model with its data.
 
     Attributes:
-      name: its folder, or "pretrained:NAME".
-      data: the data it was trained on; with empty splits, of pretrained weights whose data was neither given nor needed.
+      name: the folder of the run, or "pretrained:NAME".
+      data: what it was trained on; for pretrained weights whose data was neither given nor needed, with empty splits.
     """
 
     name: str
@@ -220,7 +213,7 @@ class Trained(NamedTuple):
     step: int
 
     def place(self, file: str) -> Path:
-        """Where a file goes unless told otherwise: into the run's folder; of pretrained weights, into the current one."""
+        """The default place of a file: in the run's folder; for pretrained weights, in the current folder."""
         if self.name.startswith(PREFIX):
             return Path(f"{self.name.replace(':', '-')}-{file}")
         return Path(self.name) / file
@@ -234,12 +227,12 @@ def load_run(
     download: bool = False,
     needs_data: bool = False,
 ) -> Trained:
-    """Loads the parameters of a run that had the least validation nats, or weights that come with the package.
+    """Loads the best parameters of a run (least validation nats), or weights that come with the package.
 
     Args:
       run: the folder of a run; or "pretrained:digits", "pretrained:mnist", "pretrained:names".
-      data, data_dir, download: where the data of pretrained weights is, as for training: the file of names; the folder of MNIST's four
-        files, or whether it may be downloaded. A run has a copy of its data, and the digits come with scikit-learn.
+      data, data_dir, download: for pretrained weights, where their data is: the file of names; the folder of MNIST's four files, or
+        whether MNIST may be downloaded. Runs have a copy of their data, and the digits come with scikit-learn.
       needs_data: raise an error rather than return pretrained weights without their data.
     Raises:
       InputError: there is no run in the folder, no checkpoint yet, or one that cannot be used; the data is needed and not there.

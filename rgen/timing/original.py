@@ -1,13 +1,13 @@
-"""Times the original program, unixpickle/reptile-gen in PyTorch, and ours in turn: the same network, sizes and meta-gradient."""
+"""Times the original program, unixpickle/reptile-gen in PyTorch, in turn with ours: the same network, sizes and meta-gradient."""
 
 import dataclasses
 import json
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import product
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +15,10 @@ from rgen.config import BenchmarkConfig
 from rgen.errors import InputError
 from rgen.host.progress import Progress
 from rgen.host.signals import leaving
+from rgen.host.table import table as text_table
 from rgen.timing import benchmark
 
-# Runs in the original's checkout, with its Python. Each line on stdin names a meta-gradient; how many seconds it took is the answer.
+# Runs in the original's checkout, with its Python. It reads names of meta-gradients from stdin and prints how many seconds each took.
 PROGRAM = """
 import json, sys, time
 import torch
@@ -47,7 +48,13 @@ for line in sys.stdin:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """One line of the table, and one object of the JSON file: `seconds` and `original_seconds` of each round, and their ratio's range."""
+    """One line of the table, and one object of the JSON file.
+
+    Attributes:
+      seconds, original_seconds: of each round.
+      least, median, most: how many times as fast ours is.
+      original: version and threads of PyTorch.
+    """
 
     network: str
     algorithm: str
@@ -70,38 +77,36 @@ def measure(config: BenchmarkConfig) -> list[Comparison]:
     """
     groups = list(product(config.network, config.meta_batch, config.length))
     rows = []
-    with Progress(len(groups) * config.repeats, 0, "benchmark") as progress:
-        for number, (network, meta_batch, length) in enumerate(groups):
+    with Progress(len(groups), 0, "benchmark") as progress:
+        for done, (network, meta_batch, length) in enumerate(groups):
             pairs = list(product(config.algorithm, config.form))
-            calls = {pair: benchmark.prepare(network, *pair, meta_batch, length)[0] for pair in pairs}
+            programs = {pair: benchmark.prepare(network, *pair, meta_batch, length) for pair in pairs}
             ours: dict[Any, list[float]] = {pair: [] for pair in pairs}
             theirs: dict[Any, list[float]] = {algorithm: [] for algorithm in config.algorithm}
             with started(config, network, meta_batch, length) as child:
                 version, threads = answer(child)
-                for done in range(config.repeats):
+                for _ in range(config.repeats):
                     for algorithm in config.algorithm:
                         theirs[algorithm].append(answer(child, algorithm))
                         for form in config.form:
-                            ours[algorithm, form].append(benchmark.settled(calls[algorithm, form]))
-                    progress.update(number * config.repeats + done + 1, network)
+                            ours[algorithm, form].append(benchmark.timed(programs[algorithm, form].call))
             for algorithm, form in pairs:
                 seconds, original = ours[algorithm, form], theirs[algorithm]
                 ratios = np.array(original) / seconds
                 about = (network, algorithm, form, meta_batch, length, tuple(seconds), tuple(original))
                 found = (float(ratios.min()), float(np.median(ratios)), float(ratios.max()))
                 rows.append(Comparison(*about, *found, f"PyTorch {version}, {threads} threads"))
+            progress.update(done + 1, network)
     return rows
 
 
 @contextmanager
 def started(config: BenchmarkConfig, network: str, meta_batch: int, length: int) -> Iterator[subprocess.Popen]:
     """The original as a process that waits for what it is to run. Raises InputError if there is no such Python."""
-    assert config.original
     command = [str(config.original_python), "-c", PROGRAM, network, str(meta_batch), str(length)]
+    pipes: Any = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     try:
-        child = subprocess.Popen(
-            command, cwd=config.original, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        child = subprocess.Popen(command, cwd=config.original, text=True, **pipes)
     except OSError as error:
         raise InputError(f"--original-python is '{config.original_python}', which cannot be run: {error.strerror}.") from error
     with child, leaving(child.kill):
@@ -111,39 +116,33 @@ def started(config: BenchmarkConfig, network: str, meta_batch: int, length: int)
             child.kill()
 
 
-def answer(child: subprocess.Popen, question: str | None = None) -> Any:
+def answer(child: subprocess.Popen, question: str = "") -> Any:
     """What the original says, after a question if there is one. Raises InputError if it ended instead."""
-    asked, said, errors = child.stdin, child.stdout, child.stderr
-    assert asked and said and errors
+    assert child.stdin and child.stdout and child.stderr
     if question:
-        _tell(asked, question)
-    line = said.readline()
-    if not line:
-        reason = (errors.read().strip().splitlines() or ["it was killed, perhaps for its memory"])[-1]
-        raise InputError(
-            f"The original program could not be run ({reason}). --original is the folder of a checkout of unixpickle/reptile-gen, and "
-            "--original-python a Python in which torch can be imported."
-        )
-    return json.loads(line)
-
-
-def _tell(asked: IO[str], question: str) -> None:
-    try:
-        asked.write(question + "\n")
-        asked.flush()
-    except BrokenPipeError:
-        pass  # its last words say why
+        with suppress(BrokenPipeError):  # its last words say why
+            child.stdin.write(question + "\n")
+            child.stdin.flush()
+    if line := child.stdout.readline():
+        return json.loads(line)
+    reason = (child.stderr.read().strip().splitlines() or ["it was killed, perhaps for its memory"])[-1]
+    raise InputError(
+        f"The original program could not be run ({reason}). --original is the folder of a checkout of unixpickle/reptile-gen, and "
+        "--original-python a Python in which torch can be imported."
+    )
 
 
 def table(rows: list[Comparison]) -> str:
     """The rows as text; seconds are medians."""
-    head = f"{'network':<12}{'algorithm':<10}{'form':<8}{'B':>5}{'T':>6}{'rounds':>8}{'original s':>12}{'seconds':>10}"
-    lines = [f"{head}   times as fast: {'least':>6}{'median':>8}{'most':>7}   original"]
-    for r in rows:
-        size = f"{r.network:<12}{r.algorithm:<10}{r.form:<8}{r.meta_batch:>5}{r.length:>6}{len(r.seconds):>8}"
-        times = f"{np.median(r.original_seconds):>12.2f}{np.median(r.seconds):>10.3f}"
-        lines.append(f"{size}{times}{r.least:>24.1f}{r.median:>8.1f}{r.most:>7.1f}   {r.original}")
-    return "\n".join(lines)
+    columns = {
+        **{"network": "", "algorithm": "", "form": "", "meta_batch": "d", "length": "d", "rounds": "d", "original_seconds": ".2f"},
+        **{"seconds": ".3f", "least": ".1f", "median": ".1f", "most": ".1f", "original": ""},
+    }
+    lines = []
+    for row in rows:
+        medians = {"original_seconds": np.median(row.original_seconds), "seconds": np.median(row.seconds)}
+        lines.append(vars(row) | medians | {"rounds": len(row.seconds)})
+    return "least, median, most: how many times as fast ours is\n" + text_table(columns, lines)
 
 
 def check(checkout: Path) -> None:

@@ -1,4 +1,4 @@
-"""Compiles for accelerators that are not there: does it fit, how long does compiling take, how many kernels does a step launch?
+"""Compiles for accelerators that are not there: memory, compile time, and kernel launches per inner step.
 
 JAX compiles for a described topology. TPUs need libtpu; GPUs need CUDA's plugin and compiler, but no driver.
 """
@@ -18,6 +18,7 @@ from rgen.devices import shardings_over
 from rgen.errors import InputError, nearest
 from rgen.hardware import Hardware, main_memory, second_level_cache
 from rgen.host.progress import Progress
+from rgen.host.table import table as text_table
 from rgen.sequence import Sequence
 from rgen.timing import benchmark
 from rgen.timing.compiled import loops
@@ -57,7 +58,7 @@ PACKAGES = {
     "gpu": "pip install jax-cuda13-plugin jax-cuda13-pjrt (of jax's own version) nvidia-cuda-nvcc nvidia-nvvm nvidia-cuda-crt "
     "nvidia-cuda-runtime",
 }
-MOST = 2**20  # sequences of a device, of which is tried whether they fit
+MOST = 2**20  # sequences per device that are tried at most
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,9 @@ class Compilation:
     Attributes:
       compile_seconds: seconds, on this machine.
       argument_bytes, temp_bytes, program_bytes: of each device; None if the compiler does not say.
-      fits: whether arguments, results, temporaries and program fit the device's memory; of `--fit`, at the largest meta-batch that does.
-      devices: over how many of the target's the sequences are spread.
-      kernels_per_step: kernels that the loops launch for each inner step of the whole meta-batch: before, and in the reverse sweep.
+      fits: whether arguments, results, temporaries and program fit into the device's memory.
+      devices: number of the target's devices that the sequences are spread over.
+      forward_kernels, backward_kernels: launched by the loops for each inner step of the whole meta-batch.
       collectives, collective_bytes: how often the devices exchange something in one call, and the bytes each gives.
     """
 
@@ -85,7 +86,8 @@ class Compilation:
     temp_bytes: int | None
     program_bytes: int | None
     fits: bool
-    kernels_per_step: tuple[float, float] | None
+    forward_kernels: float | None
+    backward_kernels: float | None
     collectives: float
     collective_bytes: float
 
@@ -96,7 +98,7 @@ def parse(name: str) -> tuple[Target, int]:
     if kind not in TARGETS:
         raise InputError(f"There is no target '{kind}'. {nearest(kind, TARGETS)}")
     if count and (not count.isdigit() or int(count) < 1):
-        raise InputError(f"--target is '{name}'; behind the colon stands how many devices, as in {kind}:4.")
+        raise InputError(f"--target is '{name}'; after the colon comes the number of devices, as in {kind}:4.")
     return TARGETS[kind], int(count or 1)
 
 
@@ -143,14 +145,14 @@ def compile_row(name: str, network: str, algorithm: str, form: str, meta_batch: 
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return Compilation(*about, time.perf_counter() - began, None, None, None, False, None, 0, 0)
+        return Compilation(*about, time.perf_counter() - began, None, None, None, False, None, None, 0, 0)
     seconds = time.perf_counter() - began
     memory: Any = compiled.memory_analysis()
     sizes = (memory.argument_size_in_bytes, memory.temp_size_in_bytes, memory.generated_code_size_in_bytes)
     found = loops(compiled.as_text() or "")
     kernels = (round(found.forward / length, 1), round(found.backward / length, 1))
     fits = sum(sizes) + memory.output_size_in_bytes <= target.memory
-    return Compilation(*about, seconds, sizes[0], sizes[1], sizes[2] or None, fits, kernels, found.collectives, found.bytes)
+    return Compilation(*about, seconds, sizes[0], sizes[1], sizes[2] or None, fits, *kernels, found.collectives, found.bytes)
 
 
 def largest(name: str, network: str, algorithm: str, form: str, length: int, progress: Progress) -> Compilation:
@@ -191,15 +193,10 @@ def measure(config: BenchmarkConfig) -> list[Compilation]:
 
 
 def table(rows: list[Compilation]) -> str:
-    """The rows as text; "kernels" are those launched for each inner step, forward + backward."""
-    head = (
-        f"{'network':<18}{'algorithm':<18}{'form':<8}{'B':>7}{'T':>7}  {'target':<12}{'compile s':>10}{'arguments MB':>14}{'temp MB':>11}"
-    )
-    lines = [head + f"{'program MB':>12}{'fits':>6}{'kernels':>14}{'collectives':>13}{'their MB':>10}"]
-    for r in rows:
-        sizes = [f"{value / 1e6:,.1f}" if value is not None else "-" for value in (r.argument_bytes, r.temp_bytes, r.program_bytes)]
-        kernels = f"{r.kernels_per_step[0]:g} + {r.kernels_per_step[1]:g}" if r.kernels_per_step else "-"
-        about = f"{r.network:<18}{r.algorithm:<18}{r.form:<8}{r.meta_batch:>7}{r.length:>7}  {r.target:<12}{r.compile_seconds:>10.1f}"
-        found = f"{sizes[0]:>14}{sizes[1]:>11}{sizes[2]:>12}{'yes' if r.fits else 'NO':>6}{kernels:>14}"
-        lines.append(f"{about}{found}{r.collectives:>13g}{r.collective_bytes / 1e6:>10.2f}")
-    return "\n".join(lines)
+    """The rows as text."""
+    columns = {
+        **{"network": "", "algorithm": "", "form": "", "meta_batch": "d", "length": "d", "target": "", "devices": "d", "fits": ""},
+        **{"compile_seconds": ".1f", "argument_bytes": ",.1f", "temp_bytes": ",.1f", "program_bytes": ",.1f"},
+        **{"forward_kernels": "g", "backward_kernels": "g", "collectives": "g", "collective_bytes": ".2f"},
+    }
+    return text_table(columns, [vars(row) for row in rows])

@@ -1,4 +1,4 @@
-"""How long training goes on: so many outer steps, or so many minutes of its own time."""
+"""How long training lasts: a number of outer steps, or of minutes."""
 
 import threading
 import time
@@ -11,12 +11,12 @@ from rgen.config import TrainConfig
 
 
 class AwakeClock:
-    """A clock that stands still while the process is stopped, as by Ctrl-Z or by a laptop that sleeps.
+    """A clock that stands still while the process is stopped, for example by Ctrl-Z or when the computer sleeps.
 
-    It is to be read at least once a second: what is more than `LONGEST` after the time before is no time of ours.
+    It must be read at least once a second: a gap of more than `LONGEST` between two readings is not counted.
 
     Attributes:
-      stopped: seconds that were left out so far.
+      stopped: seconds that were not counted so far.
     """
 
     LONGEST = 2.0
@@ -49,8 +49,8 @@ def process_clock() -> AwakeClock:
 
 
 class Clock:
-    """Seconds of training, those of earlier parts of the run included. What is left out, as compiling and validation, does not count, and
-    neither does time in which the process is stopped."""
+    """Seconds of training, including those before the run was resumed; without those of calls to `leave_out`, and without time in which
+    the process is stopped."""
 
     def __init__(self, seconds: float = 0.0, now: Callable[[], float] | None = None):
         self._now = now or process_clock()
@@ -60,7 +60,7 @@ class Clock:
         return self._now() - self._began
 
     def leave_out(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        """Calls a function, whose time does not count."""
+        """Calls a function without counting its time."""
         before = self._now()
         try:
             return call(*arguments)
@@ -72,22 +72,21 @@ class Budget:
     """What a configuration allows: `steps`, or `minutes` of a clock.
 
     Attributes:
-      clock: counts in both cases.
-      timed: whether the clock decides.
+      timed: whether the budget is in minutes.
       total: outer steps; or seconds, if timed.
     """
 
     def __init__(self, config: TrainConfig, clock: Clock):
         self.clock, self.timed = clock, config.minutes is not None
         self.total = config.steps if config.minutes is None else 60 * config.minutes
-        self._warmup = 0 if self.timed else config.warmup  # by the clock, the schedule begins at once
+        self._warmup = 0 if self.timed else config.warmup  # with a clock, the schedule begins at once
 
     def used(self, step: int) -> float:
         """How much of `total` is used after so many outer steps."""
         return self.clock.seconds() if self.timed else step
 
     def after(self, step: int) -> tuple[bool, float]:
-        """After so many outer steps: whether training ends, and how far the schedule behind the warm-up is, 0 to 1.
+        """After so many outer steps: whether training ends, and how far the schedule after the warm-up is, 0 to 1.
 
         The same in all processes: the slowest clock counts.
         """

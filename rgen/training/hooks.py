@@ -1,4 +1,4 @@
-"""What the outer loop does now and then. A hook is called with the step and the state, and returns the state."""
+"""What the outer loop does every so many steps. A hook is called with the step and the state, and returns the state."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ Hook = Callable[[int, State], State]
 
 
 class Experiment(NamedTuple):
-    """What training works with: nothing of it changes from step to step.
+    """What stays the same during training.
 
     Attributes:
       batch: how many sequences are scored or sampled at once.
@@ -38,11 +38,11 @@ class Experiment(NamedTuple):
 
 
 class Log:
-    """Writes means since the last line, and how fast it goes; begins a new window of the state."""
+    """Logs means since the last line and the speed; starts a new window."""
 
     def __init__(self, run: Run, progress: Progress, budget: Budget, start: int):
         self.run, self.progress, self.budget, self.then = run, progress, budget, budget.clock.seconds()
-        self.counted = start + 1  # the first step compiles, and its time is left out
+        self.counted = start + 1  # the first step compiles, and its time is not counted
         self.stopped = process_clock().stopped
 
     def __call__(self, step: int, state: State) -> State:
@@ -61,22 +61,20 @@ class Log:
 
 
 class Validate:
-    """Scores the validation split; the parameters are kept apart while they are the best."""
+    """Scores the validation split; saves the parameters if they are the best."""
 
-    def __init__(self, experiment: Experiment, checkpoints: Checkpoints, best: Checkpoints, progress: Progress):
+    def __init__(self, experiment: Experiment, best: Checkpoints, progress: Progress):
         config, self.run, self.data, self.model, self.batch = experiment
-        self.checkpoints, self.best, self.progress = checkpoints, best, progress
+        self.best, self.progress = best, progress
         self.index = scoring.choose(self.data, "valid", config.eval_count or None, seed=0)
         logged = {row["step"]: row["valid_nats"] for row in self.run.metrics() if np.isfinite(row.get("valid_nats", np.nan))}
         kept = best.steps()
         self.none, self.least = not kept, logged.get(kept[0], np.inf) if kept else np.inf
 
     def __call__(self, step: int, state: State) -> State:
-        self.checkpoints.wait()  # several processes write one at a time
         nats = scoring.score_all(self.model, state.params, self.data, "valid", self.index, self.batch).sum(1).mean()
         if nats < self.least or self.none:
             self.best.save(step, state.params)
-            self.best.wait()
             self.none = False
         self.least = min(self.least, nats) if np.isfinite(nats) else self.least
         self.run.log(step=step, valid_nats=float(nats), **self.inner_gradients(state.params))
@@ -94,7 +92,7 @@ class Validate:
 
 
 class DrawSamples:
-    """16 samples, to see how far it is."""
+    """Draws 16 samples."""
 
     def __init__(self, experiment: Experiment):
         config, self.run, self.data, model, self.batch = experiment
@@ -111,7 +109,7 @@ class DrawSamples:
 
 
 class Save:
-    """A checkpoint, the last of the hooks: what its step has led to is there when it is."""
+    """Saves a checkpoint. The last of the hooks, so that the results of the others are there if the checkpoint is."""
 
     def __init__(self, checkpoints: Checkpoints, budget: Budget):
         self.checkpoints, self.budget = checkpoints, budget
@@ -123,7 +121,7 @@ class Save:
 
 
 def with_seconds(state: State, budget: Budget) -> State:
-    """The state with the time it took, if that is what the budget is of."""
+    """The state with the seconds of training so far, if the budget is in minutes."""
     if state.seconds is None:
         return state
     seconds = np.asarray(devices.largest(budget.clock.seconds()), state.seconds.dtype)

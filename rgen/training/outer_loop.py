@@ -1,4 +1,4 @@
-"""The outer loop: draw a meta-batch, take an outer step, and now and then log, validate, draw samples and save."""
+"""The outer loop: make a meta-batch, take an outer step; every so many steps log, validate, draw samples and save."""
 
 import errno
 import os
@@ -26,7 +26,7 @@ from rgen.training.budget import Budget, Clock
 from rgen.training.hooks import DrawSamples, Experiment, Hook, Log, Save, Validate, with_seconds
 from rgen.training.outer_step import BOOKKEEPING, Measured, State, init_state, make_optimizer, make_step
 
-BAD = 10  # steps in a row that are not finite, and training ends
+BAD = 10  # training ends after this many steps in a row that are not finite
 
 
 def train(config: TrainConfig) -> Run:
@@ -34,12 +34,12 @@ def train(config: TrainConfig) -> Run:
 
     Raises:
       InputError: the configuration, the data or the folder cannot be used, or the loss is no longer finite.
-      SystemExit: stopped by a signal, see `rgen.host.signals`, after a checkpoint.
+      SystemExit: stopped by a signal (see `rgen.host.signals`), after a checkpoint.
     """
     optimizer = make_optimizer(config)
     run = Run(config.run, writes=devices.is_first(), board=config.tensorboard)
     try:
-        # nothing is written before all is known to fit; the other processes wait here until the first one has made the folder
+        # nothing is written before everything is known to fit; the other processes wait here until the first has made the folder
         goes_on = run.reserve(config) if run.writes else bool(devices.largest(0))
         data = data_sets.from_config(config) if run.writes and not run.data_file.exists() else run.data()
         model = models.from_config(config, data)
@@ -91,33 +91,33 @@ def take_steps(
     try:
         what = "train, seconds" if budget.timed else "train"
         progress = Progress(round(budget.total), round(budget.used(start)), what, not run.writes)
-        with progress, Signals() as signals, best, checkpoints:
+        with progress, Signals() as signals:
             log, save = Log(run, progress, budget, start), Save(checkpoints, budget)
-            looks = (Validate(experiment, checkpoints, best, progress), DrawSamples(experiment), save)
+            looks = (Validate(experiment, best, progress), DrawSamples(experiment), save)
             hooks: list[tuple[int, Hook]] = [(config.log_every, log), *((config.eval_every, hook) for hook in looks)]
             while not over and not stop:
                 batch, before, done = next(batches), measured, done + 1
-                compiles = before is None  # the first one does: that is no training
-                state, measured = (
-                    budget.clock.leave_out(outer_step, state, batch, annealed) if compiles else outer_step(state, batch, annealed)
-                )
-                if before is not None:  # a step late, so that the device never waits for us
+                if before is None:  # this step compiles, which is not counted
+                    state, measured = budget.clock.leave_out(outer_step, state, batch, annealed)
+                else:
+                    state, measured = outer_step(state, batch, annealed)
+                    # the step before is looked at while this one runs, so that the device never waits
                     check_finite(done - 1, before, run.folder, checkpoints)
                     progress.update(round(budget.used(done - 1)), f"{float(before.nats):.3f} nats")
                 over, annealed = budget.after(done)
                 called = [hook for every, hook in hooks if done % every == 0 or over]
-                # read once, as a signal may come at any time; several processes agree on it when they log
+                # read once, as a signal may come at any time; several processes agree when they log
                 stop = int(devices.largest(signals.number)) if log in called or jax.process_count() == 1 else 0
                 called += [save] if stop and save not in called else []
                 if called:
-                    if not run.is_there():  # else Orbax makes it anew, with half a run in it
+                    if not run.is_there():  # Orbax would make it anew, with half a run in it
                         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(run.folder))
                     check_finite(done, measured, run.folder, checkpoints)
                 for hook in called:
                     state = budget.clock.leave_out(hook, done, state)
         if run.writes:
             replace(run.folder / "curves.png", plots.curves(run.metrics()))
-    except BrokenPipeError:  # of what is printed; the folder is well
+    except BrokenPipeError:  # of stdout or stderr; the folder is well
         raise
     except (OSError, Unwritable) as error:
         raise _rescued(experiment, state, budget, error) from error
@@ -128,7 +128,7 @@ def take_steps(
 
 
 def _rescued(experiment: Experiment, state: State, budget: Budget, error: OSError | Unwritable) -> InputError:
-    """Saves the state where it can be saved, as the run folder cannot be written any more. Returns what to say."""
+    """Saves the run elsewhere if its folder cannot be written any more. Returns the error to raise."""
     run, step = experiment.run, int(state.step)
     if not run.is_there():
         reason = f"The folder {run.folder} was moved or removed while the run trained in it."
@@ -136,8 +136,8 @@ def _rescued(experiment: Experiment, state: State, budget: Budget, error: OSErro
         reason = f"{error.filename or run.folder} cannot be written: {error.strerror or error}."
     else:
         reason = str(error)
-    if jax.process_count() > 1:  # who would have to agree on another folder
-        return InputError(f"{reason} Steps behind the last checkpoint are lost.")
+    if jax.process_count() > 1:  # they would have to agree on another folder
+        return InputError(f"{reason} Steps after the last checkpoint are lost.")
     saved = run.rescue(experiment.config, experiment.data, step, with_seconds(state, budget), state.params)
     if saved is None:
         return InputError(f"{reason} The state of step {step} could not be saved elsewhere either.")
@@ -161,7 +161,7 @@ def check_finite(step: int, measured: Measured, folder: Path, checkpoints: Check
 
 
 def _everywhere(config: TrainConfig, run: Run) -> jax.sharding.Sharding:
-    """Where the state lies; says so if not all devices have work."""
+    """The sharding of the state; prints a note if some devices have nothing to do."""
     size, there = config.meta_batch, jax.device_count()
     everywhere, spread = devices.shardings(size)
     if (used := len(spread.device_set)) < there:

@@ -1,4 +1,4 @@
-"""One outer step: take the meta-gradient of a batch, let optax change the initialization. Pure functions of a state."""
+"""One outer step: the meta-gradient of a batch, and an update of the initialization by optax. Pure functions of a state."""
 
 from collections.abc import Callable
 from functools import partial
@@ -21,11 +21,11 @@ def inner_norms(model: InnerLoop, params: Params, seqs: Sequence) -> jax.Array:
 
 
 class Window(NamedTuple):
-    """Sums since the last line of the log. They are part of the state, so that a run that goes on logs what it would have logged.
+    """Sums since the last line of the log. They are part of the state, so that a resumed run logs the same as one that never stopped.
 
     Attributes:
-      steps, nats, norm: how many finite outer steps there were, and the sums of their nats and of their meta-gradients' norms.
-      skipped: how many steps were not finite.
+      steps, nats, norm: number of finite outer steps, and sums of their nats and of the norms of their meta-gradients.
+      skipped: number of steps that were not finite.
     """
 
     steps: jax.Array
@@ -39,11 +39,11 @@ class Window(NamedTuple):
 
 
 class State(NamedTuple):
-    """All that training carries from one outer step to the next.
+    """What one outer step passes on to the next.
 
     Attributes:
-      bad: how many steps in a row were not finite.
-      seconds: of training, when this was saved; None unless the budget is one of minutes.
+      bad: number of steps in a row that were not finite.
+      seconds: of training, when this was saved; None unless the budget is in minutes.
     """
 
     step: jax.Array
@@ -54,15 +54,11 @@ class State(NamedTuple):
     seconds: jax.Array | None = None
 
 
-BOOKKEEPING = (
-    "bad",
-    "window",
-    "seconds",
-)  # what begins anew if the checkpoint of an older version lacks it; State has more of it over time
+BOOKKEEPING = ("bad", "window", "seconds")  # parts of State that checkpoints of older versions may lack; they start anew
 
 
 class Measured(NamedTuple):
-    """Of one outer step: mean nats of a sequence, norm of the meta-gradient, how many steps in a row were not finite."""
+    """Mean nats per sequence of an outer step, norm of the meta-gradient, number of steps in a row that were not finite."""
 
     nats: jax.Array
     norm: jax.Array
@@ -70,16 +66,16 @@ class Measured(NamedTuple):
 
 
 def _kind(path: tuple, parameter: jax.Array) -> str:
-    """The optimizer of a parameter: Muon for the kernel of a Dense layer with several inputs and outputs, AdamW for all else.
+    """The optimizer of a parameter: muon for kernels of Dense layers with several inputs and outputs, else adamw.
 
-    Heads are many narrow kernels in one array, which the inner loop changes; they and the inner rates are AdamW's.
+    Memory heads, which are many narrow kernels in one array, and inner rates use AdamW.
     """
     is_kernel = jax.tree_util.keystr(path[-1:], simple=True) == "kernel" and parameter.ndim == 2 and min(parameter.shape) > 1
     return "muon" if is_kernel and jax.tree_util.GetAttrKey("rates") not in path else "adamw"
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """AdamW, or AdamW beside Muon, with warm-up and clipping as configured; inner rates and their logarithms do not decay.
+    """AdamW, or Muon together with AdamW, with warm-up and clipping as configured. Inner rates have no weight decay.
 
     Sources: Muon, Jordan et al. 2024, https://kellerjordan.github.io/posts/muon, as in optax; its scale, Liu et al. 2025, arXiv:2502.16982.
     """
@@ -97,14 +93,14 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     return optax.chain(clip, optax.partition({"adamw": adamw, "muon": muon}, partial(jax.tree.map_with_path, _kind)))
 
 
-# What the outer rate behind the warm-up is multiplied by, a function of how far training is, 0 to 1
+# Factor of the outer rate after the warm-up, as a function of how far training is, 0 to 1
 SCHEDULES: dict[str, Callable] = {"constant": jnp.ones_like, "cosine": lambda done: (1 + jnp.cos(jnp.pi * done)) / 2}
 
 
 def make_step(model: SequenceModel, algorithm: str, optimizer: optax.GradientTransformation, schedule: str = "constant") -> Callable:
     """One jitted outer step: (state, seqs, how far the schedule is) -> (state, Measured).
 
-    A step whose nats or meta-gradient are not finite changes neither the parameters nor the optimizer; it is counted.
+    If the nats or the meta-gradient are not finite, the parameters and the optimizer stay as they are, and the step is counted as bad.
     """
 
     @partial(jax.jit, donate_argnums=0)
@@ -131,4 +127,4 @@ def init_state(params: Any, optimizer: optax.GradientTransformation, timed: bool
     """The state before the first step."""
     seconds = jnp.zeros(()) if timed else None
     state = State(jnp.zeros((), jnp.int32), params, optimizer.init(params), jnp.zeros((), jnp.int32), Window.empty(), seconds)
-    return jax.tree.map(jnp.copy, state)  # a buffer that stands twice in a tree cannot be donated
+    return jax.tree.map(jnp.copy, state)  # a buffer that occurs twice in a tree cannot be donated
