@@ -175,9 +175,8 @@ def test_what_cannot_be_done_is_a_sentence(case, tmp_path, monkeypatch):
 
 
 def test_mnist_that_is_needed_and_not_there(tmp_path, monkeypatch):
-    monkeypatch.setattr("rgen.data.mnist.home", lambda: tmp_path)
-    monkeypatch.setattr("rgen.data.mnist._there", lambda builder: False)
-    with pytest.raises(InputError, match=r"MNIST is not in .*--download. Or give, with --data-dir"):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(InputError, match=r"mnist is not in .*--download. Or give, with --data-dir"):
         load_run("pretrained:mnist", needs_data=True)
 
 

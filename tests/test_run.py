@@ -92,7 +92,7 @@ for path in sys.argv[1:]:
     try:
         runpy.run_path(path, run_name="__main__")
     except SystemExit as end:
-        slow = {"jax", "flax", "sklearn", "matplotlib", "tensorflow_datasets"} & set(sys.modules)
+        slow = {"jax", "flax", "sklearn", "matplotlib"} & set(sys.modules)
         print("ended with", end.code, sorted(slow))
 """
     paths = [str(ROOT / "bin" / f"{name}.py") for name in commands.COMMANDS]

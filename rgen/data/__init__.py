@@ -80,15 +80,7 @@ class Dataset:
         return self._sequences(split, rows, rng)
 
     def batch(self, seed: int, step: int, size: int) -> Sequence:
-        """`size` training sequences drawn with replacement, as a function of (seed, step) alone.
-
-        Raises:
-          DataError: size is not positive, or seed or step is negative.
-        """
-        if size < 1:
-            raise DataError(f"A batch needs at least one sequence; {size} were asked for.")
-        if seed < 0 or step < 0:
-            raise DataError(f"The seed and the step of a batch cannot be negative; they are {seed} and {step}.")
+        """`size` training sequences drawn with replacement, as a function of (seed, step) alone; neither may be negative."""
         rng = np.random.default_rng([seed, step])
         return self.sequences("train", rng.integers(len(self.splits["train"]), size=size), rng)
 
@@ -112,12 +104,10 @@ def cut(n: int, held_out: float, split_seed: int) -> dict[str, np.ndarray]:
     """Shuffles 0..n-1 by the seed and cuts off test (`held_out` of them) and valid (half as many): split name -> indices.
 
     Raises:
-      DataError: the fraction is not between 0 and 1, the seed is negative, or nothing is left to train on.
+      DataError: the fraction is not between 0 and 1, or nothing is left to train on.
     """
     if not 0 < held_out < 1:
         raise DataError(f"The held-out fraction must lie between 0 and 1; it is {held_out}.")
-    if split_seed < 0:
-        raise DataError(f"The split seed cannot be negative; it is {split_seed}.")
     test, valid = max(1, round(n * held_out)), max(1, round(n * held_out / 2))
     if test + valid >= n:
         what = f"Of {n} sequences, {test} would go to test and {valid} to valid, and none would be left to train on."
@@ -192,23 +182,20 @@ def load(
 
     if max_length < 2:
         raise DataError(f"The maximal length must be at least 2, a byte and its NUL; it is {max_length}.")
-    if name == "listing":
-        return text.listing(max_length, held_out, split_seed, score_padding, deduplicate)
+    if split_seed < 0:
+        raise DataError(f"The split seed cannot be negative; it is {split_seed}.")
     if name not in NAMES and not os.path.lexists(name):
-        raise DataError(_unknown(os.fspath(name)))
-    if name in NAMES or pictures.is_images(name):
-        options = images.Options(order, reduce, binarize, held_out, split_seed, deduplicate)
-        return images.load(os.fspath(name), options, data_dir=data_dir, download=download)
-    return text.from_file(name, max_length, held_out, split_seed, score_padding, deduplicate)
+        near = difflib.get_close_matches(os.fspath(name), NAMES, n=2, cutoff=0.5)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        what = f"neither a data set ({', '.join(NAMES)}) nor the path of a text file or of images that exists"
+        raise DataError(f"{os.fspath(name)!r} is {what}.{hint}")
+    if name in IMAGES or (name != "listing" and pictures.is_images(name)):
+        name = os.fspath(name)
+        return images.load(name, order, reduce, binarize, held_out, split_seed, deduplicate, data_dir, download)
+    return text.load(None if name == "listing" else name, max_length, held_out, split_seed, deduplicate, score_padding)
 
 
 def from_config(config: TrainConfig) -> Dataset:
     """The data set that a configuration names. Raises DataError as `load`."""
     names = ("data_dir", "max_length", "held_out", "split_seed", "deduplicate", "order", "reduce", "binarize", "score_padding", "download")
     return load(config.data, **{name: getattr(config, name) for name in names})
-
-
-def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name, NAMES, n=2, cutoff=0.5)
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    return f"{name!r} is neither a data set ({', '.join(NAMES)}) nor the path of a text file or of images that exists.{hint}"
