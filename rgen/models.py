@@ -18,7 +18,6 @@ from rgen.recurrent import LSTM, Recurrent
 from rgen.sequence import SequenceModel
 
 DISTINCT = Dual(distinct=True)
-REVERSE = 10  # an outer step needs about so many times the memory of its taps, measured on the presets; for what is recommended only
 
 
 def build(
@@ -115,36 +114,19 @@ def by_path(tree: Any) -> dict[str, Any]:
 def check_training_fits(config: TrainConfig, model: SequenceModel, data: Dataset) -> None:
     """Raises InputError where an outer step needs more memory than there is, before anything of its size is made.
 
-    Counted is what must be there at the same time, so that nothing is refused that could work: the parameters with Adam's two moments and
-    the gradient; outputs, weights and nats of the meta-batch; and what the reverse sweep reads: taps of a micro-batch, and foreseen inputs.
+    Counted is only what must be there at the same time, so that nothing is refused that could work: the parameters with Adam's two moments
+    and the gradient; outputs, weights and nats of the meta-batch; and the taps of a micro-batch and foreseen inputs, for the reverse sweep.
     """
     there, shapes, length, batch = total_memory(), parameter_shapes(model, data), data.length, config.meta_batch
     check_network_fits(shapes, copies=4)
-    taps, known, together = 0, 0, batch  # bytes of a step of each sequence, and of all; sequences whose taps are kept
+    needed = 4 * 4 * numbers(shapes) + 3 * 4 * batch * length
     if isinstance(model, InnerLoop) and isinstance(model.form, Dual) and config.algorithm != "reptile":
-        axes, own = len(data.shape) + model.context, config.order == "random" or model.context > 0
-        x = (batch if own else 1, length) + ((axes,) if axes > 1 else ())
+        axes, own_inputs = len(data.shape) + model.context, config.order == "random" or model.context > 0
+        x = (batch if own_inputs else 1, length) + ((axes,) if axes > 1 else ())
         plan = model.form.plan(model, shapes.init, jax.ShapeDtypeStruct(x, np.int32), batch)
-        together = plan.micro_batch
-        taps = 4 * sum(layer.tap_size for layer in plan.layers)
-        known = 4 * sum(layer.heads * layer.taps * layer.width for layer in plan.layers if layer.foreseen)
-        taps, known = (taps + known, 0) if own else (taps, known)
-
-    def needed(batch: int, length: int, times: int = 1) -> int:
-        return 4 * 4 * numbers(shapes) + length * (3 * 4 * batch + times * (min(batch, together) * taps + known))
-
-    def fits(batch: int, length: int) -> bool:
-        return needed(batch, length, REVERSE) <= there
-
-    halves = [batch >> k for k in range(1, batch.bit_length())]
-    remedies = {"--meta-batch": next((size for size in halves if fits(size, length)), None)}
-    if data.kind == "text":
-        shorter, halves = "a smaller --max-length", [length >> k for k in range(1, length.bit_length())]
-        remedies["--max-length"] = next((size for size in halves if fits(batch, size)), None)
-    else:
-        shorter, sides = "a larger --reduce", [side for side in range(2, min(data.shape)) if not any(n % side for n in data.shape)]
-        remedies["--reduce"] = next((config.reduce * side for side in sides if fits(batch, length // side**2)), None)
-    found = " or ".join(f"{option} {value}" for option, value in remedies.items() if value)
-    remedy = f"With {found} it should fit." if found else f"Give a smaller --meta-batch and {shorter}."
+        taps = sum(layer.tap_size for layer in plan.layers)
+        foreseen = sum(layer.heads * layer.taps * layer.width for layer in plan.layers if layer.foreseen)
+        needed += 4 * length * (plan.micro_batch * taps + (plan.micro_batch if own_inputs else 1) * foreseen)
+    shorter = "shorter sequences by --max-length" if data.kind == "text" else "smaller images by --reduce"
     what = f"An outer step with --meta-batch {batch} on sequences of {length:,} steps"
-    require_memory(needed(batch, length), what, remedy, there)
+    require_memory(needed, what, f"Give a smaller --meta-batch, or {shorter}.", there)
