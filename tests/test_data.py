@@ -13,6 +13,7 @@ import struct
 import sys
 import tarfile
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -22,8 +23,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from rgen import data
-from rgen.choices import SPLITS
+from rgen.choices import ORDERS, SPLITS
 from rgen.data import DataError, archive, images, mnist, text
+from rgen.data.dataset import SURE, cut, draw
 from rgen.errors import InputError
 
 LINES = [b"alpha", b"beta", b"a line longer than the others", b"gamma", b"delta", b"epsilon", b"zeta", b"eta", b"theta", b"iota"]
@@ -264,7 +266,7 @@ def test_digits():
     assert len({image.tobytes() for split in loaded.splits.values() for image in split}) > 1700  # nearly all differ: no overlap
 
 
-@pytest.mark.parametrize("order", images.ORDERS)
+@pytest.mark.parametrize("order", ORDERS)
 def test_images_come_back_from_their_pixels_in_any_order(order):
     loaded = data.load("digits", order=order)
     x, y, weight = loaded.sequences("valid", range(90))
@@ -329,10 +331,10 @@ def test_by_chance_a_pixel_is_white_as_often_as_it_is_grey():
     grey = np.tile(np.array([0, 1, 64, 128, 254, 255], np.uint8)[:, None, None], (1, 150, 150))
     likely = images.chances(grey, 255, 1)
     np.testing.assert_array_equal(likely, grey.astype(int) * 257)
-    drawn = images.draw(likely, np.random.default_rng(0)).mean((1, 2))
+    drawn = draw(likely, np.random.default_rng(0)).mean((1, 2))
     assert drawn[0] == 0 and drawn[-1] == 1
     np.testing.assert_allclose(drawn, grey[:, 0, 0] / 255, atol=0.013)  # four standard errors
-    assert images.draw(np.full((10, 10_000), images.SURE, np.uint16), np.random.default_rng(0)).all()
+    assert draw(np.full((10, 10_000), SURE, np.uint16), np.random.default_rng(0)).all()
 
 
 def test_static_pixels_are_drawn_once_and_dynamic_ones_anew_for_training_only(tmp_path):
@@ -348,7 +350,7 @@ def test_static_pixels_are_drawn_once_and_dynamic_ones_anew_for_training_only(tm
     index = np.zeros(64, int)
     anew = [dynamic.sequences("train", index, np.random.default_rng(seed)).y for seed in (0, 1)]
     assert (anew[0] != anew[1]).any() and len({row.tobytes() for row in anew[0]}) == 64
-    expected = load_digits(return_X_y=True)[0][data.cut(1797, 0.1, 0)["train"][0]] / 16
+    expected = load_digits(return_X_y=True)[0][cut(1797, 0.1, 0)["train"][0]] / 16
     np.testing.assert_allclose(np.concatenate(anew).mean(0), expected, atol=0.2)
     np.testing.assert_array_equal(dynamic.sequences("train", [0]).y[0], static.splits["train"][0].reshape(-1))
     (tmp_path / "data.npz").write_bytes(archive.to_npz(dynamic))
@@ -470,7 +472,7 @@ def test_data_are_downloaded_once_when_asked_and_checked(name, damaged, files, t
 
 def test_no_network_is_a_sentence(files, monkeypatch):
     def unreachable(url, timeout):
-        raise mnist.urllib.error.URLError("no route to host")
+        raise URLError("no route to host")
 
     monkeypatch.setattr(mnist.urllib.request, "urlopen", unreachable)
     with pytest.raises(DataError, match=r"cannot be downloaded.*no route to host"):

@@ -12,8 +12,7 @@ import pytest
 
 from rgen import commands, config, data, hardware, models, scoring, training
 from rgen.config import PRESETS, TrainConfig
-from rgen.data.images import Images
-from rgen.data.text import Text
+from rgen.data import Dataset
 from rgen.errors import InputError
 from rgen.hardware import Hardware, main_memory, require_memory
 from rgen.timing import benchmark
@@ -21,13 +20,13 @@ from rgen.timing import benchmark
 GB = 10**9
 
 
-def images(side: int, count: int = 2) -> Images:
+def images(side: int, count: int = 2) -> Dataset:
     """Black images; what they take is reserved by the system, not used."""
-    return Images({split: np.zeros((count, side, side), np.uint8) for split in ("train", "valid", "test")})
+    return Dataset("image", {split: np.zeros((count, side, side), np.uint8) for split in ("train", "valid", "test")})
 
 
-def lines(length: int) -> Text:
-    return Text({split: np.full((2, 4), ord("a"), np.uint8) for split in ("train", "valid", "test")}, max_length=length)
+def lines(length: int) -> Dataset:
+    return Dataset("text", {split: np.full((2, 4), ord("a"), np.uint8) for split in ("train", "valid", "test")}, max_length=length)
 
 
 def preset(name: str, **changes: Any) -> TrainConfig:

@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from rgen import data, training
-from rgen.data import DataError, conditioning, pictures
-from rgen.data.images import Images
+from rgen.data import DataError, Dataset, conditioning, pictures
+from rgen.data.dataset import cut
 from rgen.errors import InputError
 from rgen.runs.folder import load_run
 from rgen.sampling import make_sampler
@@ -91,7 +91,7 @@ WHOLE = {
 def test_images_are_read_right_however_they_are_stored(case, tmp_path):
     loaded = data.load(WHOLE[case](tmp_path), split_seed=3)
     assert loaded.shape == (4, 6) and "25 train, 2 valid, 3 test images of 4 by 6 pixels" in loaded.notes[0]
-    for split, rows in data.cut(30, 0.1, 3).items():
+    for split, rows in cut(30, 0.1, 3).items():
         np.testing.assert_array_equal(loaded.splits[split], WHITE[rows])
 
 
@@ -114,7 +114,7 @@ def test_black_and_white_are_so_in_every_mode_of_pillow(mode, tmp_path, monkeypa
 def test_what_is_transparent_is_paper_in_16_bits_too(tmp_path):
     ink = np.where(WHITE == 0, 1000, 0).astype(np.uint16)
     loaded = data.load(draw(tmp_path / "a", ink, transparency=0), split_seed=3)
-    np.testing.assert_array_equal(loaded.splits["test"], WHITE[data.cut(30, 0.1, 3)["test"]])
+    np.testing.assert_array_equal(loaded.splits["test"], WHITE[cut(30, 0.1, 3)["test"]])
 
 
 TURNED = {1: None, **{number + 2: Image.Transpose(way) for number, way in enumerate((0, 3, 1, 5, 2, 6, 4))}}
@@ -130,7 +130,7 @@ def test_pictures_are_read_as_viewers_show_them(orientation, kind, tmp_path):
     picture = picture if kind == "I;16" else picture.convert(kind)
     (picture if way is None else picture.transpose(way)).save(tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(pictures.read(tmp_path / "a.png", 255)[0], WHITE[0] * 255)
-    np.testing.assert_array_equal(conditioning.picture(Images({"train": WHITE}), tmp_path / "a.png").y, 1 - WHITE[0])
+    np.testing.assert_array_equal(conditioning.picture(Dataset("image", {"train": WHITE}), tmp_path / "a.png").y, 1 - WHITE[0])
 
 
 def test_what_is_damaged_in_exif_turns_nothing(tmp_path, recwarn):
@@ -156,7 +156,7 @@ def test_pictures_in_folders_inside_are_read_and_what_is_left_out_is_said(tmp_pa
     (at / "linked").symlink_to(draw(tmp_path / "elsewhere", GREY[:5]))
     loaded = data.load(at)
     read = np.concatenate([GREY[20:], GREY[:20:2], GREY[1:20:2], GREY[:5]])
-    for split, rows in data.cut(35, 0.1, 0).items():
+    for split, rows in cut(35, 0.1, 0).items():
         np.testing.assert_array_equal(loaded.splits[split], (read >= 128)[rows])
     left, inside, again = loaded.notes[1:]
     assert left.endswith("Pillow does not open them as pictures: .heic: 1, .txt: 1.")
@@ -185,7 +185,7 @@ def test_of_several_frames_the_first_is_read_and_the_others_are_said(end, tmp_pa
     everything = {image.tobytes() for split in loaded.splits.values() for image in split}
     assert WHITE[1].tobytes() in everything and sum(map(len, loaded.splits.values())) == 31
     with pytest.raises(DataError, match="has 3 frames, pages or layers; save one of them"):
-        conditioning.picture(Images({"train": WHITE}), path)
+        conditioning.picture(Dataset("image", {"train": WHITE}), path)
 
 
 FOLDERS = {"Train": slice(6, 26), "validation": slice(26, 30), "test": slice(6)}
@@ -327,7 +327,7 @@ def test_images_with_a_side_of_1(shape, tmp_path):
     for path in (one(tmp_path / "a.npy", images), one(tmp_path / "b.npy", images[..., None]), draw(tmp_path / "c", images)):
         loaded = data.load(path)
         assert loaded.shape == shape
-        np.testing.assert_array_equal(loaded.splits["train"], images[data.cut(30, 0.1, 0)["train"]] >= 128)
+        np.testing.assert_array_equal(loaded.splits["train"], images[cut(30, 0.1, 0)["train"]] >= 128)
     with pytest.raises(DataError, match=r"cannot be reduced by 2; factors that fit are 1\."):
         data.load(path, reduce=2)
 
@@ -348,7 +348,7 @@ def test_any_array_loads_or_is_refused(tmp_path_factory, drawn):
 def test_images_that_are_no_squares_are_reduced_by_what_divides_both_sides(tmp_path):
     path = one(tmp_path / "a.npy", GREY)
     expected = GREY.reshape(30, 2, 2, 3, 2).mean((2, 4)) >= 127.5
-    np.testing.assert_array_equal(data.load(path, reduce=2).splits["test"], expected[data.cut(30, 0.1, 0)["test"]])
+    np.testing.assert_array_equal(data.load(path, reduce=2).splits["test"], expected[cut(30, 0.1, 0)["test"]])
     with pytest.raises(DataError, match="Images of 4 by 6 pixels cannot be reduced by 3; factors that fit are 1, 2"):
         data.load(path, reduce=3)
 

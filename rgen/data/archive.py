@@ -9,18 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from rgen.data import Dataset
-from rgen.data.images import Images
-from rgen.data.text import Text
+from rgen.data.dataset import Dataset
 from rgen.errors import InputError
 
-KINDS = {"text": Text, "image": Images}
 ARRAYS = ("chances",)  # fields that are arrays, beside the splits
 
 
 def to_npz(data: Dataset) -> bytes:
     """An NPZ file of the splits, compressed (images with a bit a pixel), other arrays as they are, and the other fields as JSON."""
-    about = {field.name: getattr(data, field.name) for field in dataclasses.fields(data) if field.name != "splits"}
+    about = {field.name: getattr(data, field.name) for field in dataclasses.fields(data) if field.name not in ("kind", "splits")}
     more = {name: array for name in ARRAYS if (array := about.pop(name, None)) is not None}
     about = json.dumps({"kind": data.kind, "shape": data.shape, "fields": about})
     pack = np.packbits if data.kind == "image" else np.asarray
@@ -56,4 +53,4 @@ def from_npz(path: Path) -> Dataset:
             raise InputError(f"{what} cannot be read now ({error}). Run the same command again.") from error
         raise InputError(f"{what} is damaged ({error}). Train anew in another folder.") from error
     fields = about["fields"] | {"notes": tuple(about["fields"]["notes"])} | more
-    return KINDS[about["kind"]](splits, **fields)
+    return Dataset(about["kind"], splits, **fields)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rgen.data import DataError, check_regular
+from rgen.data.dataset import DataError, check_regular
 from rgen.data.kinds import kind_of
 
 LUMA = np.array([299, 587, 114])  # of red, green and blue, as Pillow and JPEG weigh them

@@ -9,7 +9,7 @@ from collections.abc import Sequence as Many
 
 import numpy as np
 
-from rgen.data import Dataset
+from rgen.data.dataset import Dataset
 from rgen.sequence import Sequence
 
 HALF = 0.5  # added to every count

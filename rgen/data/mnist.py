@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rgen.data import DataError, arrays
+from rgen.data import arrays
+from rgen.data.dataset import DataError
 from rgen.data.kinds import kind_of
 from rgen.host.files import replace
 

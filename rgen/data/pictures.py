@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from rgen.data import DataError, arrays, check_regular
+from rgen.data import arrays
+from rgen.data.dataset import DataError, check_regular
 from rgen.data.kinds import kind_of
 
 NOT_OPENED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")

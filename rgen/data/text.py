@@ -2,7 +2,6 @@
 
 import bz2
 import codecs
-import dataclasses
 import gzip
 import lzma
 import os
@@ -11,14 +10,13 @@ import stat
 import sysconfig
 import time
 import zlib
-from typing import Any, ClassVar
 
 import numpy as np
 
-from rgen.data import DataError, Dataset, check_regular, cut, duplicates, sizes
+from rgen.data import duplicates
+from rgen.data.dataset import DataError, Dataset, check_regular, cut, sizes
 from rgen.data.kinds import HTML, binary, kind_of
 from rgen.hardware import require_memory
-from rgen.sequence import Sequence, until_end
 
 PACKED = (  # how compressed files begin
     (rb"\x1f\x8b", "gzip", gzip.decompress),
@@ -34,45 +32,9 @@ MARKS = {  # those of UTF-32 before those of UTF-16, with which they begin
 }
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Text(Dataset):
-    """Lines of bytes, padded with NULs; the input of a step is its position.
-
-    The splits hold [N, W], W at most T: the columns in which some line has more than padding.
-
-    Attributes:
-      score_padding: the steps after a line's first NUL have weight 1 too, as in the original, and not 0.
-      max_length: T; 0 for W.
-    """
-
-    kind: ClassVar[str] = "text"
-    symbols: ClassVar[int] = 256
-
-    score_padding: bool = False
-    max_length: int = 0
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.max_length or super().shape[0],)
-
-    def rows(self, split: str, index: slice | np.ndarray) -> np.ndarray:
-        lines = self.splits[split][index]
-        return np.pad(lines, ((0, 0), (0, self.length - lines.shape[1])))
-
-    def decode(self, x: Any, y: Any) -> list[bytes]:
-        """Lines of the outputs y [B, T], each up to its first NUL; the positions x are not needed."""
-        return [row.tobytes().split(b"\0", 1)[0] for row in np.asarray(y).astype(np.uint8)]
-
-    def _sequences(self, split: str, rows: np.ndarray, rng: np.random.Generator | None) -> Sequence:
-        y = self.rows(split, rows).astype(np.int32)
-        x = np.arange(self.length, dtype=np.int32)[None]
-        weight = np.ones_like(y) if self.score_padding else until_end(y, end=0)
-        return Sequence(x, y, weight.astype(np.float32))
-
-
 def load(
     path: str | os.PathLike[str] | None, max_length: int, held_out: float, split_seed: int, deduplicate: bool, score_padding: bool
-) -> Text:
+) -> Dataset:
     """A data set of the lines of a file, or of `listing` without one; its notes say which lines were cut or dropped.
 
     Lines end with \\n, \\r\\n, or \\r if there is no \\n at all. What follows a NUL in a line is dropped, and so are empty lines.
@@ -112,7 +74,7 @@ def load(
     if len(lines) < len(whole):
         notes.append(f"Lines dropped, since they came twice: {len(whole) - len(lines):,}.")
     notes += duplicates.also_in_train(splits, "lines")
-    return Text(splits, tuple(notes), split_seed, score_padding, max_length)
+    return Dataset("text", splits, tuple(notes), split_seed, max_length=max_length, score_padding=score_padding)
 
 
 def lines_of(content: bytes) -> list[bytes]:

@@ -23,8 +23,6 @@ from rgen import models
 from rgen.choices import PREFIX, PRETRAINED, SPLITS
 from rgen.config import TrainConfig, from_json, to_json
 from rgen.data import Dataset
-from rgen.data.images import Images
-from rgen.data.text import Text
 from rgen.errors import InputError, nearest
 from rgen.sequence import SequenceModel
 
@@ -116,9 +114,8 @@ def _options(config: TrainConfig) -> tuple[str, ...]:
 def _without_data(config: TrainConfig, shape: tuple[int, ...]) -> Dataset:
     """A data set of the same kind and shape, without sequences."""
     splits = {split: np.zeros((0, *shape), np.uint8) for split in SPLITS}
-    if len(shape) == 1:
-        return Text(splits, split_seed=config.split_seed, score_padding=config.score_padding)
-    return Images(splits, split_seed=config.split_seed, order=config.order)
+    kind = "text" if len(shape) == 1 else "image"
+    return Dataset(kind, splits, split_seed=config.split_seed, order=config.order, score_padding=config.score_padding)
 
 
 def _load_params(path: Path, like: Any) -> Any:
