@@ -45,6 +45,10 @@ class Source(NamedTuple):
     data_dir: str | os.PathLike[str] | None = None
     download: bool = False
 
+    def given(self) -> list[str]:
+        """What is given, as options."""
+        return [f"--{field.replace('_', '-')}" for field, value in self._asdict().items() if value]
+
 
 def load(folder: Path, source: Source, needs_data: bool) -> tuple[TrainConfig, Dataset, SequenceModel, Any, int]:
     """What was packed in a folder: configuration, data, model, parameters and outer step.
@@ -80,7 +84,7 @@ def pack(folder: Path, config: TrainConfig, data: Dataset, params: Any, step: in
 def _load_data(name: str, config: TrainConfig, about: dict[str, Any], source: Source, needed: bool) -> Dataset:
     """The data, if it comes with rgen, is given, or is needed; else a data set without sequences."""
     options = () if config.data == "digits" else ("--data-dir", "--download") if config.data in data_sets.NAMES else ("--data",)
-    given = [f"--{field.replace('_', '-')}" for field, value in source._asdict().items() if value]
+    given = source.given()
     if wrong := [option for option in given if option not in options]:
         takes = f"its data is given with {' or '.join(options)}" if options else "its data comes with rgen"
         raise InputError(f"{' and '.join(wrong)} cannot be used with {name}: {takes}.")
