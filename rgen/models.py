@@ -18,7 +18,6 @@ from rgen.recurrent import LSTM, Recurrent
 from rgen.sequence import SequenceModel
 
 DISTINCT = Dual(distinct=True)
-REVERSE = 10  # an outer step needs about so many times the memory of its taps, measured on the presets; for what is recommended only
 
 
 def build(
@@ -115,8 +114,8 @@ def by_path(tree: Any) -> dict[str, Any]:
 def check_training_fits(config: TrainConfig, model: SequenceModel, data: Dataset) -> None:
     """Raises InputError where an outer step needs more memory than there is, before anything of its size is made.
 
-    Counted is what must be there at the same time, so that nothing is refused that could work: the parameters with Adam's two moments and
-    the gradient; outputs, weights and nats of the meta-batch; and what the reverse sweep reads: taps of a micro-batch, and foreseen inputs.
+    Counted is only what must be there at the same time, so that nothing is refused that could work: the parameters with Adam's two moments
+    and the gradient; outputs, weights and nats of the meta-batch; and the taps of a micro-batch and foreseen inputs, for the reverse sweep.
     """
     there, shapes, length, batch = total_memory(), parameter_shapes(model, data), data.length, config.meta_batch
     check_network_fits(shapes, copies=4)

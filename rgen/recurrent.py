@@ -11,7 +11,7 @@ from rgen.batching import over_sequences
 from rgen.likelihood import PLAIN, Decoding, Likelihood
 from rgen.networks import uniform
 from rgen.sequence import Array, Given, Sequence, Trace, check_shapes
-from rgen.unroll import Advance, Drawing, Observer, Scoring, drawn_steps, in_batches, out_of_batches, unroll
+from rgen.unroll import Drawing, Observer, Scoring, drawn_steps, in_batches, out_of_batches, unroll
 
 
 class LSTM(nn.Module):
@@ -41,12 +41,9 @@ class LSTM(nn.Module):
         self.cells = [
             nn.OptimizedLSTMCell(self.width, kernel_init=init, recurrent_kernel_init=init, bias_init=init) for _ in range(self.depth)
         ]
+        # the state before the first step; 2: cell and output
         self.start = self.param("start", nn.initializers.zeros, (self.depth, 2, self.width))
         self.logits = nn.Dense(self.outputs, kernel_init=init, bias_init=init)
-
-    def initial(self) -> jax.Array:
-        """The state before the first step: [depth, 2 (cell and output), width]."""
-        return self.start
 
     def __call__(self, state: jax.Array, x: jax.Array, previous: jax.Array) -> tuple[jax.Array, jax.Array]:
         embedded = [embed(i) for embed, i in zip(self.positions, jnp.atleast_1d(x), strict=True)]
@@ -84,25 +81,18 @@ class Recurrent:
 
     def sample(self, params: Any, x: Array, keys: jax.Array, given: Given | None = None, decoding: Decoding = PLAIN) -> Trace:
         """Draws sequences; arguments and result as in `InnerLoop.sample`."""
-
-        dtype = jax.tree.leaves(params)[0].dtype
-        return self._unroll(params, Drawing(self.likelihood, self.end, decoding), drawn_steps(x, keys, given, dtype))
+        steps = drawn_steps(x, keys, given, jax.tree.leaves(params)[0].dtype)
+        return self._unroll(params, Drawing(self.likelihood, self.end, decoding), steps)
 
     def _unroll(self, params: Any, observer: Observer, steps: Any) -> Trace:
-        def one(steps):
-            return unroll(self._advance(params), self._start(params), observer, steps)[1]
+        network: Any = self.network.bind({"params": params})
 
-        return out_of_batches(over_sequences(one, in_batches(steps, 1)), steps.weight.shape[1])
-
-    def _start(self, params: Any) -> tuple[jax.Array, jax.Array]:
-        state: Any = self.network.apply({"params": params}, method="initial")
-        return state, jnp.zeros((), jnp.int32)
-
-    def _advance(self, params: Any) -> Advance:
         def advance(carry, x, observe):
-            after: Any = self.network.apply({"params": params}, carry[0], x[0], carry[1])
-            state, logits = after
+            state, previous = carry
+            state, logits = network(state, x[0], previous)
             seen, (y,), weight = observe(logits[None])
             return (state, y.astype(jnp.int32)), seen, Trace(y[None], weight * self.likelihood.nll(logits, y))
 
-        return advance
+        start = network.start, jnp.zeros((), jnp.int32)
+        trace = over_sequences(lambda steps: unroll(advance, start, observer, steps)[1], in_batches(steps, 1))
+        return out_of_batches(trace, steps.weight.shape[1])

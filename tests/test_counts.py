@@ -5,10 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from rgen.data import load
+from rgen.data import Dataset, load
 from rgen.data.counts import reference_nats
-from rgen.data.images import Images
-from rgen.data.text import Text
 
 OFFSETS = ((0, -1), (-1, -1), (-1, 0), (-1, 1))
 
@@ -19,7 +17,7 @@ def random_images(n: int, height: int, width: int, seed: int = 0) -> np.ndarray:
 
 def test_probabilities_of_all_images_sum_to_one():
     every = np.array(list(itertools.product((0, 1), repeat=9)), np.uint8).reshape(-1, 3, 3)
-    data = Images({"train": random_images(20, 3, 3) * np.eye(3, dtype=np.uint8), "test": every})
+    data = Dataset("image", {"train": random_images(20, 3, 3) * np.eye(3, dtype=np.uint8), "test": every})
     nats = reference_nats(data, "test", range(len(every)))
     assert set(nats) == {"independent pixels", "4 known neighbours"}
     for each in nats.values():
@@ -33,7 +31,7 @@ def test_probabilities_of_all_lines_sum_to_one():
     first, second = np.divmod(np.arange(256 * 256), 256)
     every = np.stack([first, second], axis=-1).astype(np.uint8)
     every = every[(first > 0) | (second == 0)]  # nothing but NUL follows a NUL
-    data = Text({"train": rows("a", "ab", "b", "ca", "a"), "test": every})
+    data = Dataset("text", {"train": rows("a", "ab", "b", "ca", "a"), "test": every})
     nats = reference_nats(data, "test", range(len(every)))
     assert set(nats) == {"independent symbols", "previous symbol"}
     for each in nats.values():
@@ -42,7 +40,7 @@ def test_probabilities_of_all_lines_sum_to_one():
 
 def test_text_nats_by_hand():
     line = np.array([[97, 0, 0, 0]], np.uint8)
-    data = Text({"train": np.repeat(line, 9, axis=0), "test": line})
+    data = Dataset("text", {"train": np.repeat(line, 9, axis=0), "test": line})
     nats = reference_nats(data, "test", [0])
     one = 9.5 / (18 + 128)  # nine a and nine NUL in 18 scored steps, half a count for each of 256 bytes
     assert nats["independent symbols"][0] == pytest.approx(-2 * np.log(one))
@@ -51,7 +49,7 @@ def test_text_nats_by_hand():
 
 def test_padding_counts_when_it_is_scored():
     line = np.array([[97, 0, 0, 0]], np.uint8)
-    data = Text({"train": np.repeat(line, 9, axis=0), "test": line}, score_padding=True)
+    data = Dataset("text", {"train": np.repeat(line, 9, axis=0), "test": line}, score_padding=True)
     a, nul = 9.5 / (36 + 128), 27.5 / (36 + 128)
     nats = reference_nats(data, "test", [0])
     assert nats["independent symbols"][0] == pytest.approx(-np.log(a) - 3 * np.log(nul))
@@ -59,7 +57,7 @@ def test_padding_counts_when_it_is_scored():
     assert nats["previous symbol"][0] == pytest.approx(-np.log(after).sum())
 
 
-def slow_nats(data: Images, index: list[int]) -> list[float]:
+def slow_nats(data: Dataset, index: list[int]) -> list[float]:
     """Neighbour counts, a pixel at a time."""
 
     def cells(split, i):
@@ -78,14 +76,14 @@ def slow_nats(data: Images, index: list[int]) -> list[float]:
 
 @pytest.mark.parametrize("order", ["raster", "random"])
 def test_neighbour_counts_agree_with_a_pixel_at_a_time(order):
-    data = Images({"train": random_images(60, 4, 5), "test": random_images(12, 4, 5, seed=1)}, order=order)
+    data = Dataset("image", {"train": random_images(60, 4, 5), "test": random_images(12, 4, 5, seed=1)}, order=order)
     index = [7, 0, 11]
     nats = reference_nats(data, "test", index)["4 known neighbours"]
     np.testing.assert_allclose(nats, slow_nats(data, index), rtol=1e-12)
 
 
 def test_blocks_do_not_matter():
-    data = Images({"train": random_images(30, 3, 4), "test": random_images(2001, 3, 4, seed=1)}, order="random")
+    data = Dataset("image", {"train": random_images(30, 3, 4), "test": random_images(2001, 3, 4, seed=1)}, order="random")
     whole, last = reference_nats(data, "test", range(2001)), reference_nats(data, "test", [2000])
     for name, nats in whole.items():
         assert nats.shape == (2001,) and nats[-1] == last[name][0]

@@ -13,8 +13,8 @@ from PIL import Image
 import rgen
 from rgen import pretrained
 from rgen.choices import PRETRAINED
-from rgen.commands import check, evaluate, inside, sample
-from rgen.config import CheckConfig, EvaluateConfig, InsideConfig, ReportConfig, SampleConfig, TrainConfig, trained
+from rgen.commands import check, evaluate, sample
+from rgen.config import CheckConfig, EvaluateConfig, ReportConfig, SampleConfig, TrainConfig, trained
 from rgen.errors import InputError
 from rgen.pretrained import Source
 from rgen.runs.folder import Trained, load_run
@@ -132,10 +132,9 @@ def test_names_are_scored_if_the_data_is_given(names, capsys):
 
 def test_what_goes_into_a_run_goes_into_the_current_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    inside.main(InsideConfig(Path("pretrained:digits"), count=4))
     sample.main(SampleConfig(Path("pretrained:digits"), belief=1))
     sample.main(SampleConfig(Path("pretrained:digits"), count=2))
-    files = {"inside.png", "belief.png", "belief.gif", "samples.png", "samples.npz"}
+    files = {"belief.png", "belief.gif", "samples.png", "samples.npz"}
     assert {path.name for path in tmp_path.iterdir()} == {f"pretrained-digits-{file}" for file in files}
     said = capsys.readouterr().out
     assert all(f"pretrained-digits-{file}" in said for file in files)
@@ -175,9 +174,8 @@ def test_what_cannot_be_done_is_a_sentence(case, tmp_path, monkeypatch):
 
 
 def test_mnist_that_is_needed_and_not_there(tmp_path, monkeypatch):
-    monkeypatch.setattr("rgen.data.mnist.home", lambda: tmp_path)
-    monkeypatch.setattr("rgen.data.mnist._there", lambda builder: False)
-    with pytest.raises(InputError, match=r"MNIST is not in .*--download. Or give, with --data-dir"):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(InputError, match=r"mnist is not in .*--download. Or give, with --data-dir"):
         load_run("pretrained:mnist", needs_data=True)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from rgen import training
-from rgen.data.images import Images
+from rgen.data import Dataset
 from rgen.errors import InputError
 from rgen.host.files import lock
 from rgen.host.signals import Signals, interruptible
@@ -47,8 +47,8 @@ def same(folder: Path, other: Path) -> None:
 
 def at_step(monkeypatch, act: Any) -> None:
     """Calls `act(step, batch)` whenever a batch is made, and trains on what it returns."""
-    batch = Images.batch
-    monkeypatch.setattr(Images, "batch", lambda data, seed, step, size: act(step, batch(data, seed, step, size)))
+    batch = Dataset.batch
+    monkeypatch.setattr(Dataset, "batch", lambda data, seed, step, size: act(step, batch(data, seed, step, size)))
 
 
 # ---------------------------------------------------------------- signals

@@ -21,8 +21,7 @@ from PIL import Image
 
 from rgen import commands, config, models, scoring, training
 from rgen.config import PRESETS, BenchmarkConfig, EvaluateConfig, SampleConfig, validation
-from rgen.data.images import Images
-from rgen.data.text import Text
+from rgen.data import Dataset
 from rgen.errors import InputError
 from rgen.fast import InnerLoop
 from rgen.recurrent import Recurrent
@@ -68,14 +67,15 @@ def test_every_option_has_a_sentence_of_help():
                 assert sentence and sentence.endswith("."), f"{node.name}: {ast.unparse(field)}"
 
 
-SHAPES = {"listing": (Text, (128,)), "digits": (Images, (8, 8)), "mnist": (Images, (28, 28))}
+SHAPES = {"listing": (128,), "digits": (8, 8), "mnist": (28, 28)}
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_can_be_built(name):
     preset = PRESETS[name][1]
-    kind, shape = (Text, (preset.max_length,)) if preset.data == "names.txt" else SHAPES[preset.data]
-    model = models.from_config(preset, kind({"train": np.zeros((1, *shape), np.uint8)}))
+    shape = (preset.max_length,) if preset.data == "names.txt" else SHAPES[preset.data]
+    kind = "text" if len(shape) == 1 else "image"
+    model = models.from_config(preset, Dataset(kind, {"train": np.zeros((1, *shape), np.uint8)}))
     assert isinstance(model, Recurrent if preset.network == "lstm" else InnerLoop) and getattr(model.network, "shape") == shape  # noqa: B009
 
 
@@ -87,7 +87,7 @@ for path in sys.argv[1:]:
     try:
         runpy.run_path(path, run_name="__main__")
     except SystemExit as end:
-        slow = {"jax", "flax", "sklearn", "matplotlib", "tensorflow_datasets"} & set(sys.modules)
+        slow = {"jax", "flax", "sklearn", "matplotlib"} & set(sys.modules)
         print("ended with", end.code, sorted(slow))
 """
     paths = [str(ROOT / "bin" / f"{name}.py") for name in commands.COMMANDS]

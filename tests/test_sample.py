@@ -17,9 +17,7 @@ from PIL import Image, ImageSequence
 from rgen import training
 from rgen.commands import sample
 from rgen.config import SampleConfig, TrainConfig
-from rgen.data import DataError, conditioning
-from rgen.data.images import Images
-from rgen.data.text import Text
+from rgen.data import DataError, Dataset, conditioning
 from rgen.errors import InputError
 from rgen.runs.folder import load_run
 from rgen.sampling import records
@@ -134,7 +132,7 @@ def test_lines_and_their_nats_in_order(lines, tmp_path, capsys):
     assert summary["count"] == 20 == sum(summary[key] for key in ("new", "in_train", "in_valid", "in_test"))
     assert summary["nats_per_sequence"] == pytest.approx(nats.mean(), abs=1e-4)
     _, _, data, model, params, _ = load_run(lines)
-    assert isinstance(data, Text)
+    assert data.kind == "text"
     whole = [line for line in drawn if b"?" not in line]
     y = np.stack([np.frombuffer(line.ljust(6, b"\0"), np.uint8) for line in whole])
     seqs = dataclasses.replace(data, splits={**data.splits, "test": y}).sequences("test", np.arange(len(y)))
@@ -184,7 +182,7 @@ def test_a_picture_with_grey_in_it_is_completed(digits, tmp_path):
     assert drawn[:, 0].all() and not drawn[:, 1].any() and len({image.tobytes() for image in drawn}) > 1
 
 
-IMAGES = Images({"train": np.zeros((1, 4, 6), np.uint8)})
+IMAGES = Dataset("image", {"train": np.zeros((1, 4, 6), np.uint8)})
 
 
 def test_parts_of_images():
@@ -211,7 +209,7 @@ def test_pictures(tmp_path):
         assert y[0].all() and not y[1].any()
 
 
-LINES = Text({"train": np.zeros((1, 6), np.uint8)})
+LINES = Dataset("text", {"train": np.zeros((1, 6), np.uint8)})
 BAD_PARTS = {
     "prompt of images": (lambda folder: conditioning.prompt(IMAGES, "a"), "this run was trained on images"),
     "no prompt": (lambda folder: conditioning.prompt(LINES, ""), "The prompt has 0 bytes; this run's lines have 1 to 5"),

@@ -68,14 +68,14 @@ def write(number):
 files.os.fsync = write
 """
 IN_A_STEP = """
-from rgen.data.images import Images
-batch = Images.batch
+from rgen.data import Dataset
+batch = Dataset.batch
 def slow(data, seed, step, size):
     if step == 2:
         ask_later(signal.SIGHUP)
         time.sleep(2.5)
     return batch(data, seed, step, size)
-Images.batch = slow
+Dataset.batch = slow
 """
 TWICE_IN_A_STEP = IN_A_STEP.replace("time.sleep(2.5)", "ask_later(signal.SIGINT, 0.9); never_return()")
 ASKED = {

@@ -9,25 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from rgen.data import Dataset
-from rgen.data.images import Images
-from rgen.data.text import Text
+from rgen.data.dataset import Dataset
 from rgen.errors import InputError
-
-KINDS = {"text": Text, "image": Images}
-ARRAYS = ("chances",)  # fields that are arrays, beside the splits
 
 
 def to_npz(data: Dataset) -> bytes:
-    """An NPZ file of the splits, compressed (images with a bit a pixel), other arrays as they are, and the other fields as JSON."""
-    about = {field.name: getattr(data, field.name) for field in dataclasses.fields(data) if field.name != "splits"}
-    more = {name: array for name in ARRAYS if (array := about.pop(name, None)) is not None}
-    about = json.dumps({"kind": data.kind, "shape": data.shape, "fields": about})
-    pack = np.packbits if data.kind == "image" else np.asarray
-    arrays: dict[str, Any] = {name: pack(rows) for name, rows in data.splits.items()}
-    arrays |= {f"{name}_count": np.array(len(rows)) for name, rows in data.splits.items()}
+    """An NPZ file of the splits (images with a bit per pixel) and the chances, if there are any; the other fields are JSON in it."""
+    fields = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
+    splits, kind, chances = fields.pop("splits"), fields.pop("kind"), fields.pop("chances")
+    pack = np.packbits if kind == "image" else np.asarray
+    arrays: dict[str, Any] = {name: pack(rows) for name, rows in splits.items()}
+    arrays |= {f"{name}_count": np.array(len(rows)) for name, rows in splits.items()}
+    if chances is not None:
+        arrays["chances"] = chances
     whole = io.BytesIO()
-    np.savez_compressed(whole, about=np.array(about), **arrays, **more)
+    np.savez_compressed(whole, about=np.array(json.dumps({"kind": kind, "shape": data.shape, "fields": fields})), **arrays)
     return whole.getvalue()
 
 
@@ -40,20 +36,17 @@ def from_npz(path: Path) -> Dataset:
     what = f"{path}, the run's own copy of its data,"
     try:
         with np.load(path) as file:
-            about = json.loads(str(file["about"]))
-            splits, more = {}, {}
-            for name in file.files:
-                if name in ARRAYS:
-                    more[name] = file[name]
-                elif f"{name}_count" in file.files:
-                    shape = (int(file[f"{name}_count"]), *about["shape"])
-                    rows = file[name]
-                    splits[name] = np.unpackbits(rows, count=np.prod(shape)).reshape(shape) if about["kind"] == "image" else rows
+            arrays = dict(file)
+        about, chances = json.loads(str(arrays["about"])), arrays.get("chances")
+        splits = {name: arrays[name] for name in arrays if f"{name}_count" in arrays}
+        if about["kind"] == "image":
+            shapes = {name: (int(arrays[f"{name}_count"]), *about["shape"]) for name in splits}
+            splits = {name: np.unpackbits(rows, count=np.prod(shapes[name])).reshape(shapes[name]) for name, rows in splits.items()}
     except MemoryError:
         raise
     except Exception as error:  # of what is damaged, NumPy raises whatever its bytes lead to
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # of the disk; zipfile's has EINVAL
             raise InputError(f"{what} cannot be read now ({error}). Run the same command again.") from error
         raise InputError(f"{what} is damaged ({error}). Train anew in another folder.") from error
-    fields = about["fields"] | {"notes": tuple(about["fields"]["notes"])} | more
-    return KINDS[about["kind"]](splits, **fields)
+    fields = about["fields"] | {"notes": tuple(about["fields"]["notes"]), "chances": chances}
+    return Dataset(about["kind"], splits, **fields)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rgen.data import DataError, Dataset, pictures
+from rgen.data import pictures
+from rgen.data.dataset import DataError, Dataset
 from rgen.errors import nearest
 from rgen.sequence import Given
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence as Many
 
 import numpy as np
 
-from rgen.data import Dataset
+from rgen.data.dataset import Dataset
 from rgen.sequence import Sequence
 
 HALF = 0.5  # added to every count
@@ -27,8 +27,7 @@ def reference_nats(data: Dataset, split: str, index: Many[int] | np.ndarray) -> 
     Returns:
       name of the model -> float64 [B] nats per sequence, over the steps whose weight is not 0.
     """
-    model = _images if data.kind == "image" else _text
-    return model(data, split, np.asarray(index, np.int64).reshape(-1))
+    return (_images if data.kind == "image" else _text)(data, split, np.asarray(index, np.int64).reshape(-1))
 
 
 def _images(data: Dataset, split: str, index: np.ndarray) -> dict[str, np.ndarray]:

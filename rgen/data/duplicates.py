@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rgen.data import DataError
+from rgen.data.dataset import DataError
 
 BLOCK = 8192  # rows
 

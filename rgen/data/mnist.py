@@ -1,200 +1,161 @@
-"""MNIST through tensorflow-datasets, prepared once, also without network and without TensorFlow.
+"""MNIST, and Larochelle's binarization of it: from files in a folder, or downloaded once.
 
-Importing this module imports tensorflow-datasets, which is slow: only `rgen.data.images` does it, when it has to.
+Files are recognized by the checksums of their pixels, whatever they are called.
 """
 
-import contextlib
-import importlib.util
+import gzip
+import hashlib
 import os
 import sys
-import tempfile
-import urllib.error
 import urllib.request
-from collections.abc import Iterator
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
 
-from rgen.data import DataError, official
-from rgen.host.signals import leaving
-
-Splits = dict[str, np.ndarray]
+from rgen.data import arrays
+from rgen.data.dataset import DataError
+from rgen.data.kinds import kind_of
+from rgen.host.files import replace
 
 SIDE = 28
-URL = "https://storage.googleapis.com/cvdf-datasets/mnist/"
-BINARIZED_URL = "http://www.cs.toronto.edu/"
+FOLDERS = ("", "raw", "MNIST/raw")  # torchvision's too
+KERAS = ("x_train", "x_test")
 
 
-class OfficialMnist(tfds.core.GeneratorBasedBuilder):
-    """MNIST in its official order, from the four official files in `folder`, or downloaded where that is None.
+class Published(NamedTuple):
+    """The files of a data set as they were published.
 
-    tensorflow-datasets' own `mnist` is prepared with TensorFlow only, and shuffles.
+    Attributes:
+      url: the folder they are in.
+      files: split -> its file.
+      sums: split -> SHA-256 checksum of its pixels as they are stored.
+      copies: patterns that find copies of the files in a folder.
+      header: how many bytes stand before the pixels.
+      stride: how many bytes each pixel has. With two, they are a digit, 0 or 1, and a space or line break.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    folder: Path | None = None
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        image = tfds.features.Tensor(shape=(SIDE, SIDE), dtype=np.uint8, encoding="bytes")
-        features = tfds.features.FeaturesDict({"image": image, "label": tfds.features.Scalar(np.uint8)})
-        text = "MNIST in its official order, from the four official files."
-        return tfds.core.DatasetInfo(builder=self, description=text, features=features, disable_shuffling=True)
-
-    def _split_generators(self, dl_manager) -> dict[str, Any]:
-        parts = official.in_folder(self.folder) if self.folder else _download(dl_manager)
-        return {split: self._generate_examples(parts[f"{split} images"], parts[f"{split} labels"]) for split in ("train", "test")}
-
-    def _generate_examples(self, images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[int, dict[str, Any]]]:
-        pairs = zip(images.reshape(-1, SIDE, SIDE), labels, strict=True)
-        for key, (image, label) in enumerate(pairs):
-            yield key, {"image": image, "label": label}
+    url: str
+    files: dict[str, str]
+    sums: dict[str, str]
+    copies: tuple[str, ...]
+    header: int
+    stride: int
 
 
-def load(data_dir: str | os.PathLike[str] | None, *, download: bool) -> tuple[Splits, tuple[str, ...]]:
-    """MNIST's official train and test images, uint8 [N, 28, 28] of grey values, and notes on where they come from.
+PUBLISHED = {
+    "mnist": Published(
+        url="https://storage.googleapis.com/cvdf-datasets/mnist/",
+        files={"train": "train-images-idx3-ubyte.gz", "test": "t10k-images-idx3-ubyte.gz"},
+        sums={
+            "train": "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
+            "test": "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
+        },
+        copies=("*images*ubyte*", "mnist.npz"),
+        header=16,
+        stride=1,
+    ),
+    "binarized-mnist": Published(
+        url="http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/",
+        files={split: f"binarized_mnist_{split}.amat" for split in ("train", "valid", "test")},
+        sums={
+            "train": "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d",
+            "valid": "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2",
+            "test": "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c",
+        },
+        copies=("*.amat*",),
+        header=0,
+        stride=2,
+    ),
+}
+
+
+def load(name: str, data_dir: str | os.PathLike[str] | None, *, download: bool) -> dict[str, np.ndarray]:
+    """The published splits, uint8 [N, 28, 28]: grey values of "mnist", 0 and 1 of "binarized-mnist".
 
     Args:
-      data_dir: where the four official files are, see `rgen.data.official`; without it MNIST must have been prepared, or be downloaded.
-      download: may use the network.
+      data_dir: a folder with the files, packed by gzip or not, as torchvision stores them, or with Keras' mnist.npz; or that file.
+        Without it, what was downloaded before.
+      download: may use the network, where nothing was downloaded before.
     Raises:
-      DataError: MNIST is not there, a file of it is damaged or not the official one, or it cannot be stored.
+      DataError: the data set is not there, or a file of it is damaged or another one.
     """
-    builder = _open("official_mnist")
-    if data_dir is not None:
-        builder.folder = Path(data_dir)
-        official.in_folder(builder.folder)  # checked even if not needed any more: a wrong folder must not pass in silence
-    elif not _there(builder) and _there(shuffled := _open("mnist")):
-        return read(shuffled, {"train": "train", "test": "test"}), ("Images in the order of tensorflow-datasets' own mnist.",)
-    elif not _there(builder) and not download:
-        raise DataError(
-            f"MNIST is not in {str(home())!r} and must be downloaded: allow that with --download. "
-            f"Or give, with --data-dir, a folder with its four official files: {', '.join(official.NAMES.values())}."
-        )
-    if not _there(builder):
-        _prepare(builder, url=None if builder.folder else URL)
-    return read(builder, {"train": "train", "test": "test"}), ()
-
-
-def load_binarized(data_dir: str | os.PathLike[str] | None, *, download: bool) -> tuple[Splits, tuple[str, ...]]:
-    """Larochelle's binarized MNIST by tensorflow-datasets' own builder: official train, valid and test images, uint8 of 0 and 1.
-
-    Raises:
-      DataError: it is not there, or cannot be prepared here.
-    """
-    if data_dir is not None:
-        raise DataError("binarized-mnist cannot be made from files in a folder; leave out --data-dir.")
-    builder = _open("binarized_mnist")
-    if not _there(builder):
-        if not download and not _prepared(builder):
+    published, place = PUBLISHED[name], Path(data_dir or cache_folder() / name)
+    wanted = f"the files {', '.join(published.files.values())}, packed or not" + ", or Keras' mnist.npz" * (name == "mnist")
+    if data_dir is None and not all((place / file).exists() for file in published.files.values()):
+        if not download:
             raise DataError(
-                f"Binarized MNIST is not in {str(home())!r} and must be downloaded: allow that with --download, which needs "
-                "TensorFlow. Or copy the folder 'binarized_mnist' there from a machine on which it has been prepared."
+                f"{name} is not in {str(place)!r} and must be downloaded: allow that with --download. "
+                f"Or give, with --data-dir, a folder with {wanted}."
             )
-        if not _tensorflow():
-            raise DataError(
-                "Binarized MNIST is prepared, and read as TFRecord, with TensorFlow only: pip install tensorflow, then try again."
-            )
-        _prepare(builder, url=BINARIZED_URL)
-    return read(builder, {"train": "train", "valid": "validation", "test": "test"}), ()
-
-
-def home() -> Path:
-    """Where tensorflow-datasets keeps what it has prepared: $TFDS_DATA_DIR, or tensorflow_datasets in the home folder."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-
-
-def read(builder: tfds.core.DatasetBuilder, names: dict[str, str]) -> Splits:
-    """The images uint8 [N, 28, 28] of the prepared splits; `names`: our name of a split -> the builder's.
-
-    Raises:
-      DataError: what was prepared cannot be read.
-    """
-    try:
-        return {ours: _images(builder, theirs) for ours, theirs in names.items()}
-    except Exception as error:  # array_record and tensorflow-datasets raise many kinds
-        raise DataError(f"{str(builder.data_path)!r} cannot be read; delete this folder and try again. ({_line(error)})") from error
-
-
-def _images(builder: tfds.core.DatasetBuilder, split: str, block: int = 4096) -> np.ndarray:
-    n = builder.info.splits[split].num_examples
-    images = np.empty((n, SIDE, SIDE), np.uint8)
-    for start, examples in _blocks(builder, split, n, block):
-        images[start : start + len(examples)] = np.reshape([example["image"] for example in examples], (-1, SIDE, SIDE))
-    return images
-
-
-def _blocks(builder: Any, split: str, n: int, block: int) -> Iterator[tuple[int, list[Any]]]:
-    if _random_access(builder):
-        source = builder.as_data_source(split=split)
-        yield from ((start, source.__getitems__(range(start, min(start + block, n)))) for start in range(0, n, block))
-    else:
-        stream = iter(tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False)))
-        yield from ((start, [next(stream) for _ in range(start, min(start + block, n))]) for start in range(0, n, block))
-
-
-def _random_access(builder: tfds.core.DatasetBuilder) -> bool:
-    return "array_record" in {kind.value for kind in builder.info.available_file_formats()}
-
-
-def _there(builder: tfds.core.DatasetBuilder) -> bool:
-    """Prepared, and in a format that can be read here: TFRecord needs TensorFlow."""
-    return _prepared(builder) and (_random_access(builder) or _tensorflow())
-
-
-def _prepared(builder: tfds.core.DatasetBuilder) -> bool:
-    return (Path(builder.data_path) / "dataset_info.json").is_file()
-
-
-def _tensorflow() -> bool:
-    return importlib.util.find_spec("tensorflow") is not None
-
-
-def _open(name: str) -> Any:
-    """The builder of this name, ours or tensorflow-datasets' own, whether its data is prepared or not."""
-    try:
-        return tfds.builder(name, data_dir=home())
-    except Exception as error:  # what was prepared describes itself badly
-        raise DataError(f"{str(home() / name)!r} cannot be read; delete this folder and try again. ({_line(error)})") from error
-
-
-def _download(dl_manager: Any) -> official.Parts:
-    paths = dl_manager.download({name: URL + name for name in official.NAMES.values()})
-    arrays = ((name, official.unpack(Path(path).read_bytes(), repr(name))) for name, path in paths.items())
-    return official.recognized(arrays, f"what came from {URL}")
-
-
-def _prepare(builder: tfds.core.DatasetBuilder, url: str | None = None) -> None:
-    """Prepares a data set once, from `url` or from files; what fails leaves neither half a data set nor a bad download."""
-    print(f"Preparing {builder.name} once, in {str(builder.data_path)!r}.", file=sys.stderr)
-    if url:
-        _reach(url)
-    try:
-        home().mkdir(parents=True, exist_ok=True)
-        downloads = tempfile.TemporaryDirectory(dir=home())
-    except OSError as error:
-        raise DataError(f"{str(home())!r} cannot be written; set TFDS_DATA_DIR to another folder. ({_line(error)})") from error
-    tfds.disable_progress_bar()  # it moves the cursor
-    with downloads, leaving(downloads.cleanup), contextlib.redirect_stdout(sys.stderr):
+        _download(name, place)
+    if not place.exists():
+        raise DataError(f"{str(place)!r} does not exist; give the folder with {wanted}.")
+    patterns = [f"{folder}/{copies}" for folder in FOLDERS for copies in published.copies]
+    paths = [place] if place.is_file() else [path for pattern in patterns for path in sorted(place.glob(pattern.lstrip("/")))]
+    splits, wrong = {}, []
+    for path in paths:
         try:
-            builder.download_and_prepare(download_dir=downloads.name, file_format="array_record")
-        except DataError:
-            raise
-        except Exception as error:  # tensorflow-datasets raises many kinds
-            raise DataError(f"{builder.name} cannot be prepared in {str(home())!r}. ({_line(error)})") from error
+            splits |= _read(name, path)
+        except DataError as error:
+            wrong.append(str(error))
+    if missing := " and ".join(split for split in published.files if split not in splits):
+        raise DataError(" ".join([f"The {missing} images of {name} are not in {str(place)!r}.", *wrong[:2], f"Expected are {wanted}."]))
+    return {split: splits[split] for split in published.files}
 
 
-def _reach(url: str) -> None:
-    """Raises DataError within seconds where there is no network; tensorflow-datasets would try again for minutes."""
-    try:
-        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=20).close()
-    except urllib.error.HTTPError:
-        return  # something answers
-    except OSError as error:
-        raise DataError(f"{url} cannot be reached, so nothing can be downloaded. ({_line(error)})") from error
+def cache_folder() -> Path:
+    """Where downloads are kept: $XDG_CACHE_HOME/rgen/data, or .cache/rgen/data in the home folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rgen" / "data"
 
 
-def _line(error: Exception) -> str:
-    """The first line of what an error says."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _download(name: str, folder: Path) -> None:
+    print(f"Downloading {name} once, to {str(folder)!r}.", file=sys.stderr)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in PUBLISHED[name].files.values():
+        url = PUBLISHED[name].url + file
+        try:
+            with urllib.request.urlopen(url, timeout=20) as answer:
+                content = answer.read()
+        except OSError as error:
+            raise DataError(f"{url} cannot be downloaded: {error}.") from error
+        _pixels(name, _unpacked(name, content, url), url)  # what is not right is not kept
+        replace(folder / file, content)
+
+
+def _read(name: str, path: Path) -> dict[str, np.ndarray]:
+    """The splits in a file."""
+    if path.suffix == ".npz":
+        stored = {f"{path}, {array}": pixels.tobytes() for array, pixels in arrays.read(path).items() if array in KERAS}
+    else:
+        try:
+            stored = {str(path): _unpacked(name, path.read_bytes(), str(path))}
+        except OSError as error:
+            raise DataError(f"{str(path)!r} cannot be read: {error.strerror}.") from error
+    return dict(_pixels(name, part, shown) for shown, part in stored.items())
+
+
+def _unpacked(name: str, content: bytes, shown: str) -> bytes:
+    """The pixels in the content of a file, as they are stored."""
+    if content.startswith(b"\x1f\x8b"):
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{shown!r} cannot be unpacked: {error}; get it again.") from error
+    if not content.startswith(b"\0\0") and (kind := kind_of(content)):  # IDX files begin so
+        raise DataError(f"{shown!r} is {kind}.")
+    return content[PUBLISHED[name].header :]
+
+
+def _pixels(name: str, stored: bytes, shown: str) -> tuple[str, np.ndarray]:
+    """The split that pixels are, and these as uint8 [N, 28, 28]."""
+    published, checksum = PUBLISHED[name], hashlib.sha256(stored).hexdigest()
+    for split, expected in published.sums.items():
+        if checksum == expected:
+            pixels = np.frombuffer(stored, np.uint8)[:: published.stride].reshape(-1, SIDE, SIDE)
+            return split, pixels if published.stride == 1 else pixels - ord("0")
+    raise DataError(
+        f"{shown!r} is not of {name}, since its pixels have another SHA-256 checksum: it is damaged, or another data set, as "
+        "Fashion-MNIST, whose images --data takes as a .npy or .npz file."
+    )

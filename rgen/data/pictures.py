@@ -1,4 +1,4 @@
-"""Anybody's images: a folder of pictures, or an array of NumPy in a file."""
+"""The user's images: a folder of pictures, or an array of NumPy in a file."""
 
 import os
 import re
@@ -6,12 +6,12 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from rgen.data import DataError, arrays, check_regular
+from rgen.data import arrays
+from rgen.data.dataset import DataError, check_regular
 from rgen.data.kinds import kind_of
 
 NOT_OPENED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
@@ -23,8 +23,7 @@ SPLIT_NAMES = {
     "valid": ("valid", "val", "validation", "x_valid", "x_val"),
     "test": ("test", "x_test"),
 }
-"""How a folder or array is named that is a split of its own."""
-WHITES = (2**8 - 1, 2**16 - 1, 2**31 - 1)  # of integers of 32 bits
+"""How a folder or array is named that is a split."""
 BITS, PHOTOMETRIC = 258, 262  # tags of TIFF
 
 
@@ -34,12 +33,12 @@ def is_images(path: str | os.PathLike[str]) -> bool:
 
 
 def load(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """The grey values uint8 [N, H, W], 0 black to 255 white, of each split of its own (see SPLIT_NAMES), or of all as ""; and notes.
+    """The grey values uint8 [N, H, W], 0 black to 255 white, of each split (see SPLIT_NAMES), or of all images as ""; and notes.
 
     Raises:
       DataError: there are no such images, or they cannot be used.
     """
-    found, notes = _folder(path) if path.is_dir() else (_arrays(path), ())
+    found, notes = _folder(path) if path.is_dir() else (_file(path), ())
     shapes = {array.shape[1:] for array in found.values()}
     if len(shapes) > 1:
         raise DataError(f"The splits of {str(path)!r} have images of {_sides(shapes)} pixels; all must be of one size.")
@@ -47,18 +46,18 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
 
 
 def by_split(names: Iterable[str], path: Path, what: str) -> dict[str, str]:
-    """Split -> name of the folder or array that is it, where there are such; empty if there are none.
+    """Split -> name of the folder or array that is it; empty if none is a split.
 
     Raises:
       DataError: train or test is missing, or two are the same split.
     """
     names, found = list(names), {}
     for split, its_names in SPLIT_NAMES.items():
-        mine = [name for name in names if name.lower() in its_names]
-        if len(mine) > 1:
-            raise DataError(f"{str(path)!r} has the {what} {' and '.join(mine)}, which are the same split; leave one of them.")
-        if mine:
-            found[split] = mine[0]
+        matching = [name for name in names if name.lower() in its_names]
+        if len(matching) > 1:
+            raise DataError(f"{str(path)!r} has the {what} {' and '.join(matching)}, which are the same split; leave one of them.")
+        if matching:
+            found[split] = matching[0]
     if found and not {"train", "test"} <= set(found):
         lacks = " and ".join(split for split in ("train", "test") if split not in found)
         raise DataError(f"{str(path)!r} has {what} for {' and '.join(found)}, and none for {lacks}; give both, or one for all images.")
@@ -68,16 +67,13 @@ def by_split(names: Iterable[str], path: Path, what: str) -> dict[str, str]:
 # ---------------------------------------------------------------- one picture
 
 
-class Picture(NamedTuple):
-    """Grey values 0 to 255, [H, W], and how many frames, pages or layers its file has."""
+def read(path: Path, paper: int) -> tuple[np.ndarray, int]:
+    """Reads a picture, turned as its EXIF data say; of several frames, pages or layers, the first.
 
-    grey: np.ndarray
-    frames: int
-
-
-def read(path: Path, paper: int) -> Picture:
-    """Reads a picture, turned as its EXIF data say; of several in a file, the first. What is transparent is `paper`.
-
+    Args:
+      paper: the grey value of what is transparent.
+    Returns:
+      Grey values uint8 [H, W], and how many frames there are.
     Raises:
       DataError: it cannot be read, or it is not sure which of its numbers is white.
     """
@@ -88,7 +84,7 @@ def read(path: Path, paper: int) -> Picture:
             warnings.simplefilter("ignore")  # as of corrupt EXIF data
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as file:
-                return Picture(_grey(file, paper, shown), getattr(file, "n_frames", 1))
+                return _grey(file, paper, shown), getattr(file, "n_frames", 1)
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -108,40 +104,23 @@ def _no_picture(path: Path) -> str:
 
 
 def _grey(file: Image.Image, paper: int, shown: str) -> np.ndarray:
-    upright = _upright(file)
-    if file.mode.startswith("I") or file.mode == "F":  # more than 8 bits, which Pillow would cut off at 255
-        values = np.asarray(upright)
-        grey = _of_numbers(values, file, shown)
-        return np.where(values == file.info["transparency"], paper, grey) if "transparency" in file.info else grey
-    if file.mode == "La":  # Pillow has no way from it but this
-        upright = upright.convert("LA")
-    opaque = Image.new("RGBA", upright.size, (paper, paper, paper, 255))
-    return np.asarray(Image.alpha_composite(opaque, upright.convert("RGBA")).convert("L"))
-
-
-def _of_numbers(values: np.ndarray, file: Image.Image, shown: str) -> np.ndarray:
-    """Grey values 0 to 255 of floats, or of integers of 12, 16 or 32 bits."""
-    tags = getattr(file, "tag_v2", {})  # of TIFF
-    if file.mode == "F":
-        grey = arrays.rounded(values, shown, "Expected of floats are 0 to 1")
-    elif file.mode != "I" or file.format in ("PNG", "PPM"):
-        grey = values / ((2**12 - 1 if tags.get(BITS) == (12,) else 2**16 - 1) / 255)
-    else:  # of 32 bits, which may hold fewer
-        least, most = int(values.min()), int(values.max())
-        white = next(white for white in WHITES if most <= white)
-        if least < 0 or 0 < most < white / 2:
-            raise DataError(
-                f"{shown} has integers from {least} to {most} in 32 bits; which is white is not sure. Save it with 8 or 16 bits."
-            )
-        grey = values / (white / 255)
-    return 255 - grey if tags.get(PHOTOMETRIC) == 0 else grey  # 0 is white, which Pillow knows of at most 8 bits
-
-
-def _upright(file: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(file)
+        upright = ImageOps.exif_transpose(file)
     except Exception:  # damaged EXIF data, by which no viewer turns it either
-        return file
+        upright = file
+    if not (file.mode.startswith("I") or file.mode == "F"):
+        if file.mode == "La":  # Pillow has no other way from it
+            upright = upright.convert("LA")
+        opaque = Image.new("RGBA", upright.size, (paper, paper, paper, 255))
+        return np.asarray(Image.alpha_composite(opaque, upright.convert("RGBA")).convert("L"))
+    # more than 8 bits, which Pillow would cut off at 255
+    values, tags = np.asarray(upright), getattr(file, "tag_v2", {})
+    unsure = file.mode == "I" and file.format not in ("PNG", "PPM")  # 32 bits, which may hold fewer
+    if unsure or tags.get(BITS) == (12,) or tags.get(PHOTOMETRIC) == 0:  # 0 is white, of which Pillow knows at most 8 bits
+        raise DataError(f"{shown} has numbers of which it is not sure what is white. Save it with 8 or 16 bits, 0 for black.")
+    white = np.float32(1 if file.mode == "F" else 2**16 - 1)
+    grey = arrays.as_bytes(values[None] / white, shown)[0]
+    return np.where(values == file.info["transparency"], np.uint8(paper), grey) if "transparency" in file.info else grey
 
 
 # ---------------------------------------------------------------- folders of pictures
@@ -156,27 +135,25 @@ def _folder(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     except OSError as error:
         raise DataError(f"The folder {error.filename!r} cannot be read: {error.strerror}.") from error
     pictures = [file for file in files if file.suffix.lower() in suffixes]
+    others = Counter(file.suffix.lower() or "no suffix" for file in files if file.suffix.lower() not in suffixes)
     roots = {split: path / name for split, name in folders.items()} or {"": path}
     groups = {split: [file for file in pictures if root in file.parents] for split, root in roots.items()}
-    others = Counter(file.suffix.lower() or "no suffix" for file in files if file.suffix.lower() not in suffixes)
-    others = ", ".join(f"{end}: {count:,}" for end, count in others.most_common(5))
-    notes = [f"Left out of {str(path)!r}, since Pillow does not open them as pictures: {others}."] if others else []
+    notes = []
+    if others:
+        listed = ", ".join(f"{end}: {count:,}" for end, count in others.most_common(5))
+        notes.append(f"Left out of {str(path)!r}, since Pillow does not open them as pictures: {listed}.")
     for split, group in groups.items():
         if not group:
-            raise DataError(
-                f"The folder {str(roots[split])!r} holds no pictures that Pillow can open. Give one that does, or a file of text. "
-                + " ".join(notes)
-            )
+            what = f"The folder {str(roots[split])!r} holds no pictures that Pillow can open."
+            raise DataError(" ".join([what, "Give one that does, or a file of text.", *notes]))
     if beside := len(pictures) - sum(map(len, groups.values())):
         notes.append(f"Left out of {str(path)!r}: {beside:,} pictures that are not in its folders {', '.join(folders.values())}.")
     if inner := {file.parent for group in groups.values() for file in group} - set(roots.values()):
         notes.append(f"Pictures are read from {len(inner):,} folders inside, whose names, as of classes, are not used.")
-    found, more = {}, Counter()
-    for split, group in groups.items():
-        found[split], frames = _pictures(group)
-        more.update(frames)
-    if more:
-        notes.append(f"Further frames, pages or layers left out: {more.total():,}, in {len(more):,} of the pictures.")
+    several = Counter()
+    found = {split: _pictures(group, several) for split, group in groups.items()}
+    if several:
+        notes.append(f"Further frames, pages or layers left out: {several.total():,}, in {len(several):,} of the pictures.")
     return found, tuple(notes)
 
 
@@ -192,45 +169,38 @@ def _files(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
             yield from _files(entry, above)
 
 
-def _pictures(files: list[Path]) -> tuple[np.ndarray, dict[Path, int]]:
-    """Pictures uint8 [N, H, W], and of those with several frames how many more there are."""
-    first = _picture(files[0])[0]
-    images, more = np.empty((len(files), *first.shape), np.uint8), {}
-    for row, file in enumerate(files):
-        image, frames = _picture(file)
-        if image.shape != first.shape:
+def _pictures(files: list[Path], several: Counter) -> np.ndarray:
+    """Pictures uint8 [N, H, W] of one size. In `several` is counted how many more frames a file has."""
+    images = []
+    for file in files:
+        image, frames = read(file, paper=255)
+        images.append(image)
+        if image.shape != images[0].shape:
             raise DataError(
-                f"{str(file)!r} has {_sides([image.shape])} pixels, and {str(files[0])!r} has {_sides([first.shape])}; "
+                f"{str(file)!r} has {_sides([image.shape])} pixels, and {str(files[0])!r} has {_sides([images[0].shape])}; "
                 "all must be of one size."
             )
-        images[row] = image
         if frames > 1:
-            more[file] = frames - 1
-    return images, more
+            several[file] = frames - 1
+    return np.stack(images)
 
 
-def _picture(path: Path) -> tuple[np.ndarray, int]:
-    grey, frames = read(path, paper=255)
-    return np.floor(grey + 0.5).astype(np.uint8), frames
-
-
-def _sides(shapes) -> str:
+def _sides(shapes: Iterable[tuple[int, ...]]) -> str:
     return " and ".join(sorted(" by ".join(map(str, shape)) for shape in shapes))
 
 
 # ---------------------------------------------------------------- arrays
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    found = arrays.read(path, lambda names: by_split(names, path, "arrays").values() or names)
+def _file(path: Path) -> dict[str, np.ndarray]:
+    found = arrays.read(path)
     if not found:
         raise DataError(f"{str(path)!r} has no array. {arrays.EXPECTED}.")
     named = by_split(found, path, "arrays")
     if not named:
-        images, listed = [name for name, array in found.items() if array.ndim > 2], ", ".join(found)
+        images = [name for name, array in found.items() if array.ndim > 2]
         if len(found) > 1 and len(images) != 1:
-            raise DataError(
-                f"{str(path)!r} has the arrays {listed}. Which are images is not clear: call them train, valid and test, or give one."
-            )
+            what = f"{str(path)!r} has the arrays {', '.join(found)}. Which are images is not clear"
+            raise DataError(f"{what}: call them train, valid and test, or give one.")
         named = {"": images[0] if images else next(iter(found))}
     return {split: arrays.as_bytes(found[name], f"{str(path)!r}" + f", {name}," * bool(name)) for split, name in named.items()}

@@ -79,15 +79,7 @@ def programs(loop: InnerLoop, params: Params, x: Any) -> dict[str, Any]:
         learn = compile_program(lambda params, fast, x, y: loop.step(params, fast, x, y), held, params, fast, x, jnp.int32(0))
         ask = compile_program(loop.predict, held, params, fast, x)
     start = [held.number(leaf) for leaf in jax.tree.leaves(fast)]
-    used = sorted({number for program in (learn, ask) for _, number in program["given"]} | set(start))
-    for program in (learn, ask):
-        program["given"] = [[slot, used.index(number)] for slot, number in program["given"]]
-    return {
-        "learn": learn,
-        "ask": ask,
-        "fast": [used.index(number) for number in start],
-        "arrays": [encoded(held.held[number]) for number in used],
-    }
+    return {"learn": learn, "ask": ask, "fast": start, "arrays": [encoded(array) for array in held.held]}
 
 
 def encoded(array: np.ndarray) -> dict[str, str]:

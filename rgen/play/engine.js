@@ -26,8 +26,7 @@ function load(program, arrays) {
     slots[result] = step; // a part of an operand as it lies
     return () => {};
   };
-  for (const line of program.once) prepare(line)();
-  const steps = program.each.map(prepare);
+  const steps = program.code.map(prepare);
   return (...inputs) => {
     program.inputs.forEach((slot, i) => (typeof inputs[i] === "number" ? slots[slot].fill(inputs[i]) : slots[slot].set(inputs[i])));
     for (const step of steps) step();
@@ -47,10 +46,10 @@ function places(shape, strides, offset) {
 /** Each: the array of the result, those of the operands, and the rest of the instruction. */
 const INSTRUCTIONS = {
   map(out, arrays, expression) {
-    const element = (_, i) => `x${i}[${arrays[i].length === 1 ? 0 : "i"}]`;
-    const names = arrays.map((_, i) => `x${i}`);
-    const body = expression.replace(/\$(\d+)/g, (_, i) => element(_, Number(i)));
-    return new Function("out", ...names, `return () => { for (let i = 0; i < out.length; i++) out[i] = ${body}; };`)(out, ...arrays);
+    const names = ["a", "b", "c"].slice(0, arrays.length);
+    const read = names.map((name, i) => `${name} = ${name}s[${arrays[i].length === 1 ? 0 : "i"}]`);
+    const body = `for (let i = 0; i < out.length; i++) { const ${read}; out[i] = ${expression}; }`;
+    return new Function("out", ...names.map((name) => `${name}s`), `return () => { ${body} };`)(out, ...arrays);
   },
 
   view(out, [a], shape, strides, offset) {
@@ -59,8 +58,7 @@ const INSTRUCTIONS = {
     return () => { for (let i = 0; i < at.length; i++) out[i] = a[at[i]]; };
   },
 
-  put(out, arrays, number, views) {
-    out.fill(number);
+  put(out, arrays, views) {
     const writes = arrays.map((a, i) => [a, places(...views[i])]);
     return () => { for (const [a, at] of writes) for (let i = 0; i < at.length; i++) out[at[i]] = a[i]; };
   },

@@ -14,18 +14,31 @@ from rgen.play.instructions import Arrays, Builder, Value, page_type, strides_of
 # Bodies of calls take the place of the calls: primitive -> its parameter
 CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr", "checkpoint": "jaxpr"}
 # Elementwise primitives as JavaScript of a, b, c
+FUNCTIONS = ("exp", "log", "log1p", "expm1", "sin", "cos", "tan", "tanh", "sqrt", "abs", "sign", "floor")
+OPERATORS = {"add": "+", "add_any": "+", "sub": "-", "mul": "*", "div": "/", "rem": "%", "pow": "**", "and": "&", "or": "|"}
+COMPARISONS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 MAPS = {
-    **{name: f"Math.{name}(a)" for name in ("exp", "log", "log1p", "expm1", "sin", "cos", "tan", "tanh", "sqrt", "abs", "sign", "floor")},
-    **{"stop_gradient": "a", "copy": "a", "convert_element_type": "a", "add": "a + b", "add_any": "a + b", "sub": "a - b"},
-    **{"mul": "a * b", "div": "a / b", "neg": "-a", "square": "a * a", "integer_pow": "a ** {y}", "pow": "a ** b", "rem": "a % b"},
-    **{"max": "Math.max(a, b)", "min": "Math.min(a, b)", "rsqrt": "1 / Math.sqrt(a)", "logistic": "1 / (1 + Math.exp(-a))"},
-    **{"one_minus_square": "(1 + a) * (1 - a)"},  # of the derivative of tanh in later versions of JAX
-    **{"eq": "a == b", "ne": "a != b", "lt": "a < b", "le": "a <= b", "gt": "a > b", "ge": "a >= b", "is_finite": "isFinite(a)"},
-    **{"and": "a & b", "or": "a | b", "not": "!a", "select_n": "a ? c : b", "clamp": "Math.min(Math.max(b, a), c)"},
+    **{name: f"Math.{name}(a)" for name in FUNCTIONS},
+    **{name: f"a {sign} b" for name, sign in (OPERATORS | COMPARISONS).items()},
+    **dict.fromkeys(("stop_gradient", "copy", "convert_element_type"), "a"),
+    "neg": "-a",
+    "not": "!a",
+    "square": "a * a",
+    "integer_pow": "a ** {y}",
+    "max": "Math.max(a, b)",
+    "min": "Math.min(a, b)",
+    "clamp": "Math.min(Math.max(b, a), c)",
+    "rsqrt": "1 / Math.sqrt(a)",
+    "logistic": "1 / (1 + Math.exp(-a))",
+    "one_minus_square": "(1 + a) * (1 - a)",  # of the derivative of tanh in later versions of JAX
+    "is_finite": "isFinite(a)",
+    "select_n": "a ? c : b",
 }
 LOGICAL = ("and", "or", "not", "select_n")  # of booleans only
 # Reductions: what they begin with, and JavaScript that joins what has been reduced, a, with the next element, b
 REDUCES = {"reduce_sum": ("0", "a + b"), "reduce_max": ("-Infinity", "Math.max(a, b)"), "reduce_min": ("Infinity", "Math.min(a, b)")}
+# Primitives that make zeros of zeros
+SUMS = ("neg", "add", "add_any", "sub", "reduce_sum", "concatenate", "convert_element_type")
 
 
 def compile_program(function: Callable, arrays: Arrays, given: Any, *inputs: Any) -> dict[str, Any]:
@@ -44,8 +57,7 @@ def compile_program(function: Callable, arrays: Arrays, given: Any, *inputs: Any
     build = Builder(arrays)
     known = [build.given(leaf) for leaf in jax.tree.leaves(given)]
     varying = [build.slot(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(inputs)]
-    outputs = _jaxpr(build, traced.jaxpr, traced.consts, [*known, *varying])
-    return build.program([build.stored(value) for value in varying], [build.stored(value) for value in outputs])
+    return build.program(varying, _jaxpr(build, traced.jaxpr, traced.consts, [*known, *varying]))
 
 
 def _jaxpr(build: Builder, jaxpr: Jaxpr, consts: Any, operands: list[Value]) -> list[Value]:
@@ -72,8 +84,6 @@ def _equation(build: Builder, eqn: Any, values: list[Value]) -> Value | list[Val
         return Value(out.shape, out.dtype)
     if name in ("add", "add_any", "sub") and values[1].zero and values[0].shape == out.shape:
         return values[0]
-    if name in ("add", "add_any") and values[0].zero and values[1].shape == out.shape:
-        return values[1]
     if name in MAPS:
         return _map(build, name, out, eqn.params, values)
     if name in REDUCES:
@@ -97,7 +107,7 @@ def _surely_zero(name: str, zeros: Sequence[bool]) -> bool:
         return zeros[0]
     if name == "select_n":
         return all(zeros[1:])
-    return name in ("neg", "add", "add_any", "sub", "reduce_sum", "concatenate", "convert_element_type") and all(zeros)
+    return name in SUMS and all(zeros)
 
 
 def _map(build: Builder, name: str, out: Any, params: Any, values: list[Value]) -> Value:
@@ -108,7 +118,7 @@ def _map(build: Builder, name: str, out: Any, params: Any, values: list[Value]) 
         expression = {"b": "a != 0", "f": "a"}.get(kind, "Math.trunc(a)")
     elif name == "div" and kind in "iu":
         expression = "Math.trunc(a / b)"
-    if expression == "a" and (values[0].slot is None or page_type(out.dtype) == page_type(values[0].dtype)):
+    if expression == "a" and page_type(out.dtype) == page_type(values[0].dtype):
         return Value(out.shape, out.dtype, values[0].slot, values[0].number)
     return build.map(expression, values, out.shape, out.dtype)
 
@@ -155,7 +165,7 @@ def _split(build: Builder, out: Any, p: Any, value: Value) -> list[Value]:
 def _concatenate(build: Builder, out: Any, p: Any, *values: Value) -> Value:
     strides, axis = strides_of(out.shape), p["dimension"]
     starts = np.cumsum([0, *(value.shape[axis] for value in values)]).tolist()
-    return build.put(values, 0, out.shape, [(strides, start * strides[axis]) for start in starts])
+    return build.put(values, out.shape, [(strides, start * strides[axis]) for start in starts])
 
 
 def _stack(build: Builder, out: Any, p: Any, *values: Value) -> Value:
@@ -166,10 +176,12 @@ def _stack(build: Builder, out: Any, p: Any, *values: Value) -> Value:
 
 def _pad(build: Builder, out: Any, p: Any, value: Value, fill: Value) -> Value:
     strides, padding = strides_of(out.shape), p["padding_config"]
-    if fill.slot is not None or any(low < 0 or high < 0 for low, high, _ in padding):
-        raise _unknown("a padding that cuts off, or with a number that changes")
+    if any(low < 0 or high < 0 for low, high, _ in padding):
+        raise _unknown("a padding that cuts off")
     offset = sum(low * stride for (low, _, _), stride in zip(padding, strides))
-    return build.put([value], fill.number, out.shape, [([(1 + gap) * step for (_, _, gap), step in zip(padding, strides)], offset)])
+    inside = [(1 + gap) * step for (_, _, gap), step in zip(padding, strides)]
+    around = build.view(fill, out.shape, [0] * len(strides))
+    return build.put([around, value], out.shape, [(strides, 0), (inside, offset)])
 
 
 def _dot(build: Builder, out: Any, p: Any, left: Value, right: Value) -> Value:

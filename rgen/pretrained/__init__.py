@@ -23,8 +23,6 @@ from rgen import models
 from rgen.choices import PREFIX, PRETRAINED, SPLITS
 from rgen.config import TrainConfig, from_json, to_json
 from rgen.data import Dataset
-from rgen.data.images import Images
-from rgen.data.text import Text
 from rgen.errors import InputError, nearest
 from rgen.sequence import SequenceModel
 
@@ -49,8 +47,7 @@ class Source(NamedTuple):
 
     def given(self) -> list[str]:
         """What is given, as options."""
-        options = {"--data": self.data, "--data-dir": self.data_dir, "--download": self.download}
-        return [option for option, value in options.items() if value]
+        return [f"--{field.replace('_', '-')}" for field, value in self._asdict().items() if value]
 
 
 def load(folder: Path, source: Source, needs_data: bool) -> tuple[TrainConfig, Dataset, SequenceModel, Any, int]:
@@ -85,8 +82,9 @@ def pack(folder: Path, config: TrainConfig, data: Dataset, params: Any, step: in
 
 
 def _load_data(name: str, config: TrainConfig, about: dict[str, Any], source: Source, needed: bool) -> Dataset:
-    """The data, if it is in the package, given, or needed; else none of its sequences."""
-    options, given = _options(config), source.given()
+    """The data, if it comes with rgen, is given, or is needed; else a data set without sequences."""
+    options = () if config.data == "digits" else ("--data-dir", "--download") if config.data in data_sets.NAMES else ("--data",)
+    given = source.given()
     if wrong := [option for option in given if option not in options]:
         takes = f"its data is given with {' or '.join(options)}" if options else "its data comes with rgen"
         raise InputError(f"{' and '.join(wrong)} cannot be used with {name}: {takes}.")
@@ -96,44 +94,32 @@ def _load_data(name: str, config: TrainConfig, about: dict[str, Any], source: So
         raise InputError(f"This needs the data of {name}, which is not in the package; give it, as in --data {config.data}.")
     folder = source.data_dir and Path(source.data_dir)
     where = dataclasses.replace(config, data=os.fspath(source.data or config.data), data_dir=folder, download=source.download)
-    data = data_sets.from_config(where)  # says itself what to give, unless MNIST was prepared here before
+    data = data_sets.from_config(where)  # says itself what to give, unless MNIST was downloaded before
     if data.fingerprint() != about["sha256"]:
+        here, there = (", ".join(f"{size:,} {split}" for split, size in sizes.items()) for sizes in (_sizes(data), about["sequences"]))
         print(
-            f"This is not the data that {name} was trained on: {_say(_sizes(data))} sequences here, {_say(about['sequences'])} there. "
+            f"This is not the data that {name} was trained on: {here} sequences here, {there} there. "
             "What is held out here may have been trained on.",
             file=sys.stderr,
         )
     return data
 
 
-def _options(config: TrainConfig) -> tuple[str, ...]:
-    """The options by which the data may be given; none if it comes with rgen."""
-    if config.data == "digits":
-        return ()
-    return ("--data-dir", "--download") if config.data in data_sets.NAMES else ("--data",)
-
-
 def _without_data(config: TrainConfig, shape: tuple[int, ...]) -> Dataset:
     """A data set of the same kind and shape, without sequences."""
     splits = {split: np.zeros((0, *shape), np.uint8) for split in SPLITS}
-    if len(shape) == 1:
-        return Text(splits, split_seed=config.split_seed, score_padding=config.score_padding)
-    return Images(splits, split_seed=config.split_seed, order=config.order)
+    kind = "text" if len(shape) == 1 else "image"
+    return Dataset(kind, splits, split_seed=config.split_seed, order=config.order, score_padding=config.score_padding)
 
 
 def _load_params(path: Path, like: Any) -> Any:
     with np.load(path) as file:
-        found = {name: file[name] for name in file.files}
-    wanted = {name: leaf.shape for name, leaf in models.by_path(like).items()}
-    if wanted != {name: array.shape for name, array in found.items()}:
+        found = dict(file)
+    wanted = models.by_path(like)
+    if {name: leaf.shape for name, leaf in wanted.items()} != {name: array.shape for name, array in found.items()}:
         raise InputError(f"The weights in {path} do not fit the network of this version of rgen; install it anew.")
-    leaves = [found[name].astype(leaf.dtype) for name, leaf in models.by_path(like).items()]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+    return jax.tree.unflatten(jax.tree.structure(like), [found[name].astype(leaf.dtype) for name, leaf in wanted.items()])
 
 
 def _sizes(data: Dataset) -> dict[str, int]:
     return {split: len(data.splits[split]) for split in SPLITS}
-
-
-def _say(sizes: dict[str, int]) -> str:
-    return ", ".join(f"{size:,} {split}" for split, size in sizes.items())

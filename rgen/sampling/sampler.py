@@ -12,7 +12,6 @@ import numpy as np
 
 from rgen.choices import GENERATOR
 from rgen.data import Dataset
-from rgen.data.images import Images
 from rgen.devices import even_batch, fetch, place
 from rgen.fast import InnerLoop, Params
 from rgen.likelihood import PLAIN, Decoding
@@ -136,7 +135,7 @@ class Sampler:
 
 def make_sampler(model: SequenceModel, data: Dataset, decoding: Decoding = PLAIN) -> Sampler:
     """The sampler of a model for the data it was trained on, in the order it was trained for."""
-    return Sampler(model, data.shape, isinstance(data, Images) and data.order == "random", decoding)
+    return Sampler(model, data.shape, data.order == "random", decoding)
 
 
 _draw = jax.jit(Sampler.draw, static_argnums=0)
