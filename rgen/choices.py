@@ -7,6 +7,7 @@ from rgen.errors import InputError, nearest
 Algorithm = Literal["maml", "first-order-maml", "reptile"]
 RateKind = Literal["fixed", "per-array", "rank-one"]
 Optimizer = Literal["adamw", "muon"]
+InnerOptimizer = Literal["sgd", "momentum", "nesterov", "adam", "rmsprop"]
 Schedule = Literal["constant", "cosine"]
 Split = Literal["train", "valid", "test"]
 FormName = Literal["direct", "dual"]

@@ -1,13 +1,16 @@
 """From names and sizes to a sequence model: a network in the inner loop, or the recurrent baseline."""
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from rgen import networks
-from rgen.choices import GENERATOR, RateKind
+from rgen.choices import GENERATOR, InnerOptimizer, RateKind
 from rgen.config import TrainConfig
 from rgen.data import Dataset
 from rgen.errors import InputError
@@ -18,6 +21,16 @@ from rgen.recurrent import LSTM, Recurrent
 from rgen.sequence import SequenceModel
 
 DISTINCT = Dual(distinct=True)
+REVERSE = 10  # an outer step needs about so many times the memory of its taps, measured on the presets; for what is recommended only
+INNER_OPTIMIZERS: dict[InnerOptimizer, Any] = {
+    "sgd": None,
+    "momentum": optax.sgd(1.0, momentum=0.9),
+    "nesterov": optax.sgd(1.0, momentum=0.9, nesterov=True),
+    # eps_root: without it the derivative of the square root is infinite where a gradient is zero, and meta-gradients are not numbers
+    "adam": optax.adam(1.0, eps_root=1e-8),
+    "rmsprop": optax.chain(optax.scale_by_rms(eps=1e-8, initial_scale=1e-8), optax.scale(-1.0)),
+}
+"""Optimizers of the inner loop, whose updates the inner rates multiply."""
 
 
 def build(
@@ -29,6 +42,7 @@ def build(
     rate: float = 1e-3,
     fast: tuple[str, ...] | None = None,
     form: Form = DISTINCT,
+    inner: Mapping[str, Any] = MappingProxyType({}),
     **sizes: Any,
 ) -> SequenceModel:
     """Builds a sequence model for sequences in which no place comes twice, as in lines and pictures.
@@ -41,6 +55,7 @@ def build(
       rates, rate: kind of the inner rates, and where they start; the recurrent baseline has none.
       fast: what learns in the inner loop, as in `rgen.fast.InnerLoop`.
       form: how the inner loop is computed.
+      inner: further arguments of `rgen.fast.InnerLoop`, such as inner_batch.
       **sizes: options of the network; None means its default.
     Raises:
       InputError: as `networks.build`.
@@ -49,15 +64,21 @@ def build(
     if name == "lstm":
         return Recurrent(networks.configure(LSTM, name, sizes, shape=shape, symbols=symbols, outputs=outputs), likelihood, end)
     network = networks.build(name, shape, outputs, **sizes)
-    return InnerLoop(network, likelihood, rates, rate, fast, end, form=form)
+    return InnerLoop(network, likelihood, rates, rate, fast, end, form=form, **inner)
 
 
 def configured(config: TrainConfig, shape: tuple[int, ...], symbols: int, end: int | None = None) -> SequenceModel:
     """Builds the model of a `TrainConfig` for data of this shape; see `build`."""
     sizes = {option: getattr(config, option) for option in networks.OPTIONS}
+    if config.neighbours:
+        if len(shape) == 1:
+            raise InputError("--neighbours is about pixels, and these are lines; give --context.")
+        sizes["context"] = networks.neighbours(config.neighbours)
+    inner = {option: getattr(config, option) for option in ("inner_batch", "inner_steps", "inner_clip", "inner_decay")}
+    inner["optimizer"] = INNER_OPTIMIZERS[config.inner_optimizer]
     dual = Dual(config.chunk, config.fold, config.micro_batch, distinct=True)
     form = Direct() if config.form == "direct" else dual
-    return build(config.network, shape, symbols, end, config.rates, config.inner_rate, config.fast, form, **sizes)
+    return build(config.network, shape, symbols, end, config.rates, config.inner_rate, config.fast, form, inner, **sizes)
 
 
 def from_config(config: TrainConfig, data: Dataset) -> SequenceModel:

@@ -6,6 +6,7 @@ initializations. `text-heads` and `image-heads` are ours.
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -70,6 +71,19 @@ def places_before(shape: tuple[int, ...], count: int) -> list[tuple[int, ...]]:
     far = math.isqrt(count) + 1  # within which there are more than `count`
     near = [(i, j) for i in range(far + 1) for j in range(-far, far + 1) if (i, j) > (0, 0)]
     return sorted(near, key=lambda step: (step[0] ** 2 + step[1] ** 2, step))[:count]
+
+
+NEIGHBOURS = {"left": (0, 1), "above": (1, 0), "above-left": (1, 1), "above-right": (1, -1)}
+
+
+def neighbours(names: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+    """Steps to pixels by their names in NEIGHBOURS, or by "ROWS,COLUMNS" up and to the left; raises InputError if one is neither."""
+    found = []
+    for name in names:
+        if name not in NEIGHBOURS and not re.fullmatch(r"-?\d{1,4},-?\d{1,4}", name):
+            raise InputError(f"The neighbour '{name}' is none of {', '.join(NEIGHBOURS)}, nor ROWS,COLUMNS such as 0,2.")
+        found.append(NEIGHBOURS.get(name) or tuple(map(int, name.split(","))))
+    return tuple(found)
 
 
 class FourierKeys(nn.Module):

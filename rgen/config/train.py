@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from rgen.choices import Algorithm, Binarize, FormName, InnerLoss, Network, Optimizer, Order, RateKind, Schedule
-from rgen.config.validation import Checked, Count, CountOrZero, NotNegative, Number, Positive, Range, Seed, Size, require_folders
+from rgen.choices import Algorithm, Binarize, FormName, InnerLoss, InnerOptimizer, Network, Optimizer, Order, RateKind, Schedule
+from rgen.config.validation import Checked, Count, CountOrZero, NotNegative, Number, Positive, Range, Seed, Size, flag, require_folders
 from rgen.errors import InputError
 
 
@@ -66,12 +66,26 @@ class TrainConfig(Checked):
 
     context: Annotated[int, Range(0, 2**10)] | None = None
     """How many of the last outputs text-heads and image-heads read in addition to the position. None: 0."""
+    neighbours: tuple[str, ...] | None = None
+    """Images: which pixels image-heads reads in addition to the position, where they came earlier (instead of --context):
+    left, above, above-left, above-right; or ROWS,COLUMNS up and to the left, such as 0,2."""
 
     rates: RateKind = "fixed"
     """Inner learning rates: fixed (one constant), per-array (one learned rate per parameter array),
     or rank-one (one learned rate per weight: a factor of its input times a factor of its output)."""
     inner_rate: Positive = 1e-3
-    """Learning rate of the inner SGD steps; the initial value if it is learned."""
+    """Learning rate of the inner steps; the initial value if it is learned."""
+    inner_batch: Count = 1
+    """Outputs per inner step: all are predicted by the same weights, then learned by one step on the sum of their nats."""
+    inner_optimizer: InnerOptimizer = "sgd"
+    """Optimizer of the inner loop, its state new for every sequence: sgd; or, with --form direct, momentum (0.9), nesterov (0.9),
+    adam or rmsprop, whose updates are multiplied by the inner rates."""
+    inner_steps: Count = 1
+    """Inner steps on the same outputs, which are predicted and paid before the first of them."""
+    inner_clip: Positive | None = None
+    """Clip each inner gradient to this global norm; needs --form direct."""
+    inner_decay: Annotated[float, Range(0, 1)] = 0.0
+    """Fraction of the way back to the initialization that each inner step begins with; needs --form direct."""
 
     fast: tuple[str, ...] | None = None
     """The parameters that learn in the inner loop, by path, such as heads/memory; all others stay fixed there. None: all learn."""
@@ -144,8 +158,17 @@ class TrainConfig(Checked):
             raise InputError("--muon-rms is for Muon; give --optimizer muon too, or leave it out.")
         if self.network == "lstm" and self.algorithm != "maml":
             raise InputError(f"The recurrent baseline has no inner loop for '{self.algorithm}'; train it with --algorithm maml.")
-        if self.network == "lstm" and self.fast is not None:
-            raise InputError("The recurrent baseline has no inner loop; leave out --fast.")
+        inner = ("fast", "inner_batch", "inner_optimizer", "inner_steps", "inner_clip", "inner_decay")
+        changed = [flag(option) for option in inner if getattr(self, option) != getattr(type(self), option)]
+        if self.network == "lstm" and changed:
+            raise InputError(f"The recurrent baseline has no inner loop; leave out {changed[0]}.")
+        other = [option for option in ("--inner-optimizer", "--inner-clip", "--inner-decay") if option in changed]
+        if other and self.algorithm == "reptile":
+            raise InputError(f"Reptile takes inner steps of plain SGD; leave out {other[0]}, or use maml or first-order-maml.")
+        if other and self.form == "dual":
+            raise InputError(f"The dual form takes inner steps of plain SGD; with {other[0]} give --form direct.")
+        if self.context and self.neighbours:
+            raise InputError("--context and --neighbours both say which earlier outputs are read; give one of them.")
         if self.algorithm == "reptile":
             if self.fast is not None:
                 raise InputError("Reptile needs weights that all learn; leave out --fast.")
@@ -180,7 +203,7 @@ def from_json(text: str, origin: Path) -> TrainConfig:
         values = {name: value for name, value in values.items() if name in fields}
         for path in ("run", "data_dir"):
             values[path] = values.get(path) and Path(values[path])
-        for several in ("widths", "fast"):
+        for several in ("widths", "fast", "neighbours"):
             values[several] = values.get(several) and tuple(values[several])
         return TrainConfig(**values)
     except (json.JSONDecodeError, TypeError, AttributeError) as error:

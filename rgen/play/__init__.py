@@ -47,8 +47,10 @@ def _content(sampler: Sampler, params: Any) -> dict[str, Any]:
     loop = sampler.model
     if not isinstance(loop, InnerLoop):
         raise InputError("--page shows how SGD learns what is drawn; the recurrent baseline has no inner loop. Give another run.")
-    if loop.context and len(sampler.shape) > 1:
-        raise InputError("--page asks about pixels out of turn; this network reads the last outputs too, which only the next one has.")
+    if loop.reads and len(sampler.shape) > 1:
+        raise InputError("--page asks about pixels out of turn; this network reads earlier outputs too, which only the next one has.")
+    if not loop.plain or loop.inner_steps > 1:
+        raise InputError("--page takes one inner step of plain SGD at a time; this run has an optimizer, or several steps, in its inner loop.")
     places = sampler.places(sampler.keys(np.uint32(0), np.zeros(1, np.uint32)))[0]
     inputs = np.asarray(sampler.inputs(np.arange(places.size)))
     return {
@@ -56,27 +58,28 @@ def _content(sampler: Sampler, params: Any) -> dict[str, Any]:
         "order": np.asarray(places).tolist(),
         "raster": not sampler.random_order,
         "inputs": inputs.reshape(places.size, -1).tolist(),
-        "context": loop.context,
+        "context": loop.reads,
+        "batch": min(loop.inner_batch, places.size),
         "end": loop.end,
-        **programs(loop, params, inputs[0]),
+        **programs(loop, params, inputs[0], min(loop.inner_batch, places.size)),
     }
 
 
-def programs(loop: InnerLoop, params: Params, x: Any) -> dict[str, Any]:
+def programs(loop: InnerLoop, params: Params, x: Any, batch: int) -> dict[str, Any]:
     """An inner loop as programs of the page, and the arrays that they need.
 
     Returns:
-      learn: (fast weights, x, y) -> (fast weights, nats); ask: (fast weights, x) -> log-probabilities; fast: numbers of the arrays that are
+      learn: (fast weights, x, y, weight), for the K outputs of a step, -> (fast weights, nats); ask: (fast weights, x) -> log-probabilities; fast: numbers of the arrays that are
       the fast weights at the beginning; arrays.
     Raises:
       InputError: the network needs what the page cannot compute.
     """
     held = Arrays()
     with jax.enable_x64(False):
-        params, x = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params), jnp.asarray(x, jnp.int32)
-        x = jnp.concatenate([x.reshape(-1), jnp.zeros(loop.context, x.dtype)]) if loop.context else x
-        fast = loop.start(params)
-        learn = compile_program(lambda params, fast, x, y: loop.step(params, fast, x, y), held, params, fast, x, jnp.int32(0))
+        params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)
+        x, fast = loop.one_input(jnp.asarray(x, jnp.int32)), loop.start(params)
+        step = jax.tree.map(lambda a: jnp.broadcast_to(a, (batch, *jnp.shape(a))), (x, jnp.int32(0), jnp.float32(1)))
+        learn = compile_program(loop.step, held, params, fast, *step)
         ask = compile_program(loop.predict, held, params, fast, x)
     start = [held.number(leaf) for leaf in jax.tree.leaves(fast)]
     return {"learn": learn, "ask": ask, "fast": start, "arrays": [encoded(array) for array in held.held]}

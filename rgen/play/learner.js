@@ -11,10 +11,10 @@ class Learner {
     this.content = content;
     this.learn = load(content.learn, arrays);
     this.ask = load(content.ask, arrays);
-    this.every = Math.max(1, Math.ceil((bytes * content.order.length) / SAVED));
+    this.every = content.batch * Math.max(1, Math.ceil((bytes * content.order.length) / content.batch / SAVED));
     this.steps = [];
-    this.saved = [start]; // fast weights after 0, every, 2 * every, ... steps
-    this.last = [0, start]; // a number of steps, and the fast weights after them
+    this.saved = [start]; // fast weights after 0, every, 2 * every, ... outputs
+    this.last = [0, start]; // a number of outputs, and the fast weights after them
   }
 
   /** Replaces the steps; what has been learned of those at the beginning that stay the same is kept. */
@@ -23,33 +23,49 @@ class Learner {
     while (same < steps.length && steps[same].place === this.steps[same]?.place && steps[same].y === this.steps[same].y) same++;
     this.steps = steps.map((step, i) => (i < same ? { ...step, nats: this.steps[i].nats } : step));
     this.saved.length = Math.min(this.saved.length, Math.floor(same / this.every) + 1);
-    if (this.last[0] > same) this.last = [0, this.saved[0]];
+    if (this.last[0] > same - (same % this.content.batch)) this.last = [0, this.saved[0]];
   }
 
-  /** What the network reads at a place, after `count` steps. */
+  /** What the network reads at a place, after `count` outputs: its input, and perhaps the last outputs. */
   input(place, count) {
-    const recent = Array.from({ length: this.content.context }, (_, i) => this.steps[count - 1 - i]?.y ?? -1);
-    return [...this.content.inputs[place], ...recent];
+    const { context, inputs } = this.content;
+    const recent = Array.from({ length: context }, (_, i) => this.steps[count - 1 - i]?.y ?? -1);
+    return context ? [inputs[place], recent] : [inputs[place]];
   }
 
-  /** The fast weights after the first `count` steps; the nats of these are known then. */
+  /** The fast weights after one inner step, on the outputs from `from` to `to`; the nats of these are known then. */
+  learned(fast, from, to) {
+    const numbers = Array.from({ length: this.content.batch }, (_, k) => Math.min(from + k, to - 1));
+    const read = numbers.map((number) => this.input(this.steps[number].place, number));
+    const inputs = read[0].map((_, part) => read.flatMap((input) => input[part]));
+    const weights = numbers.map((_, k) => (from + k < to ? 1 : 0)); // what fills the step up counts for nothing
+    const out = this.learn(...fast, ...inputs, numbers.map((number) => this.steps[number].y), weights);
+    for (let number = from; number < to; number++) this.steps[number].nats = out[fast.length][number - from];
+    return fast.map((_, i) => out[i].slice());
+  }
+
+  /** The fast weights with which the output after the first `count` is predicted: an inner step is taken once all its outputs are there. */
   after(count) {
-    const near = Math.min(Math.floor(count / this.every), this.saved.length - 1);
+    const { batch, order } = this.content, whole = count === order.length ? count : count - (count % batch);
+    const near = Math.min(Math.floor(whole / this.every), this.saved.length - 1);
     let [at, fast] = this.last;
-    if (at > count || at < near * this.every) [at, fast] = [near * this.every, this.saved[near]];
-    for (; at < count; at++) {
-      const step = this.steps[at], out = this.learn(...fast, this.input(step.place, at), step.y);
-      fast = fast.map((_, i) => out[i].slice());
-      step.nats = out[fast.length][0];
-      if ((at + 1) % this.every === 0 && this.saved.length === (at + 1) / this.every) this.saved.push(fast);
+    if (at > whole || at < near * this.every) [at, fast] = [near * this.every, this.saved[near]];
+    while (at < whole) {
+      fast = this.learned(fast, at, Math.min(at + batch, whole));
+      at = Math.min(at + batch, whole);
+      if (at % this.every === 0 && this.saved.length === at / this.every) this.saved.push(fast);
     }
     this.last = [at, fast];
+    for (; at < count; at++) {
+      const step = this.steps[at]; // paid, and learned with the others of its inner step
+      step.nats ??= -this.ask(...fast, ...this.input(step.place, at))[0][step.y];
+    }
     return fast;
   }
 
   /** Probabilities of all outputs at a place, after the first `count` steps. */
   probabilities(place, count) {
-    return Array.from(this.ask(...this.after(count), this.input(place, count))[0], Math.exp);
+    return Array.from(this.ask(...this.after(count), ...this.input(place, count))[0], Math.exp);
   }
 
   /** Draws the output of a place after all steps, and adds it to them. */
