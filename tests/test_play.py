@@ -61,6 +61,9 @@ def pages(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
     for name in ("digits", "names"):
         sample.main(SampleConfig(Path(f"pretrained:{name}"), page=folder / f"{name}.html"))
+    run = load_run("pretrained:digits")
+    sampler = Sampler(dataclasses.replace(run.model, inner_batch=8), (8, 8))
+    (folder / "digits by rows.html").write_text(play.page(sampler, run.params, "digits, a row a step"))
     return folder
 
 
@@ -143,12 +146,13 @@ def test_operations_are_those_of_jax(name, browser):
 STEPS = "learner.steps.map((step) => [step.place, step.y, step.nats])"
 
 
-@pytest.mark.parametrize("fill", [True, False], ids=["from the top", "some pixels"])
-def test_beliefs_and_nats_of_digits(fill, browser, pages):
+@pytest.mark.parametrize(("fill", "size"), [(True, 1), (False, 1), (True, 8)], ids=["from the top", "some pixels", "by rows"])
+def test_beliefs_and_nats_of_digits(fill, size, browser, pages):
     run = load_run("pretrained:digits")
+    model = dataclasses.replace(run.model, inner_batch=size)
     digit = run.data.splits["test"][3].ravel().astype(int)
     known = np.arange(64) < 40 if fill else np.random.default_rng(0).random(64) < 0.4
-    tab = opened(browser, pages / "digits.html")
+    tab = opened(browser, pages / ("digits.html" if size == 1 else "digits by rows.html"))
     marked = np.where(known & ((digit > 0) | (np.arange(64) == 39) | (not fill)), digit, -1).tolist()
     tab.evaluate(f"find('fill').checked = {json.dumps(fill)}; marks.set({marked}); changed()")
     place, y, paid = np.array(tab.evaluate(STEPS)).T
@@ -158,8 +162,8 @@ def test_beliefs_and_nats_of_digits(fill, browser, pages):
     xs = np.stack(np.divmod(np.arange(64), 8), -1)
     seqs = Sequence(xs[None, places], digit[None, places], np.ones((1, len(places)), np.float32))
     with jax.enable_x64(False):
-        nats = rgen.score(run.model, run.params, seqs)[0]
-        believed = np.exp(rgen.belief(run.model, run.params, seqs, xs, every=len(places) // 2)[0, :, :, 1])
+        nats = rgen.score(model, run.params, seqs)[0]
+        believed = np.exp(rgen.belief(model, run.params, seqs, xs, every=len(places) // size // 2)[0, :, :, 1])
     np.testing.assert_allclose(paid, nats, atol=AGREE)
     assert paid.sum() == pytest.approx(float(nats.sum()), abs=AGREE)
     for moment, expected in zip((0, len(places) // 2, len(places)), (*believed[:2], believed[-1])):
