@@ -31,7 +31,7 @@ from runs import ROOT, TINY, command, contents, cut, last_state, rows, script, w
 
 SUMMARY = {"nats_per_sequence", "standard_error", "nats_per_symbol", "bits_per_symbol", "sequences", "parameters", "step"}
 ROW = {
-    *("network", "algorithm", "form", "meta_batch", "length", "devices", "seconds", "inner_steps_per_second", "sequences_per_second"),
+    *("network", "algorithm", "form", "meta_batch", "length", "devices", "seconds", "outputs_per_second", "sequences_per_second"),
     *("temp_bytes", "compile_seconds", "over_reptile", "times_direct", "operations"),
 }
 # ---------------------------------------------------------------- names that other programs call
@@ -143,7 +143,7 @@ def test_the_benchmark(tmp_path):
     ]
     for row in table:
         assert row.keys() == ROW
-        assert row["inner_steps_per_second"] == pytest.approx(3 * row["sequences_per_second"])
+        assert row["outputs_per_second"] == pytest.approx(3 * row["sequences_per_second"])
         assert row["sequences_per_second"] == pytest.approx(row["meta_batch"] / row["seconds"])
         assert sum(seconds for _, seconds, _ in row["operations"]) > 0
     assert len([line for line in said.stdout.splitlines() if line.startswith("siren  ")]) == 4

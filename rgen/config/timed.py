@@ -12,7 +12,7 @@ from rgen.errors import InputError, nearest
 
 @dataclass(frozen=True)
 class BenchmarkConfig(Writes):
-    """Time MAML, first-order MAML, Reptile, scoring and sampling, for every combination of the first six options."""
+    """Time MAML, first-order MAML, Reptile, scoring and sampling, for every combination of the first seven options."""
 
     network: tuple[str, ...] = ("text-mlp", "lstm-block")
     """Networks (default sizes, all parameters learn), or presets."""
@@ -24,6 +24,8 @@ class BenchmarkConfig(Writes):
     """Numbers of sequences."""
     length: tuple[Count, ...] = (128,)
     """Inner steps per sequence. Images are the smallest square with that many pixels."""
+    inner_batch: tuple[Count, ...] = ()
+    """Outputs per inner step. Empty: as the presets have it."""
     devices: tuple[Number, ...] = ()
     """Numbers of devices to use. Empty: as the other commands do."""
     target: tuple[str, ...] = ()
@@ -59,10 +61,15 @@ class BenchmarkConfig(Writes):
         idle = [option for option in ("original", "profile", "out", "devices") if getattr(self, option)]
         if self.target and idle:
             raise InputError(f"With --target nothing is run; leave out {flag(idle[0])}.")
+        idle += ["inner_batch"] if self.inner_batch else []
         if self.original and idle[1:]:
             raise InputError(f"--original and {flag(idle[1])} cannot be used together; choose one.")
         if self.original:
             self._check_original()
+
+    def variants(self, network: str) -> list[str]:
+        """A network with each of --inner-batch, as `rgen.timing.benchmark.configuration` reads them."""
+        return [f"{network} K={size}" for size in self.inner_batch] or [network]
 
     def _check_original(self) -> None:
         """Raises InputError if the original program does not have what is asked for."""

@@ -49,7 +49,7 @@ class Timing:
     length: int
     devices: int
     seconds: float
-    inner_steps_per_second: float
+    outputs_per_second: float
     sequences_per_second: float
     temp_bytes: int
     compile_seconds: float
@@ -67,8 +67,10 @@ class Program(NamedTuple):
 
 
 def configuration(name: str) -> TrainConfig:
-    """Of a network with its default sizes, or of a preset."""
-    return TrainConfig(network=name) if name in NETWORKS else PRESETS[name][1]
+    """Of a network with its default sizes, or of a preset; "NAME K=2" has two outputs per inner step."""
+    name, _, size = name.partition(" K=")
+    config = TrainConfig(network=name) if name in NETWORKS else PRESETS[name][1]
+    return dataclasses.replace(config, inner_batch=int(size)) if size else config
 
 
 def made_up(kind: str, meta_batch: int, length: int) -> tuple[tuple[int, ...], int, Sequence]:
@@ -116,7 +118,7 @@ def model_and_data(name: str, form: str, meta_batch: int, length: int, there: Ha
     """The model of a network or preset, planned for some devices, and made-up data for it."""
     config = dataclasses.replace(configuration(name), form=form)
     # the recurrent baseline takes both; by its own name, images
-    text = networks.NETWORKS.get(config.network, ("image",))[0] == "text" or (name in PRESETS and config.data not in data.IMAGES)
+    text = networks.NETWORKS.get(config.network, ("image",))[0] == "text" or (name.split()[0] in PRESETS and config.data not in data.IMAGES)
     shape, symbols, seqs = made_up("text" if text else "image", meta_batch, length)
     model = models.configured(config, shape, symbols)
     if isinstance(model, InnerLoop) and isinstance(model.form, Dual):
@@ -170,18 +172,23 @@ def measure(config: BenchmarkConfig) -> list[Timing]:
     rows = []
     with Progress(len(groups), 0, "benchmark") as progress:
         for done, (network, meta_batch, length) in enumerate(groups):
-            these = [(*case, devices) for case in cases(config, network) for devices in device_counts(config, network, case[0])]
-            programs = [prepare(network, algorithm, form, meta_batch, length, devices) for algorithm, form, devices in these]
+            these = [
+                (variant, *case, devices)
+                for variant in config.variants(network)
+                for case in cases(config, variant)
+                for devices in device_counts(config, variant, case[0])
+            ]
+            programs = [prepare(name, algorithm, form, meta_batch, length, devices) for name, algorithm, form, devices in these]
             for program in programs:
                 jax.block_until_ready(program.call())
             times = [[timed(program.call) for program in programs] for _ in range(config.repeats)]
             took = dict(zip(these, np.median(times, axis=0).tolist(), strict=True))
-            for (algorithm, form, devices), program in zip(these, programs, strict=True):
-                seconds = took[algorithm, form, devices]
-                reptile, direct = took.get(("reptile", form, devices)), took.get((algorithm, "direct", devices))
+            for (name, algorithm, form, devices), program in zip(these, programs, strict=True):
+                seconds = took[name, algorithm, form, devices]
+                reptile, direct = took.get((name, "reptile", form, devices)), took.get((name, algorithm, "direct", devices))
                 rows.append(
                     Timing(
-                        *(network, algorithm, form, meta_batch, length, shards_of(meta_batch, devices)),
+                        *(name, algorithm, form, meta_batch, length, shards_of(meta_batch, devices)),
                         *(seconds, meta_batch * length / seconds, meta_batch / seconds, program.temp_bytes, program.compile_seconds),
                         over_reptile=reptile and seconds / reptile,
                         times_direct=direct and direct / seconds,
@@ -196,7 +203,7 @@ def table(rows: list[Timing]) -> str:
     """The rows as text, and the profiles if there are any."""
     columns = {
         **{"network": "", "algorithm": "", "form": "", "meta_batch": "d", "length": "d", "devices": "d", "seconds": ".4f"},
-        **{"inner_steps_per_second": ",.0f", "sequences_per_second": ".2f", "temp_bytes": ".1f", "compile_seconds": ".1f"},
+        **{"outputs_per_second": ",.0f", "sequences_per_second": ".2f", "temp_bytes": ".1f", "compile_seconds": ".1f"},
         **{"over_reptile": ".2f", "times_direct": ".2f"},
     }
     tables = [text_table(columns, [vars(row) for row in rows])]

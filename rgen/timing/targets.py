@@ -70,7 +70,7 @@ class Compilation:
       argument_bytes, temp_bytes, program_bytes: of each device; None if the compiler does not say.
       fits: whether arguments, results, temporaries and program fit into the device's memory.
       devices: number of the target's devices that the sequences are spread over.
-      forward_kernels, backward_kernels: launched by the loops for each inner step of the whole meta-batch.
+      forward_kernels, backward_kernels: launched by the loops for each output of the whole meta-batch.
       collectives, collective_bytes: how often the devices exchange something in one call, and the bytes each gives.
     """
 
@@ -180,7 +180,8 @@ def measure(config: BenchmarkConfig) -> list[Compilation]:
     """Compiles all combinations, for each target."""
     rows = []
     sizes = (None,) if config.fit else config.meta_batch
-    pairs = [(network, *case) for network in config.network for case in benchmark.cases(config, network)]
+    names = [variant for network in config.network for variant in config.variants(network)]
+    pairs = [(name, *case) for name in names for case in benchmark.cases(config, name)]
     cases = [(target, *pair, size, length) for target in config.target for pair in pairs for size in sizes for length in config.length]
     with Progress(len(cases), 0, "compile") as progress:
         for done, (target, network, algorithm, form, meta_batch, length) in enumerate(cases):
