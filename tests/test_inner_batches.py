@@ -147,7 +147,9 @@ def test_a_step_has_the_moments_of_a_belief():
         state, nats = loop.step(params, state, seqs.x[0, now], seqs.y[0, now], seqs.weight[0, now])
         close(nats, score(loop, params, seqs)[0, now])
     close(state, jax.tree.map(lambda a: a[0], fast))
-    assert jax.tree.leaves(loop.inner_norms(params, seqs))[0].shape == (2, 3)
+    norms = jax.tree.leaves(loop.inner_norms(params, seqs))[0]
+    np.testing.assert_array_equal(norms[:, 0], norms[:, 2])
+    assert norms.shape == (2, 7)
 
 
 # ---------------------------------------------------------------- optimizers

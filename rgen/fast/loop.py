@@ -253,9 +253,9 @@ class InnerLoop:
     def inner_norms(self, params: Params, seqs: Sequence) -> tuple[Any, Any]:
         """How large the inner steps are: (norms of the gradients, norms of what they change the fast weights by).
 
-        Each is shaped like the fast weights; for every array the norms [B, J] of each step.
+        Each is shaped like the fast weights; for every array the norms [B, T] of the step that learns each output, the first of them.
         """
-        return _inner_norms(self, params, self.read(params, seqs))
+        return self.by_output(_inner_norms(self, params, self.read(params, seqs)), seqs)
 
     def rates(self, params: Params) -> Any:
         """The inner rate of every weight that learns: a tree like the fast weights, whose leaves broadcast against its arrays."""
@@ -357,15 +357,15 @@ def _belief(loop: InnerLoop, params: Params, steps: Sequence, x: Array, every: i
 
 @_compiled
 def _inner_norms(loop: InnerLoop, params: Params, steps: Sequence) -> tuple[Any, Any]:
-    def norms(tree):
-        return jax.tree.map(lambda a: jnp.linalg.norm(a.ravel()), tree)
+    def norms(tree, now):  # the same for all K outputs of the step
+        return jax.tree.map(lambda a: jnp.broadcast_to(jnp.linalg.norm(a.ravel()), now.weight.shape), tree)
 
     learn = _learner(loop, params)
 
     def advance(state, x, observe):
         gradient, seen, now = _gradient(loop, params, state.fast, x, observe)
         after = learn(state, gradient, now)
-        return after, seen, (norms(gradient), norms(jax.tree.map(jnp.subtract, state.fast, after.fast)))
+        return after, seen, (norms(gradient, now), norms(jax.tree.map(jnp.subtract, state.fast, after.fast), now))
 
     return over_sequences(lambda steps: unroll(advance, begin(loop, params), Scoring(), steps)[1], steps)
 

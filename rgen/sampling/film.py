@@ -45,9 +45,10 @@ def show(sampler: Sampler, params: Any, seed: int, count: int, given: Callable[[
     y = reorder(values.reshape(len(numbers), -1), places).astype(np.int32)
     weight = np.ones(y.shape) if loop.end is None else until_end(y, loop.end)
     seqs = Sequence(sampler.inputs(places), y, weight.astype(np.float32))
-    every = math.ceil(y.shape[1] / FRAMES)
+    size = min(loop.inner_batch, y.shape[1])
+    every = math.ceil(y.shape[1] / size / FRAMES)  # inner steps
     probs = np.exp(belief(loop, params, seqs, sampler.inputs(np.arange(y.shape[1])), every))
-    steps = np.minimum(np.arange(probs.shape[1]) * every, y.shape[1])
+    steps = np.minimum(np.arange(probs.shape[1]) * every * size, y.shape[1])
     if len(shape) == 1:
         line = values[0].tobytes()
         return lines(probs[0], line[: (line + b"\0").index(b"\0") + 1], steps)
