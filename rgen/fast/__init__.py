@@ -3,7 +3,7 @@
 from rgen.fast.check import Check, check
 from rgen.fast.dual import Dual
 from rgen.fast.loop import FORMS, Direct, Form, InnerLoop, Params
-from rgen.fast.network import Function
+from rgen.fast.functions import Function
 
 FORMS["dual"] = Dual()
 

@@ -13,13 +13,13 @@ from rgen.fast.capture import Layer
 from rgen.fast.forward import reread, run
 from rgen.fast.loop import InnerLoop, Params
 from rgen.fast.memory import Memory, by_step, by_tap, change, outer, over_batch, pairs_matrix, stacked
-from rgen.fast.network import learning, learns
+from rgen.fast.functions import learning, learns
 from rgen.fast.past import by_steps, folded
-from rgen.fast.plan import Plan
+from rgen.fast.plan import LEARNED, Plan
 from rgen.fast.rates import Factors, rate_matrix, split_rates
 from rgen.fast.step import Weights, enter, leave, split
 from rgen.fast.sweep import sweep
-from rgen.sequence import Prediction, Sequence, Trace
+from rgen.sequence import Sequence, Trace
 from rgen.unroll import Observer, Scoring
 
 
@@ -31,9 +31,17 @@ def weights_of(plan: Plan, loop: InnerLoop, params: Params) -> Weights:
     parts = dict(zip(learned, split_rates(loop.rate_kind, params.rates, learning(params.init, loop.fast))))
 
     def factors(layer: Layer) -> Factors:
+        """Rates of a layer's kernel; a row that is looked up has one rate."""
+
+        def spread(rate, size):
+            rate = rate.astype(leaves[layer.leaf].dtype)
+            return jnp.broadcast_to(rate.reshape(layer.heads, -1) if rate.ndim else rate, (layer.heads, size))
+
         row, column = parts[layer.leaf]
-        constant = row if layer.bias is None else parts[layer.bias][0]
-        return _arranged(layer, *(a.astype(leaves[layer.leaf].dtype) for a in (row, constant, column)))
+        if layer.embed:
+            return Factors(jnp.ones((layer.heads, 1), leaves[layer.leaf].dtype), spread(row, layer.outputs))
+        rows = [spread(row, layer.inputs)] + ([] if layer.bias is None else [spread(parts[layer.bias][0], 1)])
+        return Factors(jnp.concatenate(rows, 1), spread(column, layer.outputs))
 
     return Weights(
         {layer.leaf: layer.kernel(*(leaves[leaf] for leaf in layer.leaves)) for layer in plan.layers},
@@ -42,19 +50,6 @@ def weights_of(plan: Plan, loop: InnerLoop, params: Params) -> Weights:
         {i: jnp.broadcast_to(rates[i], leaves[i].shape) for i in plan.carried},
         {i: leaves[i] for i in plan.fixed},
     )
-
-
-def _arranged(layer: Layer, row: jax.Array, constant: jax.Array, column: jax.Array) -> Factors:
-    """Rates of a layer's kernel; a row that is looked up has one rate."""
-    heads, outputs = layer.heads, layer.outputs
-    if layer.embed:
-        return Factors(jnp.ones((heads, 1), row.dtype), jnp.broadcast_to(row, (heads, outputs)))
-    row = row.reshape(heads, -1) if row.ndim else jnp.broadcast_to(row, (heads, layer.inputs))
-    column = column.reshape(heads, -1) if column.ndim else jnp.broadcast_to(column, (heads, outputs))
-    if layer.bias is None:
-        return Factors(row, column)
-    constant = constant.reshape(heads, 1) if constant.ndim else jnp.broadcast_to(constant, (heads, 1))
-    return Factors(jnp.concatenate([row, constant], 1), column)
 
 
 def foreseen_inputs(plan: Plan, init: Any, x: jax.Array) -> dict[int, jax.Array]:
@@ -78,7 +73,7 @@ def foreseen_inputs(plan: Plan, init: Any, x: jax.Array) -> dict[int, jax.Array]
 def pay_late(plan: Plan, params: Params, outs: dict[int, jax.Array], seqs: Sequence) -> jax.Array:
     """Nats [B, T] from the outputs [B, T, H, R, N] of layers that learn: all steps at once, as nothing else they need changes."""
     leaves = dict(enumerate(jax.tree.leaves(params.init)))
-    logits = plan.program.closed.jaxpr.outvars[Prediction._fields.index("logits")]
+    logits = plan.program.closed.jaxpr.outvars[1 - LEARNED]
 
     def step(now, outs):
         answers = {}
@@ -218,15 +213,14 @@ def drift(plan: Plan, weights: Weights, inputs: dict[int, jax.Array], seqs: Sequ
     lost, chunks, static, nll = map_sequences(plan, one, inputs, seqs)
     lost, to_inputs, gradients = jax.tree.map(lambda a: a.sum(0), lost), {}, {}
     for leaf, layer in plan.learning.items():
-        taps, memory = jax.tree.map(all_taps, chunks[leaf]), Memory(weights.kernels[leaf], weights.factors[leaf])
+        taps, by = jax.tree.map(all_taps, chunks[leaf]), (weights.kernels[leaf], weights.factors[leaf])
         if layer.foreseen:
-            g_BxTxHxRxN = jax.vmap(partial(by_step, plan.length))(taps.g)
             # the inner loop's own gradients: with the taps as constants
-            by, constant = (*memory[:2], inputs[leaf]), replace(plan, first_order=True)
-            gradient, _, to_inputs[leaf] = reread_vjp(constant, layer, by, taps.g, g_BxTxHxRxN)
+            constant, g_BxTxHxRxN = replace(plan, first_order=True), jax.vmap(partial(by_step, plan.length))(taps.g)
+            gradient, _, to_inputs[leaf] = reread_vjp(constant, layer, (*by, inputs[leaf]), taps.g, g_BxTxHxRxN)
             matrix = rate_matrix(weights.factors[leaf]) * stacked(gradient)
         else:
-            matrix = change(memory, jax.tree.map(over_batch, taps))
+            matrix = change(Memory(*by), jax.tree.map(over_batch, taps))
         lost |= plan.program.arrays(layer, matrix)
     for leaf, layer in plan.static.items():
         gradients |= plan.program.arrays(layer, outer(layer.inputs, *jax.tree.map(all_steps, static[leaf])))

@@ -14,7 +14,7 @@ from rgen.batching import ungroup_rows
 from rgen.fast import derivative
 from rgen.fast.derivative import by_group, foreseen_inputs, pay_late, ungroup_steps, weights_of
 from rgen.fast.loop import InnerLoop, Params
-from rgen.fast.network import learning
+from rgen.fast.functions import learning
 from rgen.fast.plan import GRADIENT, Plan, Purpose, plan
 from rgen.hardware import Hardware
 from rgen.sequence import Sequence, Trace

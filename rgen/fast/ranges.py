@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 
 from rgen.fast.capture import capture
-from rgen.fast.network import as_function
+from rgen.fast.functions import as_function
 from rgen.likelihood import Likelihood
 from rgen.sequence import Sequence, paid
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from rgen.choices import RATE_KINDS
-from rgen.fast.network import widest
+from rgen.fast.functions import widest
 
 
 class Factors(NamedTuple):

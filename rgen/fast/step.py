@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from rgen.fast.capture import Layer, Use
 from rgen.fast.loop import descend
 from rgen.fast.memory import Kernel, Taps
-from rgen.fast.plan import Plan
+from rgen.fast.plan import LEARNED, Plan
 from rgen.fast.rates import Factors
 from rgen.sequence import paid
 from rgen.unroll import Observe, pay, scaled
@@ -67,16 +67,17 @@ Answer = Callable[[Layer, int, Any], jax.Array]
 def step(plan: Plan, answer: Answer, weights: Weights, carried: dict, x: Any, observe: Observe) -> Stepped:
     """Nudges, which are zero, are added to what enters and leaves the layers that are taken over: the gradients by them are the
     cotangents there, which the taps are made of."""
-    into = {layer.leaf: _nudges(layer, weights, entering=True) for layer in plan.layers if layer.varies}
-    out_of = {layer.leaf: _nudges(layer, weights, entering=False) for layer in plan.layers}
+    types = {leaf: kernel[0].dtype for leaf, kernel in weights.kernels.items()}
+    into = {layer.leaf: _zeros(layer, types, entering=True) for layer in plan.layers if layer.varies}
+    out_of = {layer.leaf: _zeros(layer, types, entering=False) for layer in plan.layers}
 
     def predict(into, out_of, carried):
-        met = {layer.leaf: _unread(layer, into.get(layer.leaf), out_of[layer.leaf]) for layer in plan.layers}
+        met = {layer.leaf: _unmet(layer, into.get(layer.leaf), out_of[layer.leaf]) for layer in plan.layers}
 
         def respond(layer, use, operand):
             rows = None
             if operand is not None:
-                rows = enter(layer, layer.uses[use], operand, weights.kernels[layer.leaf][0].dtype)
+                rows = enter(layer, layer.uses[use], operand, types[layer.leaf])
                 rows = rows if layer.embed else rows + into[layer.leaf][use]
             out = answer(layer, use, rows)
             met[layer.leaf][use] = rows, out
@@ -101,10 +102,12 @@ def evaluate(plan: Plan, respond: Callable, leaves: dict[int, jax.Array], x: Any
     for layer in plan.layers:
         for number, use in enumerate(layer.uses):
             answers[use] = lambda operand, layer=layer, number=number: respond(layer, number, operand)
-    blind = {use for layer in plan.foreseen.values() for use in layer.uses}
-    late = [use.result for use in blind] if plan.late else []  # what is paid needs them, if the inner loop does not
-    results = plan.program.evaluate(leaves, x, [*plan.outputs, *late], answers, blind)
-    return results[0] if plan.late else plan.program.outputs(results)
+    blind = [use for layer in plan.foreseen.values() for use in layer.uses]
+    wanted = plan.program.closed.jaxpr.outvars
+    if plan.late:  # what is paid needs all foreseen layers, if the inner loop does not
+        wanted = [wanted[LEARNED], *(use.result for use in blind)]
+    results = plan.program.evaluate(leaves, x, wanted, answers, blind)
+    return results[0] if plan.late else jax.tree.unflatten(plan.program.tree, results)
 
 
 def enter(layer: Layer, use: Use, operand: jax.Array, dtype: Any) -> jax.Array:
@@ -112,7 +115,7 @@ def enter(layer: Layer, use: Use, operand: jax.Array, dtype: Any) -> jax.Array:
     rows = use.form.into_rows(operand)
     if layer.embed:
         return rows
-    if use.way == "row":
+    if use.lookup:
         return jax.nn.one_hot(rows[..., 0], layer.inputs, dtype=dtype)
     rows = rows.astype(dtype)
     return rows if layer.bias is None else jnp.concatenate([rows, jnp.ones((*rows.shape[:-1], 1), dtype)], -1)
@@ -120,21 +123,18 @@ def enter(layer: Layer, use: Use, operand: jax.Array, dtype: Any) -> jax.Array:
 
 def leave(layer: Layer, use: Use, operand: Any, rows_HxRxN: jax.Array) -> jax.Array:
     """The result of a use: of rows that a table does not have, NaN, as JAX gives."""
-    if use.way == "row":
+    if use.lookup:
         rows_HxRxN = jnp.where(use.form.into_rows(operand) >= layer.inputs, jnp.nan, rows_HxRxN)
     return use.form.from_rows(rows_HxRxN).astype(use.result.aval.dtype)
 
 
-def _nudges(layer: Layer, weights: Weights, entering: bool) -> tuple[jax.Array, ...]:
-    """Zeros like what enters or leaves each use of a layer."""
-    found = []
-    for use in layer.uses:
-        width = layer.width if entering != (use.way == "transposed") else layer.outputs
-        found.append(jnp.zeros((layer.heads, use.form.rows, width), weights.kernels[layer.leaf][0].dtype))
-    return tuple(found)
+def _zeros(layer: Layer, types: dict[int, Any], entering: bool) -> tuple[jax.Array, ...]:
+    """Like what enters or leaves each use of a layer."""
+    widths = [layer.width if entering != use.transposed else layer.outputs for use in layer.uses]
+    return tuple(jnp.zeros((layer.heads, use.form.rows, n), types[layer.leaf]) for use, n in zip(layer.uses, widths))
 
 
-def _unread(layer: Layer, into: Any, out_of: tuple[jax.Array, ...]) -> list[tuple[Any, jax.Array]]:
+def _unmet(layer: Layer, into: Any, out_of: tuple[jax.Array, ...]) -> list[tuple[Any, jax.Array]]:
     """(operand, result) of every use as if it were not there: nothing may need what it gives."""
     nowhere = jnp.full((1, layer.taps, 1), layer.inputs, jnp.int32)
     return list(zip(split(layer, nowhere) if layer.embed else into or [None] * len(out_of), out_of))
@@ -142,7 +142,7 @@ def _unread(layer: Layer, into: Any, out_of: tuple[jax.Array, ...]) -> list[tupl
 
 def _taps(layer: Layer, met: list, gs: tuple[jax.Array, ...]) -> Taps:
     """x and g of all uses of a layer, one after the other; where W is used transposed, their roles are exchanged."""
-    sides = [(g, rows) if use.way == "transposed" else (rows, g) for use, (rows, _), g in zip(layer.uses, met, gs)]
+    sides = [(g, rows) if use.transposed else (rows, g) for use, (rows, _), g in zip(layer.uses, met, gs)]
     xs, gs = zip(*sides)
     return Taps(None if layer.foreseen else jnp.concatenate(xs, 1), jnp.concatenate(gs, 1))
 
