@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from rgen.fast.functions import names_of
-from rgen.fast.views import PRODUCT, SLICE, TRANSPOSE, Axes, Contraction, Lookup, View, bias_axes, contraction, lookup, primitive, view_of
+from rgen.fast.views import SLICE, TRANSPOSE, Axes, Contraction, Lookup, View, bias_axes, contraction, lookup, primitive, view_of
 
 # Calls whose body is looked into, and where it stands
 INLINED = {primitive("jit"): "jaxpr", primitive("closed_call"): "call_jaxpr", primitive("remat"): "jaxpr"}
@@ -155,27 +155,26 @@ class Program:
         placed = (Use(operand, after.get(out, out), form, form.axes != axes, row) for (operand, out, form), row in zip(uses, first))
         return Layer(leaf, axes, h, m, n, tuple(placed), bias, of_bias, embed=lookups == forms)
 
-    def evaluate(self, leaves: dict[int, Any], x: Any, wanted: Iterable[Any], answers: Answers, blind: Collection = ()) -> list:
-        """Evaluates variables of the jaxpr, and nothing that they do not need.
+    def evaluate(self, leaves: dict[int, Any], x: Any, wanted: Iterable[Any], answers: Answers, given: Any = ()) -> list:
+        """Evaluates variables of the jaxpr, or literals, and all else that can be: XLA leaves out what they do not need.
 
         Args:
           leaves: number -> array, of the leaves that are needed.
-          wanted: variables, or literals.
           answers: use of a layer -> function that gives its result from the operand's value.
-          blind: of these, uses that do not look at the operand: their functions get None.
+          given: variable -> value, of those that are known.
         """
-        jaxpr, wanted = self.closed.jaxpr, list(wanted)
+        jaxpr = self.closed.jaxpr
         env = dict(zip(jaxpr.constvars, self.closed.consts))
-        env |= {jaxpr.invars[i]: leaf for i, leaf in leaves.items()} | {jaxpr.invars[-1]: x}
+        env |= {jaxpr.invars[i]: leaf for i, leaf in leaves.items()} | {jaxpr.invars[-1]: x} | dict(given)
         uses = {use.result: use for use in answers}
-        operands = {use.result: None if use in blind else use.operand for use in answers}
-        for eqn in _live(jaxpr, wanted, operands):
+        for eqn in jaxpr.eqns:
             use = uses.get(eqn.outvars[0])
-            if use is None:
-                env |= _outcome(eqn, [_value(env, v) for v in eqn.invars])
-            else:
-                env[use.result] = answers[use](None if use in blind else _value(env, use.operand))
-        return [_value(env, v) for v in wanted]
+            needs = eqn.invars if use is None else [use.operand]
+            if eqn.outvars[0] in env or not all(isinstance(var, Literal) or var in env for var in needs):
+                continue
+            values = [_value(env, var) for var in needs]
+            env |= _outcome(eqn, values) if use is None else {use.result: answers[use](*values)}
+        return [_value(env, var) for var in wanted]
 
     def arrays(self, layer: Layer, kernel_HxMxN: jax.Array) -> dict[int, jax.Array]:
         """The way back from `Layer.kernel`: number of a leaf -> array. What only rearranges is undone by its transpose."""
@@ -313,18 +312,6 @@ def _outcome(eqn: Any, values: list) -> dict:
 
 def _value(env: dict, var: Any) -> Any:
     return var.val if isinstance(var, Literal) else env[var]
-
-
-def _live(jaxpr: Jaxpr, wanted: list, operands: dict) -> list:
-    """The equations that are needed for some variables, in order."""
-    needed, live = {v for v in wanted if not isinstance(v, Literal)}, []
-    for eqn in reversed(jaxpr.eqns):
-        if needed.isdisjoint(eqn.outvars):
-            continue
-        live.append(eqn)
-        reads = [operands[eqn.outvars[0]]] if eqn.outvars[0] in operands else eqn.invars
-        needed |= {v for v in reads if v is not None and not isinstance(v, Literal)}
-    return live[::-1]
 
 
 def _ordered(array: jax.Array, axes: tuple[int, ...]) -> jax.Array:

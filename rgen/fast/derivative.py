@@ -1,7 +1,6 @@
 """Sequences side by side: what they are run with, their score and its derivative, and the other uses of a run."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,16 +10,16 @@ import jax.numpy as jnp
 from rgen.batching import group_rows, over_sequences, pad_rows, ungroup_rows
 from rgen.fast.capture import Layer
 from rgen.fast.forward import reread, run
-from rgen.fast.loop import InnerLoop, Params
-from rgen.fast.memory import Memory, by_step, by_tap, change, outer, over_batch, pairs_matrix, stacked
 from rgen.fast.functions import learning, learns
-from rgen.fast.past import by_steps, folded
+from rgen.fast.loop import InnerLoop, Params
+from rgen.fast.memory import by_tap, over_batch, pairs_matrix
+from rgen.fast.past import by_steps
 from rgen.fast.plan import LEARNED, Plan
-from rgen.fast.rates import Factors, rate_matrix, split_rates
+from rgen.fast.rates import Factors, split_rates
 from rgen.fast.step import Weights, enter, leave, split
 from rgen.fast.sweep import sweep
-from rgen.sequence import Sequence, Trace
-from rgen.unroll import Observer, Scoring
+from rgen.sequence import Sequence
+from rgen.unroll import Scoring
 
 
 def weights_of(plan: Plan, loop: InnerLoop, params: Params) -> Weights:
@@ -76,11 +75,10 @@ def pay_late(plan: Plan, params: Params, outs: dict[int, jax.Array], seqs: Seque
     logits = plan.program.closed.jaxpr.outvars[1 - LEARNED]
 
     def step(now, outs):
-        answers = {}
+        given = {}
         for leaf, layer in plan.foreseen.items():
-            for use, rows in zip(layer.uses, split(layer, outs[leaf])):
-                answers[use] = lambda _, layer=layer, use=use, rows=rows: leave(layer, use, None, rows)
-        (out,) = plan.program.evaluate(leaves, now.x, [logits], answers, answers.keys())
+            given |= {use.result: leave(layer, use, None, rows) for use, rows in zip(layer.uses, split(layer, outs[leaf]))}
+        (out,) = plan.program.evaluate(leaves, now.x, [logits], {}, given)
         return now.weight * plan.likelihood.nll(out, now.y)
 
     return over_sequences(lambda seq, outs: jax.vmap(step)(seq, outs), seqs, outs)
@@ -180,51 +178,6 @@ def all_taps(chunks_BxKxHxSxM: jax.Array) -> jax.Array:
 def all_steps(steps_BxTxHxRxM: jax.Array) -> jax.Array:
     """[H, B T R, M]: the taps of all steps of all sequences."""
     return over_batch(jax.vmap(by_tap)(steps_BxTxHxRxM))
-
-
-# ---------------------------------------------------------------- the other uses
-
-
-def adapt(plan: Plan, weights: Weights, observer: Observer, inputs: dict[int, jax.Array], steps: Any) -> tuple[dict, Trace]:
-    """Runs over sequences: (number of a leaf -> its last weights [B, ...] if it learns, Trace [B, T])."""
-
-    def one(inputs, steps):
-        done = run(plan, weights, observer, inputs, steps)
-        last = dict(done.carried)
-        for leaf, layer in plan.learning.items():
-            last |= plan.program.arrays(layer, *folded(done.memories[leaf]).kernel)
-        return last, done.trace
-
-    return map_sequences(plan, one, inputs, steps)
-
-
-def drift(plan: Plan, weights: Weights, inputs: dict[int, jax.Array], seqs: Sequence) -> tuple[dict, dict, dict, jax.Array]:
-    """Runs over sequences and sums up how far they move the weights, without forming any sequence's last weights.
-
-    Returns:
-      (number of a leaf -> what it lost, summed up over sequences; sums of the gradients of tables that are never read again; sums of the
-      cotangents of `inputs`, of the sequences if all share them; nats [B, T]).
-    """
-
-    def one(inputs, seq):
-        done = run(plan, weights, Scoring(), inputs, seq)
-        return jax.tree.map(jnp.subtract, weights.carried, done.carried), done.chunks.taps, done.static, done.trace.nll
-
-    lost, chunks, static, nll = map_sequences(plan, one, inputs, seqs)
-    lost, to_inputs, gradients = jax.tree.map(lambda a: a.sum(0), lost), {}, {}
-    for leaf, layer in plan.learning.items():
-        taps, by = jax.tree.map(all_taps, chunks[leaf]), (weights.kernels[leaf], weights.factors[leaf])
-        if layer.foreseen:
-            # the inner loop's own gradients: with the taps as constants
-            constant, g_BxTxHxRxN = replace(plan, first_order=True), jax.vmap(partial(by_step, plan.length))(taps.g)
-            gradient, _, to_inputs[leaf] = reread_vjp(constant, layer, (*by, inputs[leaf]), taps.g, g_BxTxHxRxN)
-            matrix = rate_matrix(weights.factors[leaf]) * stacked(gradient)
-        else:
-            matrix = change(Memory(*by), jax.tree.map(over_batch, taps))
-        lost |= plan.program.arrays(layer, matrix)
-    for leaf, layer in plan.static.items():
-        gradients |= plan.program.arrays(layer, outer(layer.inputs, *jax.tree.map(all_steps, static[leaf])))
-    return lost, gradients, to_inputs, nll
 
 
 # ---------------------------------------------------------------- micro-batches

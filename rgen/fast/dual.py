@@ -4,18 +4,33 @@ One step of SGD on one example changes a weight matrix by the outer product of i
 kept instead; what the derivative owes the weights is a list of pairs too. docs/dual_form.md tells it from the start.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from rgen.batching import ungroup_rows
 from rgen.fast import derivative
-from rgen.fast.derivative import by_group, foreseen_inputs, pay_late, ungroup_steps, weights_of
-from rgen.fast.loop import InnerLoop, Params
+from rgen.fast.derivative import (
+    all_steps,
+    all_taps,
+    by_group,
+    foreseen_inputs,
+    map_sequences,
+    pay_late,
+    reread_vjp,
+    ungroup_steps,
+    weights_of,
+)
+from rgen.fast.forward import run
 from rgen.fast.functions import learning
+from rgen.fast.loop import InnerLoop, Params
+from rgen.fast.memory import Memory, by_step, change, outer, over_batch, stacked
+from rgen.fast.past import folded
 from rgen.fast.plan import GRADIENT, Plan, Purpose, plan
+from rgen.fast.rates import rate_matrix
 from rgen.hardware import Hardware
 from rgen.sequence import Sequence, Trace
 from rgen.unroll import Observer, Scoring
@@ -63,8 +78,16 @@ class Dual:
         batch, length = steps.weight.shape
         purpose = Purpose(gradient=False, drawn=not isinstance(observer, Scoring), adapted=adapted)
         plan = self.plan(loop, params.init, steps.x, batch, purpose)
-        run = partial(derivative.adapt, plan, weights_of(plan, loop, params), observer)
-        last, trace = by_group(plan, params, run, steps)
+        weights = weights_of(plan, loop, params)
+
+        def one(inputs, steps):
+            done = run(plan, weights, observer, inputs, steps)
+            last = dict(done.carried)
+            for leaf, layer in plan.learning.items() if adapted else ():
+                last |= plan.program.arrays(layer, *folded(done.memories[leaf]).kernel)
+            return last, done.trace
+
+        last, trace = by_group(plan, params, partial(map_sequences, plan, one), steps)
         trace = jax.tree.map(lambda a: ungroup_steps(plan, a, batch, length), trace)
         if not adapted:
             return None, trace
@@ -86,19 +109,35 @@ def score(plan: Plan, loop: InnerLoop, params: Params, seqs: Sequence) -> jax.Ar
 
 
 def drift(plan: Plan, loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
-    """(the initialization minus the mean of the final weights, nats [B, T]), where all weights learn.
+    """(the initialization minus the mean of the final weights, nats [B, T]), where all weights learn. No final weights are formed.
 
     An embedding that is read as it was initialized moves by its rate times the sum of its gradients.
     """
     weights, rates = weights_of(plan, loop, params), jax.tree.leaves(loop.rates(params))
 
+    def one(inputs, seq):
+        done = run(plan, weights, Scoring(), inputs, seq)
+        return jax.tree.map(jnp.subtract, weights.carried, done.carried), done.chunks.taps, done.static, done.trace.nll
+
     def of_group(inputs, steps):
-        lost, gradients, to_inputs, nats = derivative.drift(plan, weights, inputs, steps)
+        lost, chunks, static, nats = map_sequences(plan, one, inputs, steps)
+        lost, to_inputs = jax.tree.map(lambda a: a.sum(0), lost), {}
+        for leaf, layer in plan.learning.items():
+            taps, by = jax.tree.map(all_taps, chunks[leaf]), (weights.kernels[leaf], weights.factors[leaf])
+            if layer.foreseen:
+                # the inner loop's own gradients: with the taps as constants
+                constant, g_BxTxHxRxN = replace(plan, first_order=True), jax.vmap(partial(by_step, plan.length))(taps.g)
+                gradient, _, to_inputs[leaf] = reread_vjp(constant, layer, (*by, inputs[leaf]), taps.g, g_BxTxHxRxN)
+                matrix = rate_matrix(weights.factors[leaf]) * stacked(gradient)
+            else:
+                matrix = change(Memory(*by), jax.tree.map(over_batch, taps))
+            lost |= plan.program.arrays(layer, matrix)
         (behind,) = jax.vjp(lambda init: foreseen_inputs(plan, init, steps.x), params.init)[1](to_inputs)
-        for leaf, gradient in enumerate(jax.tree.leaves(behind)):
-            if leaf not in lost:
-                lost[leaf] = rates[leaf] * (gradient + gradients.get(leaf, 0))
-        return lost, nats
+        gradients = dict(enumerate(jax.tree.leaves(behind)))
+        for leaf, layer in plan.static.items():
+            for part, gradient in plan.program.arrays(layer, outer(layer.inputs, *jax.tree.map(all_steps, static[leaf]))).items():
+                gradients[part] += gradient
+        return {leaf: rates[leaf] * gradient for leaf, gradient in gradients.items()} | lost, nats
 
     lost, nats = by_group(plan, params, of_group, seqs)
     mean = [lost[leaf].sum(0) / len(seqs.y) for leaf in range(len(rates))]

@@ -38,7 +38,6 @@ from rgen.sequence import Trace
 from rgen.unroll import Observer
 
 
-
 def read_of(use: Use) -> Callable:
     """How a use reads a memory."""
     return read_back if use.transposed else read

@@ -4,6 +4,7 @@ Axes in names: those of memory.py, and R rows of one use of a layer.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -74,16 +75,27 @@ def step(plan: Plan, answer: Answer, weights: Weights, carried: dict, x: Any, ob
     def predict(into, out_of, carried):
         met = {layer.leaf: _unmet(layer, into.get(layer.leaf), out_of[layer.leaf]) for layer in plan.layers}
 
-        def respond(layer, use, operand):
-            rows = None
-            if operand is not None:
-                rows = enter(layer, layer.uses[use], operand, types[layer.leaf])
-                rows = rows if layer.embed else rows + into[layer.leaf][use]
-            out = answer(layer, use, rows)
-            met[layer.leaf][use] = rows, out
-            return leave(layer, layer.uses[use], operand, out + out_of[layer.leaf][use])
+        def respond(layer, number, operand=None):
+            use, rows = layer.uses[number], None
+            if not layer.foreseen:
+                rows = enter(layer, use, operand, types[layer.leaf])
+                rows = rows if layer.embed else rows + into[layer.leaf][number]
+            out = answer(layer, number, rows)
+            met[layer.leaf][number] = rows, out
+            return leave(layer, use, operand, out + out_of[layer.leaf][number])
 
-        return evaluate(plan, respond, {**weights.fixed, **carried}, x), met
+        answers, given = {}, {}
+        for layer in plan.layers:
+            for number, use in enumerate(layer.uses):
+                if layer.foreseen:
+                    given[use.result] = respond(layer, number)
+                else:
+                    answers[use] = partial(respond, layer, number)
+        program, leaves = plan.program, {**weights.fixed, **carried}
+        returned = program.closed.jaxpr.outvars
+        if plan.late:
+            return program.evaluate(leaves, x, [returned[LEARNED]], answers, given)[0], met
+        return jax.tree.unflatten(program.tree, program.evaluate(leaves, x, returned, answers, given)), met
 
     out, pull, met = jax.vjp(predict, into, out_of, carried, has_aux=True)
     seen, y, weight = observe(paid(out))
@@ -94,20 +106,6 @@ def step(plan: Plan, answer: Answer, weights: Weights, carried: dict, x: Any, ob
     if plan.first_order:
         taps, gradient = jax.lax.stop_gradient((taps, gradient))
     return Stepped(descend(carried, weights.rates, gradient), taps, reads, seen, y, weight * nll)
-
-
-def evaluate(plan: Plan, respond: Callable, leaves: dict[int, jax.Array], x: Any) -> Any:
-    """What the inner loop needs of the network's output; `respond(layer, use, operand)` gives the result of a layer's use."""
-    answers = {}
-    for layer in plan.layers:
-        for number, use in enumerate(layer.uses):
-            answers[use] = lambda operand, layer=layer, number=number: respond(layer, number, operand)
-    blind = [use for layer in plan.foreseen.values() for use in layer.uses]
-    wanted = plan.program.closed.jaxpr.outvars
-    if plan.late:  # what is paid needs all foreseen layers, if the inner loop does not
-        wanted = [wanted[LEARNED], *(use.result for use in blind)]
-    results = plan.program.evaluate(leaves, x, wanted, answers, blind)
-    return results[0] if plan.late else jax.tree.unflatten(plan.program.tree, results)
 
 
 def enter(layer: Layer, use: Use, operand: jax.Array, dtype: Any) -> jax.Array:
