@@ -11,7 +11,7 @@ from rgen.batching import group_rows, over_sequences, pad_rows, ungroup_rows
 from rgen.fast.capture import Layer
 from rgen.fast.forward import reread, run
 from rgen.fast.functions import learning, learns
-from rgen.fast.loop import InnerLoop, Params
+from rgen.fast.loop import Params
 from rgen.fast.memory import by_tap, over_batch, pairs_matrix
 from rgen.fast.past import by_steps
 from rgen.fast.plan import LEARNED, Plan
@@ -22,9 +22,9 @@ from rgen.sequence import Sequence
 from rgen.unroll import Scoring
 
 
-def weights_of(plan: Plan, loop: InnerLoop, params: Params) -> Weights:
+def weights_of(plan: Plan, params: Params) -> Weights:
     """The parameters, parted as the plan says."""
-    leaves = jax.tree.leaves(params.init)
+    loop, leaves = plan.loop, jax.tree.leaves(params.init)
     learned = [i for i, name in enumerate(plan.program.names) if learns(name, loop.fast)]
     rates = dict(zip(learned, jax.tree.leaves(loop.rates(params))))
     parts = dict(zip(learned, split_rates(loop.rate_kind, params.rates, learning(params.init, loop.fast))))
@@ -79,7 +79,7 @@ def pay_late(plan: Plan, params: Params, outs: dict[int, jax.Array], seqs: Seque
         for leaf, layer in plan.foreseen.items():
             given |= {use.result: leave(layer, use, None, rows) for use, rows in zip(layer.uses, split(layer, outs[leaf]))}
         (out,) = plan.program.evaluate(leaves, now.x, [logits], {}, given)
-        return now.weight * plan.likelihood.nll(out, now.y)
+        return now.weight * plan.loop.likelihood.nll(out, now.y)
 
     return over_sequences(lambda seq, outs: jax.vmap(step)(seq, outs), seqs, outs)
 

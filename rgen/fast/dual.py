@@ -78,7 +78,7 @@ class Dual:
         batch, length = steps.weight.shape
         purpose = Purpose(gradient=False, drawn=not isinstance(observer, Scoring), adapted=adapted)
         plan = self.plan(loop, params.init, steps.x, batch, purpose)
-        weights = weights_of(plan, loop, params)
+        weights = weights_of(plan, params)
 
         def one(inputs, steps):
             done = run(plan, weights, observer, inputs, steps)
@@ -99,7 +99,7 @@ class Dual:
 
 def score(plan: Plan, loop: InnerLoop, params: Params, seqs: Sequence) -> jax.Array:
     """Nats [B, T], differentiable once, by a plan that was made for such sequences, or for more of them."""
-    weights = weights_of(plan, loop, params)
+    weights = weights_of(plan, params)
 
     def of_group(inputs, steps):
         found: Any = derivative.score(plan, weights, inputs, steps)
@@ -113,7 +113,8 @@ def drift(plan: Plan, loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[
 
     An embedding that is read as it was initialized moves by its rate times the sum of its gradients.
     """
-    weights, rates = weights_of(plan, loop, params), jax.tree.leaves(loop.rates(params))
+    weights, rates = weights_of(plan, params), jax.tree.leaves(loop.rates(params))
+    constant = replace(plan, loop=replace(loop, first_order=True))  # the inner loop's own gradients: with the taps as constants
 
     def one(inputs, seq):
         done = run(plan, weights, Scoring(), inputs, seq)
@@ -125,8 +126,7 @@ def drift(plan: Plan, loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[
         for leaf, layer in plan.learning.items():
             taps, by = jax.tree.map(all_taps, chunks[leaf]), (weights.kernels[leaf], weights.factors[leaf])
             if layer.foreseen:
-                # the inner loop's own gradients: with the taps as constants
-                constant, g_BxTxHxRxN = replace(plan, first_order=True), jax.vmap(partial(by_step, plan.length))(taps.g)
+                g_BxTxHxRxN = jax.vmap(partial(by_step, plan.length))(taps.g)
                 gradient, _, to_inputs[leaf] = reread_vjp(constant, layer, (*by, inputs[leaf]), taps.g, g_BxTxHxRxN)
                 matrix = rate_matrix(weights.factors[leaf]) * stacked(gradient)
             else:

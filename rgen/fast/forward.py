@@ -172,7 +172,7 @@ def reread(plan: Plan, layer: Layer, kernel: Kernel, factors: Factors, x_TxHxRxM
 
     def chunk(kernel, taps):
         memory = Memory(kernel, factors)
-        constant = Taps(jax.lax.stop_gradient(taps.x) if plan.first_order else taps.x, taps.g)
+        constant = Taps(jax.lax.stop_gradient(taps.x) if plan.loop.first_order else taps.x, taps.g)
         out_HxSxN = read(with_taps(memory, constant, earlier_1xSxS), taps.x)
         return after(plan, memory, constant).kernel, out_HxSxN
 

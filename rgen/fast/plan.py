@@ -14,7 +14,6 @@ from rgen.fast.functions import learning, learns
 from rgen.fast.loop import InnerLoop
 from rgen.fast.rates import dense_layers
 from rgen.hardware import hardware
-from rgen.likelihood import Likelihood
 from rgen.sequence import Prediction
 
 LEARNED = Prediction._fields.index("learned")
@@ -46,7 +45,6 @@ class Plan:
       carried: numbers of the leaves that learn and are not taken over: ordinary fast weights.
       fixed: of those that do not learn, and are not taken over, but are used in the inner loop.
       late: whether what is paid is computed after the inner loop, from the outputs of foreseen layers.
-      learned_rates: whether there is anything to differentiate in the rates.
       chunk, chunks: steps of a chunk, and how many chunks there are; together they may be longer than the sequences.
       part: the reverse sweep cuts chunks into parts of this length, which divides theirs.
       fold: whether the taps of finished chunks are folded into weights for each sequence.
@@ -54,14 +52,12 @@ class Plan:
       shared: whether all sequences have the same inputs x.
     """
 
+    loop: InnerLoop
     program: Program
-    likelihood: Likelihood
     layers: tuple[Layer, ...]
     carried: tuple[int, ...]
     fixed: tuple[int, ...]
     late: bool
-    learned_rates: bool
-    first_order: bool
     chunk: int
     chunks: int
     part: int
@@ -138,14 +134,12 @@ def plan(form: Any, loop: InnerLoop, weights: Any, x: Any, batch: int | None, pu
     part = even(costs.chunk(fold), STEPS)
     chunk = part * math.ceil(costs.chunk(fold) / part)
     return Plan(
+        loop=loop,
         program=program,
-        likelihood=loop.likelihood,
         layers=tuple(layers),
         carried=tuple(sorted(rest & roles.learned)),
         fixed=tuple(sorted(rest - roles.learned)),
         late=roles.late,
-        learned_rates=loop.rate_kind != "fixed",
-        first_order=loop.first_order,
         chunk=chunk,
         chunks=math.ceil(length / chunk),
         part=part,

@@ -99,11 +99,11 @@ def step(plan: Plan, answer: Answer, weights: Weights, carried: dict, x: Any, ob
 
     out, pull, met = jax.vjp(predict, into, out_of, carried, has_aux=True)
     seen, y, weight = observe(paid(out))
-    nll, lesson = pay(plan.likelihood, out, y)
+    nll, lesson = pay(plan.loop.likelihood, out, y)
     backs, gs, gradient = pull(scaled(weight, lesson))
     taps = {layer.leaf: _taps(layer, met[layer.leaf], gs[layer.leaf]) for layer in plan.layers}
     reads = {leaf: Reads(tuple(out for _, out in m), backs.get(leaf, (None,) * len(m))) for leaf, m in met.items()}
-    if plan.first_order:
+    if plan.loop.first_order:
         taps, gradient = jax.lax.stop_gradient((taps, gradient))
     return Stepped(descend(carried, weights.rates, gradient), taps, reads, seen, y, weight * nll)
 

@@ -151,7 +151,7 @@ class ChunkSweep:
 
         scanned = jnp.arange(count), steps, ahead
         (pairs, sums), (found, to_taps) = jax.lax.scan(one, (self.no_pairs(taps), sums), scanned, reverse=True)
-        if self.plan.learned_rates:
+        if self.plan.loop.rate_kind != "fixed":
             more = per_layer(rate_gradient, layers, taps, to_taps, self.weights.factors)
             sums = sums._replace(factors=jax.tree.map(jnp.add, sums.factors, more))
         return pairs, found, sums
@@ -198,7 +198,7 @@ class ChunkSweep:
         foreseen = {leaf: pairs[leaf].h for leaf in plan.foreseen}
         static = {leaf: (Taps(x[leaf], taps[leaf].g), pairs[leaf]) for leaf in plan.static}
         sums = sums._replace(carried=carried, fixed=jax.tree.map(jnp.add, sums.fixed, fixed))
-        if plan.learned_rates:
+        if plan.loop.rate_kind != "fixed":
             sums = sums._replace(rates=jax.tree.map(jnp.add, sums.rates, rates))
         return {leaf: pairs[leaf] for leaf in plan.learning}, (foreseen, static), sums
 
