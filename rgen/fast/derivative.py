@@ -12,7 +12,7 @@ from rgen.fast.capture import Layer
 from rgen.fast.forward import reread, run
 from rgen.fast.functions import learning, learns
 from rgen.fast.loop import Params
-from rgen.fast.memory import by_tap, over_batch, pairs_matrix
+from rgen.fast.memory import by_tap, pairs_matrix
 from rgen.fast.past import by_steps
 from rgen.fast.plan import LEARNED, Plan
 from rgen.fast.rates import Factors, split_rates
@@ -142,24 +142,28 @@ def _score_backward(plan, residuals, ct):
     sums: Weights = jax.tree.map(lambda a: a.sum(0), swept.sums)
     kernels, factors, to_inputs = {}, dict(sums.factors), {}
     for leaf, layer in plan.learning.items():
-        taps = jax.tree.map(all_taps, left[0].taps[leaf])
+        taps = left[0].taps[leaf]
         if layer.foreseen:
             by = weights.kernels[leaf], weights.factors[leaf], inputs[leaf]
-            kernels[leaf], factors[leaf], to_inputs[leaf] = reread_vjp(plan, layer, by, taps.g, swept.foreseen[leaf])
+            kernels[leaf], factors[leaf], to_inputs[leaf] = reread_vjp(plan, layer, by, all_taps(taps.g), all_taps(swept.foreseen[leaf]))
         elif plan.fold:
             kernels[leaf] = layer.blocks(swept.later[leaf].sum(0))
         else:
-            pairs = jax.tree.map(all_taps, swept.later[leaf])
-            kernels[leaf] = layer.blocks(pairs_matrix(layer.inputs, *jax.tree.map(over_batch, (taps, pairs))))
+            kernels[leaf] = summed_pairs(layer, (taps, swept.later[leaf]))
     for leaf, layer in plan.static.items():
-        kernels[leaf] = layer.blocks(pairs_matrix(layer.inputs, *jax.tree.map(all_steps, swept.static[leaf])))
+        kernels[leaf] = summed_pairs(layer, swept.static[leaf])
     return sums._replace(kernels=kernels, factors=factors), to_inputs, None
 
 
 score.defvjp(_score_forward, _score_backward)
 
 
-def reread_vjp(plan: Plan, layer: Layer, by: tuple, g_BxHxSxN: jax.Array, h_BxTxHxRxN: jax.Array) -> tuple:
+def summed_pairs(layer: Layer, pieces: tuple) -> tuple[jax.Array, ...]:
+    """L of all sequences, as a kernel, from their (taps, pairs) [B, K, H, S, .]."""
+    return layer.blocks(pairs_matrix(layer.inputs, *jax.tree.map(flat, pieces)))
+
+
+def reread_vjp(plan: Plan, layer: Layer, by: tuple, g_BxHxSxN: jax.Array, h_BxHxSxN: jax.Array) -> tuple:
     """What is owed to a foreseen layer's (kernel, rates, inputs), for given g and the cotangents h of what it gives."""
 
     def outs(kernel, factors, x):
@@ -167,17 +171,17 @@ def reread_vjp(plan: Plan, layer: Layer, by: tuple, g_BxHxSxN: jax.Array, h_BxTx
         return jax.vmap(partial(each, x))(g_BxHxSxN) if plan.shared else jax.vmap(each)(x, g_BxHxSxN)
 
     out, pull = jax.vjp(outs, *by)
-    return pull(jax.vmap(by_tap)(h_BxTxHxRxN).astype(out.dtype))
+    return pull(h_BxHxSxN.astype(out.dtype))
 
 
-def all_taps(chunks_BxKxHxSxM: jax.Array) -> jax.Array:
-    """[B, H, K S, M]: the taps of all K chunks."""
-    return jax.vmap(by_tap)(chunks_BxKxHxSxM)
+def all_taps(pieces_BxKxHxSxM: jax.Array) -> jax.Array:
+    """[B, H, K S, M]: the taps of all K chunks or steps."""
+    return jax.vmap(by_tap)(pieces_BxKxHxSxM)
 
 
-def all_steps(steps_BxTxHxRxM: jax.Array) -> jax.Array:
-    """[H, B T R, M]: the taps of all steps of all sequences."""
-    return over_batch(jax.vmap(by_tap)(steps_BxTxHxRxM))
+def flat(pieces_BxKxHxSxM: jax.Array) -> jax.Array:
+    """[H, B K S, M]: those of all sequences."""
+    return by_tap(all_taps(pieces_BxKxHxSxM))
 
 
 # ---------------------------------------------------------------- micro-batches

@@ -13,21 +13,10 @@ import jax.numpy as jnp
 
 from rgen.batching import ungroup_rows
 from rgen.fast import derivative
-from rgen.fast.derivative import (
-    all_steps,
-    all_taps,
-    by_group,
-    foreseen_inputs,
-    map_sequences,
-    pay_late,
-    reread_vjp,
-    ungroup_steps,
-    weights_of,
-)
 from rgen.fast.forward import run
 from rgen.fast.functions import learning
 from rgen.fast.loop import InnerLoop, Params
-from rgen.fast.memory import Memory, by_step, change, outer, over_batch, stacked
+from rgen.fast.memory import Memory, change, stacked
 from rgen.fast.past import folded
 from rgen.fast.plan import GRADIENT, Plan, Purpose, plan
 from rgen.fast.rates import rate_matrix
@@ -78,7 +67,7 @@ class Dual:
         batch, length = steps.weight.shape
         purpose = Purpose(gradient=False, drawn=not isinstance(observer, Scoring), adapted=adapted)
         plan = self.plan(loop, params.init, steps.x, batch, purpose)
-        weights = weights_of(plan, params)
+        weights = derivative.weights_of(plan, params)
 
         def one(inputs, steps):
             done = run(plan, weights, observer, inputs, steps)
@@ -87,8 +76,8 @@ class Dual:
                 last |= plan.program.arrays(layer, *folded(done.memories[leaf]).kernel)
             return last, done.trace
 
-        last, trace = by_group(plan, params, partial(map_sequences, plan, one), steps)
-        trace = jax.tree.map(lambda a: ungroup_steps(plan, a, batch, length), trace)
+        last, trace = derivative.by_group(plan, params, partial(derivative.map_sequences, plan, one), steps)
+        trace = jax.tree.map(lambda a: derivative.ungroup_steps(plan, a, batch, length), trace)
         if not adapted:
             return None, trace
         last = ungroup_rows(last, batch, plan.devices)
@@ -99,46 +88,43 @@ class Dual:
 
 def score(plan: Plan, loop: InnerLoop, params: Params, seqs: Sequence) -> jax.Array:
     """Nats [B, T], differentiable once, by a plan that was made for such sequences, or for more of them."""
-    weights = weights_of(plan, params)
+    weights = derivative.weights_of(plan, params)
 
     def of_group(inputs, steps):
         found: Any = derivative.score(plan, weights, inputs, steps)
-        return pay_late(plan, params, found, steps) if plan.late else found
+        return derivative.pay_late(plan, params, found, steps) if plan.late else found
 
-    return ungroup_steps(plan, by_group(plan, params, of_group, seqs), *seqs.y.shape)
+    return derivative.ungroup_steps(plan, derivative.by_group(plan, params, of_group, seqs), *seqs.y.shape)
 
 
 def drift(plan: Plan, loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
     """(the initialization minus the mean of the final weights, nats [B, T]), where all weights learn. No final weights are formed.
 
-    An embedding that is read as it was initialized moves by its rate times the sum of its gradients.
+    An embedding that is read as it was initialized moves by its rate times its gradient.
     """
-    weights, rates = weights_of(plan, params), jax.tree.leaves(loop.rates(params))
+    weights, rates = derivative.weights_of(plan, params), jax.tree.leaves(loop.rates(params))
     constant = replace(plan, loop=replace(loop, first_order=True))  # the inner loop's own gradients: with the taps as constants
 
     def one(inputs, seq):
         done = run(plan, weights, Scoring(), inputs, seq)
-        return jax.tree.map(jnp.subtract, weights.carried, done.carried), done.chunks.taps, done.static, done.trace.nll
+        return jax.tree.map(jnp.subtract, weights.carried, done.carried), done.chunks.taps, done.trace.nll
 
     def of_group(inputs, steps):
-        lost, chunks, static, nats = map_sequences(plan, one, inputs, steps)
+        lost, chunks, nats = derivative.map_sequences(plan, one, inputs, steps)
         lost, to_inputs = jax.tree.map(lambda a: a.sum(0), lost), {}
         for leaf, layer in plan.learning.items():
-            taps, by = jax.tree.map(all_taps, chunks[leaf]), (weights.kernels[leaf], weights.factors[leaf])
+            by = weights.kernels[leaf], weights.factors[leaf]
             if layer.foreseen:
-                g_BxTxHxRxN = jax.vmap(partial(by_step, plan.length))(taps.g)
-                gradient, _, to_inputs[leaf] = reread_vjp(constant, layer, (*by, inputs[leaf]), taps.g, g_BxTxHxRxN)
+                g_BxHxSxN = derivative.all_taps(chunks[leaf].g)
+                gradient, _, to_inputs[leaf] = derivative.reread_vjp(constant, layer, (*by, inputs[leaf]), g_BxHxSxN, g_BxHxSxN)
                 matrix = rate_matrix(weights.factors[leaf]) * stacked(gradient)
             else:
-                matrix = change(Memory(*by), jax.tree.map(over_batch, taps))
+                matrix = change(Memory(*by), jax.tree.map(derivative.flat, chunks[leaf]))
             lost |= plan.program.arrays(layer, matrix)
-        (behind,) = jax.vjp(lambda init: foreseen_inputs(plan, init, steps.x), params.init)[1](to_inputs)
-        gradients = dict(enumerate(jax.tree.leaves(behind)))
-        for leaf, layer in plan.static.items():
-            for part, gradient in plan.program.arrays(layer, outer(layer.inputs, *jax.tree.map(all_steps, static[leaf]))).items():
-                gradients[part] += gradient
-        return {leaf: rates[leaf] * gradient for leaf, gradient in gradients.items()} | lost, nats
+        (behind,) = jax.vjp(lambda init: derivative.foreseen_inputs(plan, init, steps.x), params.init)[1](to_inputs)
+        once = {leaf: rates[leaf] * gradient for leaf, gradient in enumerate(jax.tree.leaves(behind))}
+        return once | lost, nats
 
-    lost, nats = by_group(plan, params, of_group, seqs)
+    lost, nats = derivative.by_group(plan, params, of_group, seqs)
     mean = [lost[leaf].sum(0) / len(seqs.y) for leaf in range(len(rates))]
-    return jax.tree.unflatten(jax.tree.structure(params.init), mean), ungroup_steps(plan, nats, *seqs.y.shape)
+    return jax.tree.unflatten(jax.tree.structure(params.init), mean), derivative.ungroup_steps(plan, nats, *seqs.y.shape)

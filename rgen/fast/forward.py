@@ -60,13 +60,12 @@ class Foreseen(NamedTuple):
 
 
 class Unrolled(NamedTuple):
-    """What the inner loop over one sequence leaves: its chunks [chunks, ...], memories and carried weights after the last of them, the
-    Taps [T, H, R, .] of layers that do not learn, and the Trace [T]."""
+    """What the inner loop over one sequence leaves: its chunks [chunks, ...], memories and carried weights after the last of them, and the
+    Trace [T]."""
 
     chunks: Chunk
     memories: dict[int, Memory]
     carried: dict[int, jax.Array]
-    static: dict[int, Taps]
     trace: Trace
 
 
@@ -77,21 +76,22 @@ def run(plan: Plan, weights: Weights, observer: Observer, inputs: dict[int, jax.
         memories = per_layer(folded, memories)
     start = memories, weights.carried, observer.start()
     chunk = unless_ended(observer, partial(run_chunk, plan, weights, observer))
-    (memories, carried, _), (chunks, rest) = over_chunks(plan, chunk, start, in_pieces(plan.chunks, (inputs, steps)))
-    return Unrolled(chunks, memories, carried, *by_steps(rest))
+    (memories, carried, _), (chunks, trace) = over_chunks(plan, chunk, start, in_pieces(plan.chunks, (inputs, steps)))
+    return Unrolled(chunks, memories, carried, by_steps(trace))
 
 
 def unless_ended(observer: Observer, chunk: Callable) -> Callable:
     """The function of a chunk, but one that finds all sequences of the micro-batch ended costs nothing."""
-    if observer.end is None:
+    end = observer.end
+    if end is None:
         return chunk
 
     def checked(state, now):
         def skip(state):
             # nothing reads any more what this chunk would leave, but that the sequences have ended
             nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(chunk, state, now))
-            (memories, carried, _), (left, (static, trace)) = nothing
-            return (memories, carried, state[2]), (left, (static, trace._replace(y=jnp.full_like(trace.y, observer.end))))
+            (memories, carried, _), (left, trace) = nothing
+            return (memories, carried, state[2]), (left, trace._replace(y=jnp.full_like(trace.y, end)))
 
         # not pmin, which jax.export cannot lower for a symbolic batch
         ended = jax.lax.all_gather(observer.ended(state[2]), ROWS).all()
@@ -101,7 +101,7 @@ def unless_ended(observer: Observer, chunk: Callable) -> Callable:
 
 
 def run_chunk(plan: Plan, weights: Weights, observer: Observer, state: tuple, now: tuple[dict, Any]) -> tuple:
-    """One chunk of the inner loop: (state after it, (Chunk, (static taps, Trace))).
+    """One chunk of the inner loop: (state after it, (Chunk, Trace)).
 
     Args:
       state: memories, carried weights, what the observer remembers.
@@ -124,15 +124,14 @@ def run_chunk(plan: Plan, weights: Weights, observer: Observer, state: tuple, no
 
         done = step(plan, answer, weights, carried, observer.x(seen, now), partial(observer, seen, now))
         taps = per_layer(partial(write, number), taps, done.taps, done.reads)
-        rest = {leaf: done.taps[leaf] for leaf in plan.static}, Trace(done.y, done.nats)
-        return (taps, done.carried, done.seen), (done.reads, carried, rest)
+        return (taps, done.carried, done.seen), (done.reads, carried, Trace(done.y, done.nats))
 
     empty = {leaf: empty_taps(layer, count, weights.kernels[leaf][0].dtype) for leaf, layer in plan.learning.items()}
     scanned = jnp.arange(count), ahead, steps
-    (taps, carried, seen), (reads, carried_before, rest) = jax.lax.scan(one, (empty, carried, seen), scanned)
+    (taps, carried, seen), (reads, carried_before, trace) = jax.lax.scan(one, (empty, carried, seen), scanned)
     whole = with_inputs(taps, inputs)
     memories = per_layer(partial(after, plan), memories, whole)
-    return (memories, carried, seen), (Chunk(reads, carried_before, taps), rest)
+    return (memories, carried, seen), (Chunk(reads, carried_before, taps), trace)
 
 
 def with_taps(memory: Memory, taps: Taps, mask: Any = None) -> Memory:

@@ -120,12 +120,15 @@ def plan(form: Any, loop: InnerLoop, weights: Any, x: Any, batch: int | None, pu
     batch = batch or rows
     program = capture(loop.apply, weights, jax.ShapeDtypeStruct(x.shape[2:], jnp.result_type(x)))
     costs = Costs(form, form.hardware or hardware(), batch, length, purpose.gradient)
-    once: frozenset[int] = frozenset()
+    usual = sort_out(loop, program, weights, frozenset(), purpose)
+    choices = {False: usual, True: usual}
     if form.distinct and not purpose.adapted:
         once = frozenset(layer.leaf for layer in program.layers() if _reads_each_row_once(program, layer))
-    # behind an embedding that is read once stands a layer as wide as any: foreseen and folded, the reverse sweep would need its weights
-    # of every chunk, so that there the embedding learns as any other; for simplicity also where no reverse sweep follows
-    choices = {fold: sort_out(loop, program, weights, frozenset() if fold else once, purpose) for fold in (False, True)}
+        roles = sort_out(loop, program, weights, once, purpose)
+        # worth it if the inner loop then needs no such embedding; not if taps are folded, as the reverse sweep would need every chunk's
+        # folded weights of the layer behind it
+        if not once & roles.inside:
+            choices[False] = roles
     fold = costs.folds({fold: roles.layers for fold, roles in choices.items()})
     roles = choices[fold]
     worth = costs.worth(roles.layers, fold)

@@ -75,7 +75,7 @@ def step(plan: Plan, answer: Answer, weights: Weights, carried: dict, x: Any, ob
     def predict(into, out_of, carried):
         met = {layer.leaf: _unmet(layer, into.get(layer.leaf), out_of[layer.leaf]) for layer in plan.layers}
 
-        def respond(layer, number, operand=None):
+        def respond(layer, number, operand: Any = None):
             use, rows = layer.uses[number], None
             if not layer.foreseen:
                 rows = enter(layer, use, operand, types[layer.leaf])

@@ -98,7 +98,8 @@ def sweep(plan: Plan, weights: Weights, inputs: dict, left: tuple[Chunk, dict], 
     own = plan.learning.keys() - inputs.keys()
     scanned = chunks, *in_pieces(plan.chunks, (steps, ct, inputs))
     (_, later, sums), (found, pairs) = over_chunks(plan, chunk, (memories, later, sums), scanned, reverse=True)
-    return Swept({leaf: later[leaf].matrix for leaf in own} if plan.fold else pairs, *by_steps(found), sums)
+    foreseen, static = by_steps(found)
+    return Swept({leaf: later[leaf].matrix for leaf in own} if plan.fold else pairs, foreseen, static, sums)
 
 
 def _at_end(plan: Plan, weights: Weights, leaf: int, last: dict[int, jax.Array], chunks: Chunk) -> Memory:
