@@ -1,8 +1,7 @@
-"""What of a network can be taken over, read from its jaxpr; and the network evaluated with those weights left out.
+"""Which weights of a network can be taken over, read from its jaxpr; and the network evaluated without them.
 
-A weight is taken over only if every use of it is understood: it is contracted with something, its rows are looked up, or it is the bias
-behind a contraction. A weight with any other use, or inside a loop, a branch or a custom derivative, is left as it is. So what is not
-understood costs time, never a wrong number.
+A weight is taken over only if it is a factor of products, a table whose rows are looked up, or the bias behind a product, and nothing
+else. All others are left as they are: what is not understood costs time, never a wrong number.
 """
 
 import math

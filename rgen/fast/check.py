@@ -44,7 +44,7 @@ class Check(NamedTuple):
 def check(loop: InnerLoop, x: Array, steps: int = 8, seed: int = 0) -> Check:
     """Compares both forms on the first steps of a network, with random outputs, from a random initialization.
 
-    All is taken over that can be, in two chunks, so that whatever the dual form would do with the network is done.
+    All that can be is taken over, in two chunks, to test whatever the dual form may do with the network.
 
     Args:
       loop: of any form.

@@ -1,16 +1,13 @@
 """The cost model: what is taken over, kept or folded, and how much of it at once.
 
-Costs are counted in numbers read and written at a step of one sequence, which is what bounds a step: its products are matrix times
-vector. Of a layer with kernel [m, n]:
+Costs are counted in numbers read and written per step of one sequence, which is what bounds a step. Of a layer with kernel [m, n]:
 
   carried as an ordinary fast weight    6 m n                           read forward and backward, written, kept for the reverse sweep
   taps kept, in K chunks                (1 + 1 / K) T (m + n)           x and g of the T / 2 steps before, each read twice,
                                         + 2 m n / M                     and the initialization, read twice for M sequences at once
   taps of a chunk of C, then folded     2 m n + 3 m n / C + C (m + n)   weights read twice, and formed once a chunk
 
-A layer whose inputs are foreseen reads g alone, and its weights for all steps of a chunk together: kept, they are the same for all
-sequences, and cost nothing; folded, they are each sequence's own, and count 4 m n: in products of few columns, read and formed forward
-and in reverse.
+A foreseen layer reads g alone, and its weights once a chunk: kept, all sequences share them, at no cost; folded, they count 4 m n.
 """
 
 import math
@@ -23,7 +20,7 @@ from rgen.fast.capture import Layer
 from rgen.hardware import Hardware
 
 STEPS = 16
-"""About how many steps a folded chunk has, and a part of the reverse sweep: fewer fold too often, more read too much in vain."""
+"""About how many steps a folded chunk has, and a part of the reverse sweep: fewer fold too often, more read masked taps."""
 KEPT = {True: (4, 32), False: (8, 16)}
 """On CPUs, when taps are kept, with and without a reverse sweep: at most so many chunks, of at least so many steps. Each chunk is compiled
 by itself; K of them read 1 + 1/K times the taps that had to be read, in more and smaller products."""
@@ -85,10 +82,9 @@ class Costs:
     def micro_batch(self, layers: Iterable[Layer], fold: bool, own: bool) -> int:
         """How many sequences are run at once; `own`: whether each has inputs of its own.
 
-        The reverse sweep needs about four times the numbers that are read again and again: taps, folded weights, foreseen inputs. On a
-        CPU as many for each device as keep these near the cache (8 times the second level, of which each core has its own), but not too
-        few. On accelerators as many as half the memory holds. Of the numbers near that one, one that divides the sequences of a device is
-        taken.
+        The reverse sweep needs about four times the numbers that are read again and again: taps, folded weights, foreseen inputs. On CPUs
+        as many per device as fit into 8 times the second-level cache, but not too few; on accelerators, into half the memory. If a number
+        near that one divides the sequences of a device, it is taken.
         """
         if self.form.micro_batch is not None:
             return min(self.form.micro_batch, self.batch)

@@ -1,7 +1,7 @@
 """What a layer's weights were before a chunk, what the steps after it owe them, and the loop over chunks.
 
-Taps of finished chunks are kept, and read again at every step; or, with `Plan.fold`, they are summed up into weights of the sequence's
-own, and taken out again on the way back. Then chunks are all alike, and one compiled body.
+Taps of finished chunks are kept, and read again at every step; or, with `Plan.fold`, they are summed up into weights of each sequence,
+and taken out again on the way back. Then one compiled body does for all chunks.
 """
 
 from collections.abc import Callable
