@@ -88,7 +88,7 @@ def least_work(loop: InnerLoop, algorithm: str, params: Any, seqs: Sequence) -> 
     plan = dual.form.plan(dual, params.init, seqs.x, batch, Purpose(gradient, algorithm == "sample"))
     planned = {layer.leaf: layer for layer in plan.layers}
     flops = numbers = 0.0
-    for found in plan.program.layers:
+    for found in plan.program.layers():
         layer = planned.get(found.leaf, found)
         if layer.embed:
             continue
