@@ -1,4 +1,4 @@
-"""Sequences side by side: what they are run with, their score and its derivative, and the other uses of a run."""
+"""Sequences side by side: what they are run with, and their score and its derivative."""
 
 from collections.abc import Callable
 from functools import partial
@@ -98,7 +98,7 @@ def map_sequences(plan: Plan, function: Callable, inputs: dict[int, jax.Array], 
 def score(plan: Plan, weights: Weights, inputs: dict[int, jax.Array], seqs: Sequence) -> Any:
     """Nats [B, T] of sequences of the plan's length. Differentiable once, in `weights` and `inputs`.
 
-    Where what is paid is late: instead number of a leaf -> outputs [B, T, H, R, N] of the foreseen layers, on which it depends.
+    If the plan is late, instead the outputs from which `pay_late` computes them: number of a leaf -> [B, T, H, R, N].
 
     Args:
       inputs: number of a leaf -> [B, T, H, R, M], of the foreseen layers; [T, ...] if all sequences share them.

@@ -154,7 +154,7 @@ def plan(form: Any, loop: InnerLoop, weights: Any, x: Any, batch: int | None, pu
 
 
 def sort_out(loop: InnerLoop, program: Program, weights: Any, once: frozenset[int], purpose: Purpose) -> Roles:
-    """The roles of a network's weights; `once`: embeddings of the network's input that are read as they were initialized."""
+    """The roles of a network's weights; `once`: embeddings of the input that are read as they were initialized."""
     learning_leaves = [leaf for leaf, name in enumerate(program.names) if learns(name, loop.fast)]
     everything, learned = frozenset(range(len(program.names))), frozenset(learning_leaves) - once
     rank_one = {learning_leaves[k]: number for k, number in dense_layers(loop.rate_kind, learning(weights, loop.fast)).items()}
@@ -168,10 +168,10 @@ def sort_out(loop: InnerLoop, program: Program, weights: Any, once: frozenset[in
 
 
 def foresee(program: Program, layers: list[Layer], learned: frozenset[int], scored: bool) -> Roles:
-    """What can be known of a network outside of the inner loop.
+    """What can be computed outside of the inner loop.
 
-    The inputs of a layer that learns are foreseen if nothing that learns can change them. What is paid may be late if outputs are given
-    (`scored`), the inner loop descends other logits, and it depends on nothing that learns but the outputs of foreseen layers.
+    The inputs of a layer that learns are foreseen if they depend on nothing that learns. What is paid is late if outputs are given
+    (`scored`), the inner loop descends other logits, and only foreseen layers learn.
     """
     results = {use.result for layer in layers if layer.learns for use in layer.uses}
     depends = program.depends(cut=results)

@@ -66,8 +66,8 @@ Answer = Callable[[Layer, int, Any], jax.Array]
 
 
 def step(plan: Plan, answer: Answer, weights: Weights, carried: dict, x: Any, observe: Observe) -> Stepped:
-    """Nudges, which are zero, are added to what enters and leaves the layers that are taken over: the gradients by them are the
-    cotangents there, which the taps are made of."""
+    """Predicts, pays and learns. Zeros are added to what enters and leaves the layers that are taken over: the gradients by them are the
+    cotangents of which taps are made."""
     types = {leaf: kernel[0].dtype for leaf, kernel in weights.kernels.items()}
     into = {layer.leaf: _zeros(layer, types, entering=True) for layer in plan.layers if layer.varies}
     out_of = {layer.leaf: _zeros(layer, types, entering=False) for layer in plan.layers}

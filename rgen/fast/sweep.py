@@ -111,7 +111,7 @@ def _at_end(plan: Plan, weights: Weights, leaf: int, last: dict[int, jax.Array],
 
 @dataclass(frozen=True)
 class ChunkSweep:
-    """The sweep over one chunk, which is cut into parts: products with what is owed by later parts are matrix products.
+    """The sweep over one chunk, cut into parts: what later parts owe is computed for all steps of a part at once.
 
     Attributes:
       memories: before the chunk; taps: of the chunk; later: what is owed by the chunks after it. By number of a leaf.
