@@ -28,7 +28,7 @@ def over_sequences(function: Callable, steps: Any, *more: Any) -> Any:
 
 
 def each(function: Callable, *arrays: Any) -> Any:
-    """Maps a function over the first axis of arrays; where that is 1, without `jax.vmap`, so that it is compiled as if it were not there."""
+    """Maps a function over the first axis of arrays; one of size 1 without `jax.vmap`, so that it is compiled as if it were not there."""
     if jax.tree.leaves(arrays)[0].shape[0] > 1:
         return jax.vmap(function)(*arrays)
     return jax.tree.map(lambda a: jnp.asarray(a)[None], function(*jax.tree.map(lambda a: a[0], arrays)))

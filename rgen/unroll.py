@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from rgen.batching import each, pad_rows
 from rgen.choices import GENERATOR
 from rgen.likelihood import PLAIN, Decoding, Likelihood
-from rgen.sequence import Array, Given, Prediction, Reads, Trace, WithOutputs, earlier
+from rgen.sequence import Array, Given, Prediction, Reads, WithOutputs, earlier
 
 
 class Observer(Protocol):

@@ -14,7 +14,7 @@ import numpy as np
 
 from rgen import meta, networks
 from rgen.fast import InnerLoop, Params
-from rgen.fast.network import learning
+from rgen.fast.functions import learning
 from rgen.fast.rates import init_rates
 from rgen.likelihood import Bernoulli, Categorical
 from rgen.sequence import Sequence

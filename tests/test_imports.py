@@ -42,7 +42,7 @@ def modules(path: Path) -> set[str]:
 
 # The files of the inner loop, from the bottom up: each imports none behind it
 FAST = [
-    *("network", "rates", "views", "capture", "ranges", "loop", "costs", "plan", "memory", "step", "past", "forward", "sweep"),
+    *("functions", "rates", "views", "capture", "ranges", "loop", "costs", "plan", "memory", "step", "past", "forward", "sweep"),
     *("derivative", "dual", "check", "__init__"),
 ]
 
@@ -76,12 +76,11 @@ def test_no_two_modules_have_one_name():
     """Nor names that differ by an s; only a command is named as what it is about."""
     files = [path for path in ROOT.rglob("*.py") if path.parent.name != "commands"]
     names = [path.parent.name if path.stem == "__init__" else path.stem for path in files if path != ROOT / "__init__.py"]
-    assert alike(names) - {"network", "networks"} == set()  # ours by name, and any network as a pure function
+    assert alike(names) == set()
 
 
 def test_no_two_classes_have_one_name():
-    files = [path for path in ROOT.rglob("*.py") if path.parent.name != "fast"]
-    names = [node.name for path in files for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)]
+    names = [node.name for path in ROOT.rglob("*.py") for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)]
     assert alike([name for name in names if not name.startswith("_")]) == set()
     assert alike(["Batch", "batches", "Run", "Runs", "run", "Given"]) == {"Run", "Runs", "run"}
 

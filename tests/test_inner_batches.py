@@ -9,10 +9,10 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
-
 from problems import adapt, first_order_maml, jit, make, maml, reptile, sample, score
+
 from rgen.fast import Dual, InnerLoop, Params
-from rgen.fast.network import overlaid
+from rgen.fast.functions import overlaid
 from rgen.fast.rates import init_rates
 from rgen.likelihood import Bernoulli, Categorical
 from rgen.sequence import Given, Prediction, Sequence, WithOutputs, earlier
@@ -259,7 +259,9 @@ class Neighbours(nn.Module):
     def __call__(self, inputs):
         x, outputs = inputs
         key = jnp.concatenate([jax.nn.one_hot(x[0], 3), jax.nn.one_hot(x[1], 4)])
-        return nn.Dense(1, name="after")(jnp.tanh(nn.Dense(5, name="place")(key) + nn.Dense(5, name="outputs")(jax.nn.one_hot(outputs + 1, 3).ravel())))
+        return nn.Dense(1, name="after")(
+            jnp.tanh(nn.Dense(5, name="place")(key) + nn.Dense(5, name="outputs")(jax.nn.one_hot(outputs + 1, 3).ravel()))
+        )
 
 
 @on("size", [1, 4])
@@ -279,7 +281,7 @@ def test_a_network_that_reads_neighbours(order, size):
         close(maml(other, params, seqs), maml(loop, params, seqs))
         plan = choice.plan(other, params.init, x, 3)
         assert {plan.program.names[leaf] for leaf in plan.foreseen} == {"place/kernel"}
-        assert bool(plan.own) == (order == "random")
+        assert bool(plan.unshared) == (order == "random")
         keys = jax.random.split(jax.random.key(1), 3)
         y_drawn, nll = sample(other, params, x, keys)
         close((y_drawn, nll), tuple(sample(loop, params, x, keys)))

@@ -23,7 +23,7 @@ import rgen
 from rgen import meta, networks
 from rgen.fast import Direct, Dual, Function, InnerLoop, Params
 from rgen.fast import loop as loop_module
-from rgen.fast.network import learning, overlaid
+from rgen.fast.functions import learning, overlaid
 from rgen.fast.rates import expand_rates
 from rgen.likelihood import Bernoulli, Categorical, Likelihood
 from rgen.sequence import Given, Prediction, Sequence, WithOutputs, until_end

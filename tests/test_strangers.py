@@ -540,7 +540,11 @@ def jacobian(p: Any, shared: Any, h: Any) -> Any:
 D, W = {"d": layer(4, 4)}, {"w": (4, 4)}
 BY_ARRAY = {  # taken over if each array has one rate
     "heads": Part({"d": layers(2, 4, 2)}, lambda p, s, h: jnp.tanh(jax.vmap(dense, (0, None))(p["d"], h)).reshape(-1), "d/kernel"),
-    "odd axes": Part({"w": (2, 2, 2)}, lambda p, s, h: jnp.tanh(jax.vmap(jnp.dot, (0, 1), 1)(h.reshape(2, 2), p["w"])).reshape(-1), "w"),
+    "odd axes": Part(
+        {"w": (2, 2, 2), "b": (2, 2)},
+        lambda p, s, h: jnp.tanh(jax.vmap(jnp.dot, (0, 1), 1)(h.reshape(2, 2), p["w"]) + p["b"]).reshape(-1),
+        "w b",  # the bias is added behind a transpose of the product
+    ),
     "scaled": Part(
         {"d": layer(2, 2), "scale": (2, 1), "s": ()},
         lambda p, s, h: p["s"] * jnp.tanh(p["scale"] * dense(p["d"], h.reshape(2, 2))).reshape(-1) + p["s"],

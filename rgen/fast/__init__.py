@@ -2,8 +2,8 @@
 
 from rgen.fast.check import Check, check
 from rgen.fast.dual import Dual
+from rgen.fast.functions import Function
 from rgen.fast.loop import FORMS, Direct, Form, InnerLoop, Params
-from rgen.fast.network import Function
 
 FORMS["dual"] = Dual()
 

@@ -1,8 +1,7 @@
-"""What of a network can be taken over, read from its jaxpr; and the network evaluated with those weights left out.
+"""Which weights of a network can be taken over, read from its jaxpr; and the network evaluated without them.
 
-A weight is taken over only if every use of it is understood: it is contracted with something, one of its rows is looked up, or it is the
-bias behind a contraction. Then the inner gradient by it is a sum of outer products, the *taps*. A weight with any other use, or inside
-a loop, a branch or a custom derivative, is left as it is. So what is not understood costs time, never a wrong number.
+A weight is taken over only if it is a factor of products, a table whose rows are looked up, or the bias behind a product, and nothing
+else. All others are left as they are: what is not understood costs time, never a wrong number.
 """
 
 import math
@@ -15,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from rgen.fast.network import names_of
-from rgen.fast.views import PRODUCT, Contraction, Lookup, View, bias_axes, contraction, lookup, primitive, view_of
+from rgen.fast.functions import names_of
+from rgen.fast.views import SLICE, TRANSPOSE, Axes, Contraction, Lookup, View, bias_axes, contraction, lookup, primitive, view_of
 
 # Calls whose body is looked into, and where it stands
 INLINED = {primitive("jit"): "jaxpr", primitive("closed_call"): "call_jaxpr", primitive("remat"): "jaxpr"}
@@ -28,17 +27,21 @@ class Use(NamedTuple):
     """One place where a layer's weight is used.
 
     Attributes:
-      way: "forward" (q W), "transposed" (p W^T) or "row" (a row looked up).
       operand: the variable that meets the weight; result: the variable of what comes out, the bias included.
       form: how the two are arranged as rows.
+      transposed: whether it is p W^T instead of q W.
       first: the first of its rows among all the rows of the layer's taps.
     """
 
-    way: str
     operand: Any
     result: Any
     form: Contraction | Lookup
+    transposed: bool
     first: int
+
+    @property
+    def lookup(self) -> bool:
+        return isinstance(self.form, Lookup)
 
 
 @dataclass(frozen=True)
@@ -55,13 +58,13 @@ class Layer:
     """
 
     leaf: int
-    axes: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+    axes: tuple[Axes, Axes, Axes]
     heads: int
     inputs: int
     outputs: int
     uses: tuple[Use, ...]
     bias: int | None = None
-    bias_axes: tuple[int, ...] = ()
+    bias_axes: Axes = ()
     embed: bool = False
     learns: bool = True
     foreseen: bool = False
@@ -109,10 +112,12 @@ class Layer:
 
 @dataclass(frozen=True)
 class Program:
-    """A network's flat jaxpr, and the layers that can be taken over.
+    """A network's flat jaxpr, and the uses of its weights that are understood.
 
     Attributes:
       names, avals: of the leaves of the parameters.
+      uses: leaf -> [operand, result, form] of all its uses, of weights that may be taken over.
+      biases: leaf -> (result of a use, the same with the bias, the leaf's axes that are H and n), of those that are only added so.
       rows: variables of indices into weights, and how many rows there are; where the network does not say what is beyond them.
       tree: structure of what the network returns.
     """
@@ -120,36 +125,60 @@ class Program:
     closed: ClosedJaxpr
     names: tuple[str, ...]
     avals: tuple[Any, ...]
-    layers: tuple[Layer, ...]
-    rows: tuple[tuple[Any, int], ...]
+    uses: dict[int, list]
+    biases: dict[int, list]
+    rows: list[tuple[Any, int]]
     tree: Any = field(compare=False)
 
-    def evaluate(self, leaves: dict[int, Any], x: Any, wanted: Iterable[Any], answers: Answers, blind: Collection = ()) -> list:
-        """Evaluates variables of the jaxpr, and nothing that they do not need.
+    def layers(self, roles: Any = None) -> tuple[Layer, ...]:
+        """The layers that can be taken over; `roles` of the leaves: a bias with another one than its kernel is left to the network."""
+        found = (self._layer(leaf, roles or [None] * len(self.names)) for leaf in self.uses)
+        return tuple(layer for layer in found if layer is not None)
+
+    def _layer(self, leaf: int, roles: Any) -> Layer | None:
+        uses = self.uses[leaf]
+        forms = [form for *_, form in uses]
+        lookups = [form for form in forms if isinstance(form, Lookup)]
+        heads, inputs, outputs = axes = (lookups or forms)[0].axes
+        if any(form.axes != axes for form in lookups) or any(form.axes not in (axes, (heads, outputs, inputs)) for form in forms):
+            return None
+        bias, of_bias, after = None, (), {}
+        for other, adds in self.biases.items():
+            befores, afters, places = zip(*adds)
+            alone = {*befores} == {result for _, result, _ in uses} and len({*places}) == 1
+            if alone and roles[other] == roles[leaf] and all(form.axes == axes for form in forms):
+                bias, of_bias, after = other, places[0], dict(zip(befores, afters))
+        shape = self.avals[leaf].shape
+        h, m, n = (math.prod(shape[axis] for axis in group) for group in axes)
+        first = [sum(form.rows for form in forms[:i]) for i in range(len(forms))]
+        placed = (Use(operand, after.get(out, out), form, form.axes != axes, row) for (operand, out, form), row in zip(uses, first))
+        return Layer(leaf, axes, h, m, n, tuple(placed), bias, of_bias, embed=lookups == forms)
+
+    def evaluate(self, leaves: dict[int, Any], x: Any, wanted: Iterable[Any], answers: Answers, given: Any = ()) -> list:
+        """Evaluates variables of the jaxpr, or literals, and all else that can be: XLA leaves out what they do not need.
 
         Args:
-          leaves: number -> array, of the leaves that are needed; x: all inputs.
-          wanted: variables, or literals.
+          leaves: number -> array, of the leaves that are needed.
           answers: use of a layer -> function that gives its result from the operand's value.
-          blind: of these, uses that do not look at the operand: their functions get None.
+          given: variable -> value, of those that are known.
         """
-        jaxpr, wanted = self.closed.jaxpr, list(wanted)
+        jaxpr = self.closed.jaxpr
         env = dict(zip(jaxpr.constvars, self.closed.consts))
-        env |= {jaxpr.invars[i]: leaf for i, leaf in leaves.items()}
+        env |= {jaxpr.invars[i]: leaf for i, leaf in leaves.items()} | dict(given)
         env |= dict(zip(jaxpr.invars[len(self.avals) :], jax.tree.leaves(x)))
         uses = {use.result: use for use in answers}
-        operands = {use.result: None if use in blind else use.operand for use in answers}
-        for eqn in _live(jaxpr, wanted, operands):
+        for eqn in jaxpr.eqns:
             use = uses.get(eqn.outvars[0])
-            if use is None:
-                env |= _outcome(eqn, [_value(env, v) for v in eqn.invars])
-            else:
-                env[use.result] = answers[use](None if use in blind else _value(env, use.operand))
-        return [_value(env, v) for v in wanted]
+            needs = eqn.invars if use is None else [use.operand]
+            if eqn.outvars[0] in env or not all(isinstance(var, Literal) or var in env for var in needs):
+                continue
+            values = [_value(env, var) for var in needs]
+            env |= _outcome(eqn, values) if use is None else {use.result: answers[use](*values)}
+        return [_value(env, var) for var in wanted]
 
     @property
     def inputs(self) -> frozenset[int]:
-        """The numbers of the inputs, behind those of the leaves."""
+        """The numbers of the inputs, which follow those of the leaves."""
         return frozenset(range(len(self.avals), len(self.closed.jaxpr.invars)))
 
     def arrays(self, layer: Layer, kernel_HxMxN: jax.Array) -> dict[int, jax.Array]:
@@ -157,12 +186,8 @@ class Program:
         back = jax.linear_transpose(layer.kernel, *(self.avals[leaf] for leaf in layer.leaves))
         return dict(zip(layer.leaves, back(layer.blocks(kernel_HxMxN))))
 
-    def outputs(self, values: list) -> Any:
-        """What the network returns, from the values of its output variables."""
-        return jax.tree.unflatten(self.tree, values)
-
     def depends(self, cut: Collection[Any] = ()) -> Callable[[Any], frozenset]:
-        """What a variable depends on: numbers of leaves, then of inputs, and results of uses, beyond which is not looked if they are in
+        """What a variable depends on: numbers of leaves, then of inputs; and results of uses, beyond which is not looked if they are in
         `cut`."""
         jaxpr = self.closed.jaxpr
         found = {var: frozenset([i]) for i, var in enumerate(jaxpr.invars)}
@@ -177,19 +202,18 @@ class Program:
 
 
 def capture(apply: Callable, params: Any, x: Any) -> Program:
-    """Reads a network `apply(params, x)`; `params` and `x` (ONE input) may be shapes."""
+    """Reads a network `apply(params, x)`; `params` and `x`, trees of arrays, may be shapes."""
     leaves, tree = jax.tree.flatten(params)
-    avals = [jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)) for a in leaves]
-
     inputs, of_inputs = jax.tree.flatten(x)
+    avals = [jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)) for a in leaves]
 
     def flat(*args):
         return apply(jax.tree.unflatten(tree, args[: len(avals)]), jax.tree.unflatten(of_inputs, args[len(avals) :]))
 
     traced, shape = jax.make_jaxpr(flat, return_shape=True)(*avals, *inputs)
     closed = jax.make_jaxpr(lambda *args: _inlined(traced.jaxpr, traced.consts, args))(*avals, *inputs)
-    layers, rows = _Walk(closed.jaxpr, len(avals)).found()
-    return Program(closed, tuple(names_of(params)), tuple(avals), layers, rows, jax.tree.structure(shape))
+    walk = _Walk(closed.jaxpr, avals)
+    return Program(closed, tuple(names_of(params)), tuple(avals), *walk.found(), walk.rows, jax.tree.structure(shape))
 
 
 class _Walk:
@@ -198,31 +222,36 @@ class _Walk:
     Attributes:
       views: variable -> the leaf that it is, perhaps rearranged.
       refused: leaves with a use that is not understood.
-      uses: leaf -> (operand, result, form) of the others; biases: leaf -> (result of the use before it, its own, its axes).
-      dots: result -> form, of the uses that are products.
+      uses, biases, rows: as of a `Program`, of all leaves.
+      products: result of a product -> (leaf, place among its uses).
+      reads: how often a variable is read.
     """
 
-    def __init__(self, jaxpr: Any, count: int) -> None:
-        self.jaxpr = jaxpr
-        self.views = {var: View.of(i, var.aval) for i, var in enumerate(jaxpr.invars[:count])}
-        self.refused: set[int] = {i for i, var in enumerate(jaxpr.invars[:count]) if var.aval.dtype not in (jnp.float32, jnp.float64)}
-        self.uses: dict[int, list] = {i: [] for i in range(count)}
-        self.biases: dict[int, list] = {i: [] for i in range(count)}
-        self.dots: dict[Any, Contraction] = {}
+    def __init__(self, jaxpr: Any, avals: list) -> None:
+        self.jaxpr, self.avals = jaxpr, avals
+        self.views = {var: View.of(leaf, aval.shape) for leaf, (var, aval) in enumerate(zip(jaxpr.invars, avals))}
+        self.refused = {leaf for leaf, aval in enumerate(avals) if aval.dtype not in (jnp.float32, jnp.float64)}
+        self.uses: dict[int, list] = {leaf: [] for leaf in range(len(avals))}
+        self.biases: dict[int, list] = {leaf: [] for leaf in range(len(avals))}
         self.rows: list[tuple[Any, int]] = []
-        self.counts = Counter(v for eqn in jaxpr.eqns for v in eqn.invars if not isinstance(v, Literal))
-        self.counts.update(v for v in jaxpr.outvars if not isinstance(v, Literal))
+        self.products: dict[Any, tuple[int, int]] = {}
+        read = [*(var for eqn in jaxpr.eqns for var in eqn.invars), *jaxpr.outvars]
+        self.reads = Counter(var for var in read if not isinstance(var, Literal))
 
-    def found(self) -> tuple[tuple[Layer, ...], tuple]:
-        """(the layers that can be taken over, the rows that are looked up)."""
+    def found(self) -> tuple[dict[int, list], dict[int, list]]:
+        """(uses, biases) of the leaves that are used in one of these ways alone."""
         for eqn in self.jaxpr.eqns:
             places = [k for k, var in enumerate(eqn.invars) if self._is_view(var)]
-            if len(places) > 1 or (places and not self._understood(eqn, places[0])):
+            if not places:
+                self._follow_transpose(eqn)
+            elif len(places) > 1 or not self._understood(eqn, places[0]):
                 self.refused |= {self.views[eqn.invars[k]].leaf for k in places}
         self.refused |= {self.views[var].leaf for var in self.jaxpr.outvars if self._is_view(var)}
-        leaves = [leaf for leaf, uses in self.uses.items() if uses and leaf not in self.refused and not self.biases[leaf]]
-        layers = map(self._layer, leaves)
-        return tuple(layer for layer in layers if layer is not None), tuple(self.rows)
+
+        def only(of: dict[int, list], no: dict[int, list]) -> dict[int, list]:
+            return {leaf: found for leaf, found in of.items() if found and not no[leaf] and leaf not in self.refused}
+
+        return only(self.uses, self.biases), only(self.biases, self.uses)
 
     def _is_view(self, var: Any) -> bool:
         return not isinstance(var, Literal) and var in self.views
@@ -231,69 +260,39 @@ class _Walk:
         view, result = self.views[eqn.invars[place]], eqn.outvars[0]
         if (moved := view_of(eqn, view)) is not None:
             self.views[result] = moved
-            return moved.exact
-        if (dot := contraction(eqn, place, view)) is not None:
-            self.uses[view.leaf].append((eqn.invars[1 - place], result, dot))
-            self.dots[result] = dot
+            return result.aval.dtype == self.avals[view.leaf].dtype  # in another, what SGD adds up would be rounded otherwise
+        uses = self.uses[view.leaf]
+        if (product := contraction(eqn, place, view)) is not None:
+            self.products[result] = view.leaf, len(uses)
+            uses.append((eqn.invars[1 - place], result, product))
             return True
-        if (row := lookup(eqn, place, view)) is not None:
-            operand = eqn.invars[1 + max(row.start, 0)]
-            if row.unasked:
-                self.rows.append((operand, row.table))
-            self.uses[view.leaf].append((operand, result, row))
-            return row.mode is not None
-        return self._is_bias(eqn, place, view)
+        if place == 0 and (row := lookup(eqn, view)) is not None:
+            uses.append((eqn.invars[1], result, row))
+            if eqn.primitive is SLICE or not row.clips:  # `table[i]`, a dynamic_slice, clips without having been asked to
+                self.rows.append((eqn.invars[1], row.table))
+            return True
+        return eqn.primitive in ADD and self._is_bias(eqn.invars[1 - place], result, view)
 
-    def _is_bias(self, eqn: Any, place: int, view: View) -> bool:
-        """Whether it is added to a contraction that nothing else reads."""
-        if eqn.primitive not in ADD:
+    def _is_product(self, var: Any) -> bool:
+        """Whether a variable is a product, which is read once."""
+        return not isinstance(var, Literal) and var in self.products and self.reads[var] == 1
+
+    def _follow_transpose(self, eqn: Any) -> None:
+        """A product that is only read transposed, as `jax.vmap` may leave it: its bias is added behind."""
+        if eqn.primitive is not TRANSPOSE or not self._is_product(eqn.invars[0]):
+            return
+        leaf, place = self.products[eqn.outvars[0]] = self.products[eqn.invars[0]]
+        operand, _, form = self.uses[leaf][place]
+        self.uses[leaf][place] = operand, eqn.outvars[0], form.transposed(eqn.params["permutation"])
+
+    def _is_bias(self, other: Any, result: Any, view: View) -> bool:
+        if not self._is_product(other) or other.aval.shape != result.aval.shape:
             return False
-        added: list[Any] = eqn.invars
-        other, result = added[1 - place], eqn.outvars[0]
-        alone = not isinstance(other, Literal) and other in self.dots and self.counts[other] == 1
-        if not alone or other.aval.shape != result.aval.shape:  # type: ignore[reportAttributeAccessIssue]
-            return False
-        axes = bias_axes(self.dots[other], view)
+        leaf, place = self.products[other]
+        axes = bias_axes(self.uses[leaf][place][2], view)
         if axes is not None:
             self.biases[view.leaf].append((other, result, axes))
         return axes is not None
-
-    def _layer(self, leaf: int) -> Layer | None:
-        uses = self.uses[leaf]
-        forms = [form for *_, form in uses]
-        lookups = [form for form in forms if isinstance(form, Lookup)]
-        heads, inputs, outputs = axes = (lookups or forms)[0].axes
-        ways = {(heads, outputs, inputs): "transposed", axes: "forward"}
-        if any(form.axes not in ways for form in forms) or any(form.axes != axes for form in lookups):
-            return None
-        bias, bias_form, after = self._bias_of([result for _, result, _ in uses])
-        placed, row = [], 0
-        for operand, result, form in uses:
-            way = "row" if isinstance(form, Lookup) else ways[form.axes]
-            placed.append(Use(way, operand, after.get(result, result), form, row))
-            row += form.rows
-        if bias is not None and any(use.way != "forward" for use in placed):
-            self.refused.add(bias)
-            return self._layer(leaf)
-        shape = self.jaxpr.invars[leaf].aval.shape
-        h, m, n = (math.prod(shape[axis] for axis in group) for group in axes)
-        return Layer(leaf, axes, h, m, n, tuple(placed), bias, bias_form, embed=lookups == forms)
-
-    def _bias_of(self, results: list) -> tuple[int | None, tuple[int, ...], dict]:
-        """The leaf that is added to all these results, and only to them: (it, its axes, result -> result with it)."""
-        for leaf, adds in self.biases.items():
-            only = adds and leaf not in self.refused and not self.uses[leaf] and {before for before, *_ in adds} == set(results)
-            if only and len({axes for *_, axes in adds}) == 1:
-                return leaf, adds[0][2], {before: after for before, after, _ in adds}
-        return None, (), {}
-
-
-def without_bias(program: Program, layer: Layer) -> Layer:
-    """The same layer, whose bias is added by the network itself."""
-    ends = {eqn.outvars[0]: eqn for eqn in program.closed.jaxpr.eqns}
-    dots = {eqn.outvars[0] for eqn in ends.values() if eqn.primitive is PRODUCT}
-    uses = tuple(use._replace(result=next(v for v in ends[use.result].invars if v in dots)) for use in layer.uses)
-    return Layer(layer.leaf, layer.axes, layer.heads, layer.inputs, layer.outputs, uses)
 
 
 def _inlined(jaxpr: Jaxpr, consts: Any, args: Any) -> list:
@@ -320,18 +319,6 @@ def _outcome(eqn: Any, values: list) -> dict:
 
 def _value(env: dict, var: Any) -> Any:
     return var.val if isinstance(var, Literal) else env[var]
-
-
-def _live(jaxpr: Jaxpr, wanted: list, operands: dict) -> list:
-    """The equations that are needed for some variables, in order."""
-    needed, live = {v for v in wanted if not isinstance(v, Literal)}, []
-    for eqn in reversed(jaxpr.eqns):
-        if needed.isdisjoint(eqn.outvars):
-            continue
-        live.append(eqn)
-        reads = [operands[eqn.outvars[0]]] if eqn.outvars[0] in operands else eqn.invars
-        needed |= {v for v in reads if v is not None and not isinstance(v, Literal)}
-    return live[::-1]
 
 
 def _ordered(array: jax.Array, axes: tuple[int, ...]) -> jax.Array:

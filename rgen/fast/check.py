@@ -1,6 +1,7 @@
 """Does the dual form give the direct form's numbers for a network of one's own?"""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rgen.fast.dual import Dual
-from rgen.fast.loop import Direct, InnerLoop
+from rgen.fast.loop import Direct, InnerLoop, Params
 from rgen.sequence import Array, Sequence
 
 
@@ -43,7 +44,7 @@ class Check(NamedTuple):
 def check(loop: InnerLoop, x: Array, steps: int = 8, seed: int = 0) -> Check:
     """Compares both forms on the first steps of a network, with random outputs, from a random initialization.
 
-    All is taken over that can be, in two chunks, so that whatever the dual form would do with the network is done.
+    All that can be is taken over, in two chunks, to test whatever the dual form may do with the network.
 
     Args:
       loop: of any form.
@@ -61,27 +62,24 @@ def check(loop: InnerLoop, x: Array, steps: int = 8, seed: int = 0) -> Check:
     y = direct.sample(params, x[None], jax.random.split(jax.random.key(seed + 1), 1)).y
     seqs = Sequence(x[None], y, jnp.ones(y.shape))
 
-    def nats_and_gradient(loop: InnerLoop) -> tuple[Any, Any]:
-        def total(params):
-            nats = loop.score(params, seqs)
-            return nats.sum(), nats
+    @partial(jax.jit, static_argnums=0)
+    def nats_and_gradient(loop: InnerLoop, params: Params) -> tuple[Any, Any]:
+        nats, pull = jax.vjp(lambda params: loop.score(params, seqs), params)
+        return nats, pull(jnp.ones_like(nats))
 
-        (_, nats), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(params)
-        return nats, gradient
-
-    (a, by_a), (b, by_b) = nats_and_gradient(dual), nats_and_gradient(direct)
+    (a, by_a), (b, by_b) = (nats_and_gradient(loop, params) for loop in (dual, direct))
     planned = dual.form.plan(dual, params.init, dual.read(params, seqs).x)
-    learning = {name for layer in planned.learning.values() for name in (planned.program.names[leaf] for leaf in layer.leaves)}
-    carried = tuple(planned.program.names[leaf] for leaf in planned.carried)
+    names = planned.program.names
+    taken = sorted(names[leaf] for layer in planned.learning.values() for leaf in layer.leaves)
+    carried = tuple(names[leaf] for leaf in planned.carried)
     limit = 1e4 * max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(params))
-    return Check(_apart(a, b), _apart(by_a, by_b), limit, tuple(sorted(learning)), carried)
+    return Check(_apart(a, b), _apart(by_a, by_b), limit, tuple(taken), carried)
 
 
 def _apart(ours: Any, theirs: Any) -> float:
     """The largest difference of two trees, relative to the largest number of each array; infinite where one is not a number."""
     worst = 0.0
-    for a, b in zip(map(np.asarray, jax.tree.leaves(ours)), map(np.asarray, jax.tree.leaves(theirs))):
-        a, b = a.astype(float), b.astype(float)
-        difference, size = np.abs(a - b).max(initial=0), np.abs(b).max(initial=0)
-        worst = max(worst, float(difference / size) if size else float(difference), np.inf if np.isnan(difference) else 0.0)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs)):
+        difference, size = np.abs(np.asarray(a, float) - b).max(initial=0), np.abs(b).max(initial=0)
+        worst = max(worst, np.inf if np.isnan(difference) else float(difference / (size or 1)))
     return worst

@@ -1,20 +1,17 @@
 """The cost model: what is taken over, kept or folded, and how much of it at once.
 
-Costs are counted in numbers read and written at a step of one sequence, which is what bounds a step: its products are matrix times
-vector. Of a layer with kernel [m, n]:
+Costs are counted in numbers read and written per step of one sequence, which is what bounds a step. Of a layer with kernel [m, n]:
 
   carried as an ordinary fast weight    6 m n                           read forward and backward, written, kept for the reverse sweep
   taps kept, in K chunks                (1 + 1 / K) T (m + n)           x and g of the T / 2 steps before, each read twice,
                                         + 2 m n / M                     and the initialization, read twice for M sequences at once
   taps of a chunk of C, then folded     2 m n + 3 m n / C + C (m + n)   weights read twice, and formed once a chunk
 
-A layer that does not learn in the inner loop has no past to read: its taps are kept for its derivative only. A layer whose inputs are
-foreseen reads g alone, and its weights for all steps of a chunk together: kept, they are the same for all sequences, and cost nothing;
-folded, they are each sequence's own, and count 4 m n: in products of few columns, read and formed forward and in reverse.
+A foreseen layer reads g alone, and its weights once a chunk: kept, all sequences share them, at no cost; folded, they count 4 m n.
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +20,7 @@ from rgen.fast.capture import Layer
 from rgen.hardware import Hardware
 
 STEPS = 16
-"""About how many steps a folded chunk has, and a part of the reverse sweep: fewer fold too often, more read too much in vain."""
+"""About how many steps a folded chunk has, and a part of the reverse sweep: fewer fold too often, more read masked taps."""
 KEPT = {True: (4, 32), False: (8, 16)}
 """On CPUs, when taps are kept, with and without a reverse sweep: at most so many chunks, of at least so many steps. Each chunk is compiled
 by itself; K of them read 1 + 1/K times the taps that had to be read, in more and smaller products."""
@@ -42,66 +39,68 @@ class Costs:
     length: int
     gradient: bool
 
-    def chunk(self, fold: bool) -> int:
-        """Steps of a chunk."""
-        pieces = math.ceil(self.length / self._pieces)
-        return min(self.form.chunk or (even(self.length, STEPS) if fold else pieces), self.length)
+    @property
+    def cpu(self) -> bool:
+        return self.hardware.platform == "cpu"
 
     @property
-    def _pieces(self) -> int:
-        if self.hardware.platform != "cpu":
+    def pieces(self) -> int:
+        """Chunks of taps that are kept."""
+        if not self.cpu:
             return 1  # what is launched counts there, not what is read, and every chunk is a program of its own
         most, least = KEPT[self.gradient]
         return max(1, min(most, self.length // least))
+
+    def chunk(self, fold: bool) -> int:
+        """Steps of a chunk."""
+        chosen = even(self.length, STEPS) if fold else math.ceil(self.length / self.pieces)
+        return min(self.form.chunk or chosen, self.length)
 
     def of(self, layer: Layer, fold: bool) -> float:
         """What it costs to take over a layer."""
         read = 0 if layer.foreseen else 2 * layer.size
         if fold:
             chunk = self.chunk(True)
-            own = 4 * layer.size if layer.foreseen else read + 3 * layer.size / chunk
-            return own + chunk * layer.tap_size
+            return (4 * layer.size if layer.foreseen else read + 3 * layer.size / chunk) + chunk * layer.tap_size
         share = self.batch // shards_of(self.batch, self.hardware.devices)
-        together = min(share, LEAST[self.gradient]) if self.hardware.platform == "cpu" else share
-        return read / together + (1 + 1 / self._pieces) * self.length * layer.tap_size
+        together = min(share, LEAST[self.gradient]) if self.cpu else share
+        return read / together + (1 + 1 / self.pieces) * self.length * layer.tap_size
 
-    def worth(self, layers: dict[int, Layer], fold: bool) -> list[Layer]:
-        """Those that cost less than carrying their weights."""
+    def worth(self, layers: Iterable[Layer], fold: bool) -> list[Layer]:
+        """Of the layers that learn, those that cost less than carrying their weights."""
         everything = self.form.every_layer
-        return [la for la in layers.values() if everything or la.foreseen or self.of(la, fold) < 6 * la.size]
+        return [la for la in layers if la.learns and (everything or la.foreseen or self.of(la, fold) < 6 * la.size)]
 
-    def folds(self, layers: dict[bool, dict[int, Layer]]) -> bool:
+    def folds(self, layers: dict[bool, list[Layer]]) -> bool:
         """Whether to fold, from the layers that there are in either case: those that are worth it in one of them decide."""
         if self.form.fold is not None:
             return self.form.fold
         either = {layer.leaf for fold in layers for layer in self.worth(layers[fold], fold)}
-        return min(layers, key=lambda fold: sum(self.of(layers[fold][leaf], fold) for leaf in either & layers[fold].keys()))
+        costs = {fold: sum(self.of(la, fold) for la in layers[fold] if la.learns and la.leaf in either) for fold in layers}
+        return costs[True] < costs[False]
 
-    def state(self, layers: Collection[Layer], fold: bool, own: frozenset[int]) -> int:
-        """Numbers that are read again and again of a sequence, inputs of the layers `own` among them."""
-        learning = [layer for layer in layers if layer.learns]
-        state = sum(layer.size if fold else self.length * layer.tap_size for layer in learning)
-        state += sum(self.length * layer.heads * layer.taps * layer.width for layer in learning if layer.leaf in own)
-        if self.hardware.platform != "cpu":
-            # written, and read once by the reverse sweep
-            state += sum(self.length * layer.tap_size for layer in layers if not layer.learns)
-        return state
+    def micro_batch(self, layers: Iterable[Layer], fold: bool, unshared: Collection[int]) -> int:
+        """How many sequences are run at once; `unshared`: foreseen layers whose inputs are not the same for all sequences.
 
-    def micro_batch(self, state: int, fold: bool) -> int:
-        """How many sequences are run at once if each has `state` numbers that are read again and again.
-
-        The reverse sweep needs about four times the taps. On a CPU as many for each device as keep these near the cache (8 times the
-        second level, of which each core has its own), but not too few. On accelerators as many as half the memory holds. Of the numbers
-        near that one, one that divides the sequences of a device is taken.
+        The reverse sweep needs about four times the numbers that are read again and again: taps, folded weights, foreseen inputs. On CPUs
+        as many per device as fit into 8 times the second-level cache, but not too few; on accelerators, into half the memory. If a number
+        near that one divides the sequences of a device, it is taken.
         """
         if self.form.micro_batch is not None:
             return min(self.form.micro_batch, self.batch)
-        devices, cpu = shards_of(self.batch, self.hardware.devices), self.hardware.platform == "cpu"
+        state = 1
+        for layer in layers:
+            if layer.learns:
+                state += layer.size if fold else self.length * layer.tap_size
+            elif not self.cpu:  # written, and read once by the reverse sweep
+                state += self.length * layer.tap_size
+            if layer.leaf in unshared:
+                state += self.length * layer.heads * layer.taps * layer.width
+        devices = shards_of(self.batch, self.hardware.devices)
         share = self.batch // devices
-        room = 8 * self.hardware.cache if cpu else self.hardware.memory / 2
-        most = max(1, int(room / (4 * 4 * max(1, state))))  # four times the taps, of 4 bytes each
-        if cpu:
-            most = max(1 if fold else LEAST[self.gradient], most)
+        room = 8 * self.hardware.cache if self.cpu else self.hardware.memory / 2
+        least = LEAST[self.gradient] if self.cpu and not fold else 1
+        most = max(least, int(room / (4 * 4 * state)))  # four times, of 4 bytes each
         if most >= share:
             return self.batch
         exact = [size for size in range(math.ceil(most / 2), 2 * most) if share % size == 0]

@@ -1,7 +1,6 @@
-"""Sequences side by side: what they are run with, their score and its derivative, and the other uses of a run."""
+"""Sequences side by side: what they are run with, and their score and its derivative."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,29 +10,37 @@ import jax.numpy as jnp
 from rgen.batching import each, group_rows, over_sequences, pad_rows, ungroup_rows
 from rgen.fast.capture import Layer
 from rgen.fast.forward import reread, run
-from rgen.fast.loop import InnerLoop, Params
-from rgen.fast.memory import Memory, by_step, by_tap, change, outer, over_batch, pairs_matrix, stacked
-from rgen.fast.network import learning, learns
-from rgen.fast.past import by_steps, folded
-from rgen.fast.plan import Plan
-from rgen.fast.rates import Factors, rate_matrix, split_rates
+from rgen.fast.functions import learning, learns
+from rgen.fast.loop import Params
+from rgen.fast.memory import by_tap, pairs_matrix
+from rgen.fast.past import by_steps
+from rgen.fast.plan import LEARNED, Plan
+from rgen.fast.rates import Factors, split_rates
 from rgen.fast.step import Weights, enter, leave, split
 from rgen.fast.sweep import sweep
-from rgen.sequence import Prediction, Sequence, Trace
-from rgen.unroll import Observer, Scoring
+from rgen.sequence import Sequence
+from rgen.unroll import Scoring
 
 
-def weights_of(plan: Plan, loop: InnerLoop, params: Params) -> Weights:
+def weights_of(plan: Plan, params: Params) -> Weights:
     """The parameters, parted as the plan says."""
-    leaves = jax.tree.leaves(params.init)
+    loop, leaves = plan.loop, jax.tree.leaves(params.init)
     learned = [i for i, name in enumerate(plan.program.names) if learns(name, loop.fast)]
     rates = dict(zip(learned, jax.tree.leaves(loop.rates(params))))
     parts = dict(zip(learned, split_rates(loop.rate_kind, params.rates, learning(params.init, loop.fast))))
 
     def factors(layer: Layer) -> Factors:
+        """Rates of a layer's kernel; a row that is looked up has one rate."""
+
+        def spread(rate, size):
+            rate = rate.astype(leaves[layer.leaf].dtype)
+            return jnp.broadcast_to(rate.reshape(layer.heads, -1) if rate.ndim else rate, (layer.heads, size))
+
         row, column = parts[layer.leaf]
-        constant = row if layer.bias is None else parts[layer.bias][0]
-        return _arranged(layer, *(a.astype(leaves[layer.leaf].dtype) for a in (row, constant, column)))
+        if layer.embed:
+            return Factors(jnp.ones((layer.heads, 1), leaves[layer.leaf].dtype), spread(row, layer.outputs))
+        rows = [spread(row, layer.inputs)] + ([] if layer.bias is None else [spread(parts[layer.bias][0], 1)])
+        return Factors(jnp.concatenate(rows, 1), spread(column, layer.outputs))
 
     return Weights(
         {layer.leaf: layer.kernel(*(leaves[leaf] for leaf in layer.leaves)) for layer in plan.layers},
@@ -44,23 +51,9 @@ def weights_of(plan: Plan, loop: InnerLoop, params: Params) -> Weights:
     )
 
 
-def _arranged(layer: Layer, row: jax.Array, constant: jax.Array, column: jax.Array) -> Factors:
-    """Rates of a layer's kernel; a row that is looked up has one rate."""
-    heads, outputs = layer.heads, layer.outputs
-    if layer.embed:
-        return Factors(jnp.ones((heads, 1), row.dtype), jnp.broadcast_to(row, (heads, outputs)))
-    row = row.reshape(heads, -1) if row.ndim else jnp.broadcast_to(row, (heads, layer.inputs))
-    column = column.reshape(heads, -1) if column.ndim else jnp.broadcast_to(column, (heads, outputs))
-    if layer.bias is None:
-        return Factors(row, column)
-    constant = constant.reshape(heads, 1) if constant.ndim else jnp.broadcast_to(constant, (heads, 1))
-    return Factors(jnp.concatenate([row, constant], 1), column)
-
-
-def foreseen_inputs(plan: Plan, init: Any, x: Any, own: bool) -> dict[int, jax.Array]:
-    """Inputs of the foreseen layers for x [B, J, K, ...]: [J, H, R, M] of those that all sequences share; or of the others, which are
-    their `own`, [B, J, H, R, M]."""
-    wanted = {leaf: layer for leaf, layer in plan.foreseen.items() if (leaf in plan.own) == own}
+def foreseen_inputs(plan: Plan, init: Any, x: Any, shared: bool) -> dict[int, jax.Array]:
+    """Inputs of the foreseen layers for x [B, J, K, ...]: [J, H, R, M] of those that are shared, or [B, J, H, R, M] of the others."""
+    wanted = {leaf: layer for leaf, layer in plan.foreseen.items() if (leaf not in plan.unshared) == shared}
     if not wanted:
         return {}
     leaves = dict(enumerate(jax.tree.leaves(init)))
@@ -73,7 +66,7 @@ def foreseen_inputs(plan: Plan, init: Any, x: Any, own: bool) -> dict[int, jax.A
             found[leaf] = jnp.concatenate(rows, 1)
         return found
 
-    if not own:
+    if shared:
         return jax.vmap(of_step)(jax.tree.map(lambda a: a[0], x))
     batch = max(map(len, jax.tree.leaves(x)))
     axes = jax.tree.map(lambda a: 0 if len(a) == batch else None, x)
@@ -82,17 +75,16 @@ def foreseen_inputs(plan: Plan, init: Any, x: Any, own: bool) -> dict[int, jax.A
 
 
 def pay_late(plan: Plan, params: Params, outs: dict[int, jax.Array], seqs: Sequence) -> jax.Array:
-    """Nats [B, T] from the outputs [B, T, H, R, N] of layers that learn: all steps at once, as nothing else they need changes."""
+    """Nats [B, J, K] from the outputs [B, J, H, R, N] of layers that learn: all steps at once, as nothing else they need changes."""
     leaves = dict(enumerate(jax.tree.leaves(params.init)))
-    logits = plan.program.closed.jaxpr.outvars[Prediction._fields.index("logits")]
+    logits = plan.program.closed.jaxpr.outvars[1 - LEARNED]
 
     def step(now, outs):
-        answers = {}
+        given = {}
         for leaf, layer in plan.foreseen.items():
-            for use, rows in zip(layer.uses, split(layer, outs[leaf])):
-                answers[use] = lambda _, layer=layer, use=use, rows=rows: leave(layer, use, None, rows)
-        (out,) = plan.program.evaluate(leaves, now.x, [logits], answers, answers.keys())
-        return now.weight * each(plan.likelihood.nll, out, now.y)
+            given |= {use.result: leave(layer, use, None, rows) for use, rows in zip(layer.uses, split(layer, outs[leaf]))}
+        (out,) = plan.program.evaluate(leaves, now.x, [logits], {}, given)
+        return now.weight * each(plan.loop.likelihood.nll, out, now.y)
 
     return over_sequences(lambda seq, outs: jax.vmap(step)(seq, outs), seqs, outs)
 
@@ -102,16 +94,15 @@ def pay_late(plan: Plan, params: Params, outs: dict[int, jax.Array], seqs: Seque
 
 def map_sequences(plan: Plan, function: Callable, inputs: dict[int, jax.Array], steps: Any, *more: Any) -> Any:
     """`function(inputs, steps, *more)` of every sequence; foreseen inputs have no B if all sequences share them."""
-    shared = {leaf: x for leaf, x in inputs.items() if leaf not in plan.own}
-    own = {leaf: x for leaf, x in inputs.items() if leaf in plan.own}
-    return over_sequences(lambda steps, own, *more: function(shared | own, steps, *more), steps, own, *more)
+    unshared = {leaf: inputs[leaf] for leaf in inputs.keys() & plan.unshared}
+    return over_sequences(lambda steps, unshared, *more: function(inputs | unshared, steps, *more), steps, unshared, *more)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def score(plan: Plan, weights: Weights, inputs: dict[int, jax.Array], seqs: Sequence) -> Any:
-    """Nats [B, T] of sequences of the plan's length. Differentiable once, in `weights` and `inputs`.
+    """Nats [B, J, K] of sequences of the plan's length. Differentiable once, in `weights` and `inputs`.
 
-    Where what is paid is late: instead number of a leaf -> outputs [B, T, H, R, N] of the foreseen layers, on which it depends.
+    If the plan is late, instead the outputs from which `pay_late` computes them: number of a leaf -> [B, T, H, R, N].
 
     Args:
       inputs: number of a leaf -> [B, T, H, R, M], of the foreseen layers; [T, ...] if all sequences share them.
@@ -155,88 +146,46 @@ def _score_backward(plan, residuals, ct):
     sums: Weights = jax.tree.map(lambda a: a.sum(0), swept.sums)
     kernels, factors, to_inputs = {}, dict(sums.factors), {}
     for leaf, layer in plan.learning.items():
-        taps = jax.tree.map(all_taps, left[0].taps[leaf])
+        taps = left[0].taps[leaf]
         if layer.foreseen:
             by = weights.kernels[leaf], weights.factors[leaf], inputs[leaf]
-            kernels[leaf], factors[leaf], to_inputs[leaf] = reread_vjp(plan, layer, by, taps.g, swept.foreseen[leaf])
+            kernels[leaf], factors[leaf], to_inputs[leaf] = reread_vjp(plan, layer, by, all_taps(taps.g), all_taps(swept.foreseen[leaf]))
         elif plan.fold:
             kernels[leaf] = layer.blocks(swept.later[leaf].sum(0))
         else:
-            pairs = jax.tree.map(all_taps, swept.later[leaf])
-            kernels[leaf] = layer.blocks(pairs_matrix(layer.inputs, *jax.tree.map(over_batch, (taps, pairs))))
+            kernels[leaf] = summed_pairs(layer, (taps, swept.later[leaf]))
     for leaf, layer in plan.static.items():
-        kernels[leaf] = layer.blocks(pairs_matrix(layer.inputs, *jax.tree.map(all_steps, swept.static[leaf])))
+        kernels[leaf] = summed_pairs(layer, swept.static[leaf])
     return sums._replace(kernels=kernels, factors=factors), to_inputs, None
 
 
 score.defvjp(_score_forward, _score_backward)
 
 
-def reread_vjp(plan: Plan, layer: Layer, by: tuple, g_BxHxSxN: jax.Array, h_BxTxHxRxN: jax.Array) -> tuple:
+def summed_pairs(layer: Layer, pieces: tuple) -> tuple[jax.Array, ...]:
+    """L of all sequences, as a kernel, from their (taps, pairs) [B, K, H, S, .]."""
+    return layer.blocks(pairs_matrix(layer.inputs, *jax.tree.map(flat, pieces)))
+
+
+def reread_vjp(plan: Plan, layer: Layer, by: tuple, g_BxHxSxN: jax.Array, h_BxHxSxN: jax.Array) -> tuple:
     """What is owed to a foreseen layer's (kernel, rates, inputs), for given g and the cotangents h of what it gives."""
 
     def outs(kernel, factors, x):
         of_one = partial(reread, plan, layer, kernel, factors)
-        return jax.vmap(of_one)(x, g_BxHxSxN) if layer.leaf in plan.own else jax.vmap(partial(of_one, x))(g_BxHxSxN)
+        return jax.vmap(of_one)(x, g_BxHxSxN) if layer.leaf in plan.unshared else jax.vmap(partial(of_one, x))(g_BxHxSxN)
 
     out, pull = jax.vjp(outs, *by)
-    return pull(jax.vmap(by_tap)(h_BxTxHxRxN).astype(out.dtype))
+    return pull(h_BxHxSxN.astype(out.dtype))
 
 
-def all_taps(chunks_BxKxHxSxM: jax.Array) -> jax.Array:
-    """[B, H, K S, M]: the taps of all K chunks."""
-    return jax.vmap(by_tap)(chunks_BxKxHxSxM)
+def all_taps(pieces_BxKxHxSxM: jax.Array) -> jax.Array:
+    """[B, H, K S, M]: the taps of all K chunks or steps."""
+    return jax.vmap(by_tap)(pieces_BxKxHxSxM)
 
 
-def all_steps(steps_BxTxHxRxM: jax.Array) -> jax.Array:
-    """[H, B T R, M]: the taps of all steps of all sequences."""
-    return over_batch(jax.vmap(by_tap)(steps_BxTxHxRxM))
-
-
-# ---------------------------------------------------------------- the other uses
-
-
-def adapt(plan: Plan, weights: Weights, observer: Observer, inputs: dict[int, jax.Array], steps: Any) -> tuple[dict, Trace]:
-    """Runs over sequences: (number of a leaf -> its last weights [B, ...] if it learns, Trace [B, T])."""
-
-    def one(inputs, steps):
-        done = run(plan, weights, observer, inputs, steps)
-        last = dict(done.carried)
-        for leaf, layer in plan.learning.items():
-            last |= plan.program.arrays(layer, *folded(done.memories[leaf]).kernel)
-        return last, done.trace
-
-    return map_sequences(plan, one, inputs, steps)
-
-
-def drift(plan: Plan, weights: Weights, inputs: dict[int, jax.Array], seqs: Sequence) -> tuple[dict, dict, dict, jax.Array]:
-    """Runs over sequences and sums up how far they move the weights, without forming any sequence's last weights.
-
-    Returns:
-      (number of a leaf -> what it lost, summed up over sequences; sums of the gradients of tables that are never read again; sums of the
-      cotangents of `inputs`, of the sequences if all share them; nats [B, T]).
-    """
-
-    def one(inputs, seq):
-        done = run(plan, weights, Scoring(), inputs, seq)
-        return jax.tree.map(jnp.subtract, weights.carried, done.carried), done.chunks.taps, done.static, done.trace.nll
-
-    lost, chunks, static, nll = map_sequences(plan, one, inputs, seqs)
-    lost, to_inputs, gradients = jax.tree.map(lambda a: a.sum(0), lost), {}, {}
-    for leaf, layer in plan.learning.items():
-        taps, memory = jax.tree.map(all_taps, chunks[leaf]), Memory(weights.kernels[leaf], weights.factors[leaf])
-        if layer.foreseen:
-            g_BxTxHxRxN = jax.vmap(partial(by_step, plan.length))(taps.g)
-            # the inner loop's own gradients: with the taps as constants
-            by, constant = (*memory[:2], inputs[leaf]), replace(plan, first_order=True)
-            gradient, _, to_inputs[leaf] = reread_vjp(constant, layer, by, taps.g, g_BxTxHxRxN)
-            matrix = rate_matrix(weights.factors[leaf]) * stacked(gradient)
-        else:
-            matrix = change(memory, jax.tree.map(over_batch, taps))
-        lost |= plan.program.arrays(layer, matrix)
-    for leaf, layer in plan.static.items():
-        gradients |= plan.program.arrays(layer, outer(layer.inputs, *jax.tree.map(all_steps, static[leaf])))
-    return lost, gradients, to_inputs, nll
+def flat(pieces_BxKxHxSxM: jax.Array) -> jax.Array:
+    """[H, B K S, M]: those of all sequences."""
+    return by_tap(all_taps(pieces_BxKxHxSxM))
 
 
 # ---------------------------------------------------------------- micro-batches
@@ -250,10 +199,10 @@ def by_group(plan: Plan, params: Any, function: Callable, steps: Any) -> Any:
     """
     steps = pad_rows(steps, plan.length, axis=1)
     groups = group_rows(steps, plan.micro_batch, plan.devices)
-    shared = foreseen_inputs(plan, params.init, steps.x, own=False)
+    shared = foreseen_inputs(plan, params.init, steps.x, shared=True)
 
     def run(steps):
-        return function(shared | foreseen_inputs(plan, params.init, steps.x, own=True), steps)
+        return function(shared | foreseen_inputs(plan, params.init, steps.x, shared=False), steps)
 
     if groups.weight.shape[0] == 1:
         return jax.tree.map(lambda a: a[None], run(jax.tree.map(lambda a: a[0], groups)))

@@ -1,11 +1,12 @@
 """The inner loop over one sequence in dual form: predict, pay, keep the taps.
 
-Time is cut into chunks; only the current chunk's taps are written. Where nothing that learns can change a layer's x_t, it is foreseen:
-all x_t are known before the run. What is read of them is then computed for whole chunks before, and a step reads the chunk's g_s only.
+Time is cut into chunks; only the current chunk's taps are written. What is read of foreseen inputs is computed for a whole chunk before
+it, and a step reads the chunk's g_s only.
 
 Axes in names, beside those of memory.py: T steps of the sequence, C steps of a chunk, R taps that a step leaves in a layer.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from rgen.batching import ROWS
-from rgen.fast.capture import Layer
+from rgen.fast.capture import Layer, Use
 from rgen.fast.memory import (
     Kernel,
     Memory,
@@ -29,14 +30,17 @@ from rgen.fast.memory import (
     scaled_input,
     stacked,
 )
-from rgen.fast.past import after, by_chunk, by_steps, folded, joined, over_chunks
+from rgen.fast.past import after, by_steps, folded, in_pieces, joined, nth, over_chunks
 from rgen.fast.plan import Plan
 from rgen.fast.rates import Factors
 from rgen.fast.step import Reads, Weights, split, step
 from rgen.sequence import Trace
 from rgen.unroll import Observer
 
-READ = {"forward": read, "row": read, "transposed": read_back}
+
+def read_of(use: Use) -> Callable:
+    """How a use reads a memory."""
+    return read_back if use.transposed else read
 
 
 class Chunk(NamedTuple):
@@ -48,36 +52,35 @@ class Chunk(NamedTuple):
     taps: dict[int, Taps]
 
 
-class Ahead(NamedTuple):
+class Foreseen(NamedTuple):
     """Of a foreseen layer, by steps: outputs [C, H, R, N] without what the chunk itself teaches, and a x_t . x_s [C, H, R, C R]."""
 
     out: jax.Array
     dots: jax.Array
 
 
-class Run(NamedTuple):
-    """What the inner loop over one sequence leaves: its chunks [chunks, ...], memories and carried weights after the last of them, the
-    Taps [T, H, R, .] of layers that do not learn, and the Trace [T]."""
+class Unrolled(NamedTuple):
+    """What the inner loop over one sequence leaves: its chunks [chunks, ...], memories and carried weights after the last of them, and the
+    Trace [T]."""
 
     chunks: Chunk
     memories: dict[int, Memory]
     carried: dict[int, jax.Array]
-    static: dict[int, Taps]
     trace: Trace
 
 
-def run(plan: Plan, weights: Weights, observer: Observer, inputs: dict[int, jax.Array], steps: Any) -> Run:
+def run(plan: Plan, weights: Weights, observer: Observer, inputs: dict[int, jax.Array], steps: Any) -> Unrolled:
     """The inner loop over one sequence of the plan's length; `inputs`: those that are foreseen, [T, H, R, M]."""
     memories = {leaf: Memory(weights.kernels[leaf], weights.factors[leaf]) for leaf in plan.learning}
     if plan.fold:
         memories = per_layer(folded, memories)
     start = memories, weights.carried, observer.start()
-    chunk = unless_ended(plan, observer, partial(run_chunk, plan, weights, observer))
-    (memories, carried, _), (chunks, rest) = over_chunks(plan, chunk, start, by_chunk(plan, (inputs, steps)))
-    return Run(chunks, memories, carried, *by_steps(rest))
+    chunk = unless_ended(observer, partial(run_chunk, plan, weights, observer))
+    (memories, carried, _), (chunks, trace) = over_chunks(plan, chunk, start, in_pieces(plan.chunks, (inputs, steps)))
+    return Unrolled(chunks, memories, carried, by_steps(trace))
 
 
-def unless_ended(plan: Plan, observer: Observer, chunk: Any) -> Any:
+def unless_ended(observer: Observer, chunk: Callable) -> Callable:
     """The function of a chunk, but one that finds all sequences of the micro-batch ended costs nothing."""
     end = observer.end
     if end is None:
@@ -85,12 +88,10 @@ def unless_ended(plan: Plan, observer: Observer, chunk: Any) -> Any:
 
     def checked(state, now):
         def skip(state):
-            memories, *rest = state
-            _, (left, (static, trace)) = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(chunk, state, now))
-            if not plan.fold:
-                whole = with_inputs(left.taps, now[0])
-                memories = per_layer(partial(after, plan), memories, whole)
-            return (memories, *rest), (left, (static, trace._replace(y=jnp.full_like(trace.y, end))))
+            # nothing reads any more what this chunk would leave, but that the sequences have ended
+            nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(chunk, state, now))
+            (memories, carried, _), (left, trace) = nothing
+            return (memories, carried, state[2]), (left, trace._replace(y=jnp.full_like(trace.y, end)))
 
         # not pmin, which jax.export cannot lower for a symbolic batch
         ended = jax.lax.all_gather(observer.ended(state[2]), ROWS).all()
@@ -100,7 +101,7 @@ def unless_ended(plan: Plan, observer: Observer, chunk: Any) -> Any:
 
 
 def run_chunk(plan: Plan, weights: Weights, observer: Observer, state: tuple, now: tuple[dict, Any]) -> tuple:
-    """One chunk of the inner loop: (state after it, (Chunk, (static taps, Trace))).
+    """One chunk of the inner loop: (state after it, (Chunk, Trace)).
 
     Args:
       state: memories, carried weights, what the observer remembers.
@@ -119,19 +120,18 @@ def run_chunk(plan: Plan, weights: Weights, observer: Observer, state: tuple, no
         outs = per_layer(split, plan.foreseen, per_layer(read_ahead, ahead, taps, weights.factors))
 
         def answer(layer, use, q):
-            return outs[layer.leaf][use] if q is None else READ[layer.uses[use].way](current[layer.leaf], q)
+            return outs[layer.leaf][use] if q is None else read_of(layer.uses[use])(current[layer.leaf], q)
 
         done = step(plan, answer, weights, carried, observer.x(seen, now), partial(observer, seen, now))
         taps = per_layer(partial(write, number), taps, done.taps, done.reads)
-        rest = {leaf: done.taps[leaf] for leaf in plan.static}, Trace(done.y, done.nats)
-        return (taps, done.carried, done.seen), (done.reads, carried, rest)
+        return (taps, done.carried, done.seen), (done.reads, carried, Trace(done.y, done.nats))
 
     empty = {leaf: empty_taps(layer, count, weights.kernels[leaf][0].dtype) for leaf, layer in plan.learning.items()}
     scanned = jnp.arange(count), ahead, steps
-    (taps, carried, seen), (reads, carried_before, rest) = jax.lax.scan(one, (empty, carried, seen), scanned)
+    (taps, carried, seen), (reads, carried_before, trace) = jax.lax.scan(one, (empty, carried, seen), scanned)
     whole = with_inputs(taps, inputs)
     memories = per_layer(partial(after, plan), memories, whole)
-    return (memories, carried, seen), (Chunk(reads, carried_before, taps), rest)
+    return (memories, carried, seen), (Chunk(reads, carried_before, taps), trace)
 
 
 def with_taps(memory: Memory, taps: Taps, mask: Any = None) -> Memory:
@@ -147,15 +147,15 @@ def with_inputs(taps: dict[int, Taps], inputs: dict[int, jax.Array]) -> dict[int
 # ---------------------------------------------------------------- foreseen layers
 
 
-def look_ahead(count: int, x_CxHxRxM: jax.Array, memory: Memory) -> Ahead:
+def look_ahead(count: int, x_CxHxRxM: jax.Array, memory: Memory) -> Foreseen:
     """For the inputs of a chunk of so many steps: large products, where the steps would have small ones."""
     assert memory.factors is not None
     x_HxSxM = by_tap(x_CxHxRxM)
     similar_HxSxS = dots(scaled_input(x_HxSxM, memory.factors), x_HxSxM, x_HxSxM.dtype)
-    return Ahead(by_step(count, read(memory, x_HxSxM)), by_step(count, similar_HxSxS))
+    return Foreseen(by_step(count, read(memory, x_HxSxM)), by_step(count, similar_HxSxS))
 
 
-def read_ahead(ahead: Ahead, taps: Taps, factors: Factors) -> jax.Array:
+def read_ahead(ahead: Foreseen, taps: Taps, factors: Factors) -> jax.Array:
     """A foreseen layer's output [H, R, N] at a step, with what the chunk has taught so far; g of later steps is zero."""
     return ahead.out - factors.column[:, None] * product(ahead.dots, taps.g)
 
@@ -170,15 +170,15 @@ def reread(plan: Plan, layer: Layer, kernel: Kernel, factors: Factors, x_TxHxRxM
     earlier_1xSxS = (step_S[:, None] > step_S[None]).astype(g_HxSxN.dtype)[None]
 
     def chunk(kernel, taps):
-        constant = Taps(jax.lax.stop_gradient(taps.x) if plan.first_order else taps.x, taps.g)
         memory = Memory(kernel, factors)
+        constant = Taps(jax.lax.stop_gradient(taps.x) if plan.loop.first_order else taps.x, taps.g)
         out_HxSxN = read(with_taps(memory, constant, earlier_1xSxS), taps.x)
         return after(plan, memory, constant).kernel, out_HxSxN
 
     taps = Taps(by_step(chunks, by_tap(x_TxHxRxM)), by_step(chunks, g_HxSxN))
     if plan.fold:
         return by_tap(jax.lax.scan(chunk, (stacked(kernel),), taps)[1])
-    return chunk(kernel, Taps(taps.x[0], taps.g[0]))[1]
+    return chunk(kernel, nth(taps, 0))[1]
 
 
 # ---------------------------------------------------------------- buffers

@@ -17,7 +17,7 @@ from flax import linen as nn
 
 from rgen.batching import each, over_sequences, pad_rows
 from rgen.fast import ranges
-from rgen.fast.network import Function, as_function, check_fast, check_weights, learning, overlaid, widest
+from rgen.fast.functions import Function, as_function, check_fast, check_weights, learning, overlaid, widest
 from rgen.fast.rates import expand_rates, init_rates
 from rgen.likelihood import PLAIN, Decoding, Likelihood
 from rgen.sequence import Array, Given, Reads, Sequence, Trace, check_keys, check_shapes, paid, with_outputs

@@ -5,16 +5,14 @@ With input x_t, output cotangent g_t (of the step's weighted nats) and the rank-
     W_t = W_0 - sum_{s<t} (a x_s)(b g_s)^T      so   q W_t   = q W_0   - b sum_{s<t} (a q . x_s) g_s     (read)
                                                      p W_t^T = p W_0^T - a sum_{s<t} (b p . g_s) x_s     (read_back)
 
-The pairs (x_s, g_s) are taps. A bias is the row of a further input that is always 1. Rows that are looked up in a table are given by
-their numbers, integers [H, R, 1]: their product is 1 where they are equal, and their rate is b alone. Each read is the transpose of the
-other, and JAX transposes it.
+The pairs (x_s, g_s) are taps. A bias is the row of a further input that is always 1. Rows of a table are given by their numbers,
+integers [H, R, 1]: their product is 1 where they are equal, and their rate is b alone.
 
 Axes in names: B sequences, H heads (which never meet), M inputs, N outputs, S taps, R rows that are read at once.
 """
 
 from collections.abc import Callable
-from functools import partial, reduce
-from itertools import accumulate
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -67,23 +65,22 @@ def read(memory: Memory, q_HxRxM: jax.Array) -> jax.Array:
     if memory.factors is None or not memory.taps:
         return out_HxRxN
     scaled_HxRxM = scaled_input(q_HxRxM, memory.factors)
+    masks = [None] * (len(memory.taps) - 1) + [memory.mask]
     change_HxRxN: Any = 0.0
-    for number, taps in enumerate(memory.taps, 1):
+    for taps, mask in zip(memory.taps, masks):
         dots_HxRxS = dots(scaled_HxRxM, taps.x, taps.g.dtype)
-        if memory.mask is not None and number == len(memory.taps):
-            dots_HxRxS = dots_HxRxS * memory.mask
-        change_HxRxN = change_HxRxN + product(dots_HxRxS, taps.g)
+        change_HxRxN = change_HxRxN + product(dots_HxRxS if mask is None else dots_HxRxS * mask, taps.g)
     return out_HxRxN - memory.factors.column[:, None] * change_HxRxN
 
 
 def read_back(memory: Memory, p_HxRxN: jax.Array) -> jax.Array:
     """p W_t^T [H, R, M]."""
     inputs = sum(block.shape[1] for block in memory.kernel)
-    return _transposed(read, memory, jnp.zeros((*p_HxRxN.shape[:2], inputs), p_HxRxN.dtype))(p_HxRxN)
+    return _transpose(read, memory, jnp.zeros((*p_HxRxN.shape[:2], inputs), p_HxRxN.dtype), p_HxRxN)
 
 
-def _transposed(function: Callable, memory: Memory, like: jax.Array) -> Callable:
-    return lambda h: jax.vjp(partial(function, memory), like)[1](h)[0]
+def _transpose(function: Callable, memory: Memory, like: jax.Array, h: Any) -> Any:
+    return jax.vjp(partial(function, memory), like)[1](h)[0]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -97,7 +94,7 @@ def _already_read(function: Callable, memory: Memory, v: jax.Array, value: jax.A
 
 _already_read.defvjp(
     lambda function, memory, v, value: (value, (memory, v)),
-    lambda function, residuals, h: (None, _transposed(function, *residuals)(h), h),
+    lambda function, residuals, h: (None, _transpose(function, residuals[0], residuals[1], h), h),
 )
 
 
@@ -155,8 +152,10 @@ def product_or_rows(q_HxRxM: jax.Array, kernel: Kernel) -> jax.Array:
     if is_lookup(q_HxRxM):
         (table,) = kernel
         return table[:, jnp.minimum(q_HxRxM[0, :, 0], table.shape[1] - 1)]
-    ends = list(accumulate(block.shape[1] for block in kernel))
-    return reduce(jnp.add, map(product, jnp.split(q_HxRxM, ends[:-1], axis=-1), kernel))
+    weight, *bias = kernel
+    inputs = weight.shape[1]
+    out = product(q_HxRxM[..., :inputs], weight)
+    return out + product(q_HxRxM[..., inputs:], bias[0]) if bias else out
 
 
 def stacked(kernel: Kernel) -> jax.Array:
@@ -188,18 +187,13 @@ def per_layer(function: Callable, first: dict[int, Any], *others: dict[int, Any]
     return {leaf: function(value, *(other[leaf] for other in others)) for leaf, value in first.items()}
 
 
-def over_batch(taps_BxHxSxK: jax.Array) -> jax.Array:
-    """[H, B S, K]: the taps of all sequences as those of one."""
-    return jnp.moveaxis(taps_BxHxSxK, 0, 1).reshape(taps_BxHxSxK.shape[1], -1, taps_BxHxSxK.shape[-1])
-
-
 def by_step(count: int, taps_HxSxK: jax.Array) -> jax.Array:
     """[count, H, S / count, K]: by steps, or by longer stretches of time."""
     return jnp.moveaxis(taps_HxSxK.reshape(taps_HxSxK.shape[0], count, -1, taps_HxSxK.shape[-1]), 1, 0)
 
 
 def by_tap(steps_TxHxRxK: jax.Array) -> jax.Array:
-    """The way back, [H, T R, K]."""
+    """The way back, [H, T R, K]; or [H, B S, K]: the taps of all sequences as those of one."""
     return jnp.moveaxis(steps_TxHxRxK, 0, 1).reshape(steps_TxHxRxK.shape[1], -1, steps_TxHxRxK.shape[-1])
 
 

@@ -1,7 +1,7 @@
 """What a layer's weights were before a chunk, what the steps after it owe them, and the loop over chunks.
 
-Taps of finished chunks are kept, and read again at every step; or, with `Plan.fold`, they are summed up into weights of the sequence's
-own, and taken out again on the way back. Then chunks are all alike, and one compiled body.
+Taps of finished chunks are kept, and read again at every step; or, with `Plan.fold`, they are summed up into weights of each sequence,
+and taken out again on the way back. Then one compiled body does for all chunks.
 """
 
 from collections.abc import Callable
@@ -24,9 +24,10 @@ def joined(memory: Memory) -> Memory:
 
 def folded(memory: Memory) -> Memory:
     """The same, with all taps in the kernel."""
-    taps = joined(memory).taps
     kernel = stacked(memory.kernel)
-    return Memory((kernel - change(memory, *taps) if taps else kernel,), memory.factors)
+    for taps in joined(memory).taps:
+        kernel = kernel - change(memory, taps)
+    return Memory((kernel,), memory.factors)
 
 
 def after(plan: Plan, memory: Memory, taps: Taps) -> Memory:
@@ -78,11 +79,11 @@ def nth(chunks: Any, number: int) -> Any:
     return jax.tree.map(lambda a: a[number], chunks)
 
 
-def by_chunk(plan: Plan, steps: Any) -> Any:
-    """Arrays [T, ...] to [chunks, C, ...]."""
-    return jax.tree.map(lambda a: a.reshape(plan.chunks, -1, *a.shape[1:]), steps)
+def in_pieces(count: int, steps: Any) -> Any:
+    """Arrays [T, ...] to [count, T / count, ...]."""
+    return jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:]), steps)
 
 
-def by_steps(chunks: Any) -> Any:
+def by_steps(pieces: Any) -> Any:
     """The way back."""
-    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), chunks)
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), pieces)

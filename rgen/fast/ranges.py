@@ -1,6 +1,7 @@
-"""Whether inputs and outputs are such as a loop can use, where that can be seen: in arrays that are not traced."""
+"""Whether inputs and outputs are in range, where that can be seen: in arrays that are not traced."""
 
-from functools import partial
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 
 from rgen.fast.capture import capture
-from rgen.fast.network import as_function
+from rgen.fast.functions import as_function
 from rgen.likelihood import Likelihood
 from rgen.sequence import Sequence, WithOutputs, paid
 
@@ -23,18 +24,18 @@ def check_inputs(network: Any, weights: Any, x: Any) -> None:
     """Raises ValueError if inputs x [B, T, ...] ask an embedding of theirs for a row that it does not have."""
     if not concrete(*jax.tree.leaves(x)):
         return
-    shapes, tree = _shapes(weights)
     batch = max(map(len, jax.tree.leaves(x)))
-    rows = jax.tree.map(lambda a: jnp.broadcast_to(a, (batch, *a.shape[1:])).reshape(-1, *a.shape[2:]), x)
+    places = jax.tree.map(lambda a: np.broadcast_to(a, (batch, *a.shape[1:])).reshape(-1, *a.shape[2:]), x)
+    count_of_places = batch * jax.tree.leaves(x)[0].shape[1]
+    asked, counts, _ = _look(network, weights, x)
     with jax.ensure_compile_time_eval():  # also while something else is traced
-        found = _rows_asked(network, tree, shapes, rows)
-    for index, count in jax.tree.map(np.asarray, found):
-        wrong = ((index < 0) | (index >= count)).reshape(len(index), -1).any(1)
-        if wrong.any():
-            row = jax.tree.map(lambda a: np.asarray(a)[wrong][0].tolist(), rows)
-            value = row.x if isinstance(row, WithOutputs) else row
+        found = [np.asarray(index).reshape(count_of_places, -1) for index in asked(places)]
+    for index, count in zip(found, counts):
+        beyond = (index < 0) | (index >= count)
+        if beyond.any():
+            inputs = places.x if isinstance(places, WithOutputs) else places
             raise ValueError(
-                f"An input is {value}, which asks an embedding of {count} rows for row {index[wrong].ravel()[0]}; "
+                f"An input is {inputs[beyond.any(1)][0].tolist()}, which asks an embedding of {count} rows for row {index[beyond][0]}; "
                 f"its rows are 0 to {count - 1}. Give inputs in that range, or a larger embedding."
             )
 
@@ -43,18 +44,20 @@ def check_outputs(network: Any, likelihood: Likelihood, weights: Any, seqs: Sequ
     """Raises ValueError if an output y [B, T] whose weight is not 0 is none of the K that the likelihood has."""
     if not concrete(seqs.y, seqs.weight):
         return
-    shapes, tree = _shapes(weights)
-    with jax.ensure_compile_time_eval():
-        count = int(_outputs(network, likelihood, tree, shapes, *_shapes(jax.tree.map(lambda a: a[0, 0], seqs.x))))
+    _, _, out = _look(network, weights, seqs.x)
+    try:
+        count = jax.eval_shape(likelihood.log_probs, paid(out)).shape[0]
+    except NotImplementedError:
+        return  # a likelihood that cannot be drawn from does not say
     y = np.asarray(seqs.y)
     wrong = ((y < 0) | (y >= count)) & (np.asarray(seqs.weight) != 0)
-    if count and wrong.any():
+    if wrong.any():
         raise ValueError(f"An output is {y[wrong][0]}; there are {count}, 0 to {count - 1}. Give a network with more logits, or weight 0.")
 
 
 def check_distinct(x: Any, weight: Any) -> None:
     """Raises ValueError if a number stands twice among inputs x [B, T] or [1, T], at steps whose weight [B, T] is not 0."""
-    if not hasattr(x, "ndim") or x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.integer) or not concrete(x, weight):
+    if isinstance(x, WithOutputs) or x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.integer) or not concrete(x, weight):
         return
     others = -1 - np.arange(x.shape[1])  # no row of an embedding has a negative number
     ordered = np.sort(np.where(np.asarray(weight) != 0, x, others), axis=1)
@@ -66,27 +69,21 @@ def check_distinct(x: Any, weight: Any) -> None:
         )
 
 
-def _shapes(weights: Any) -> tuple[tuple, Any]:
+def _look(network: Any, weights: Any, x: Any) -> tuple[Callable, list[int], Any]:
     leaves, tree = jax.tree.flatten(weights)
-    return tuple(jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)) for a in leaves), tree
+    shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)) for a in leaves)
+    inputs, of_inputs = jax.tree.flatten(jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[2:], jnp.result_type(a)), x))
+    return _look_at(network, tree, shapes, of_inputs, tuple(inputs))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _rows_asked(network: Any, tree: Any, shapes: tuple, x: Any) -> list[tuple[jax.Array, int]]:
-    """Of every embedding whose row number depends on the inputs [R, ...] alone: (row numbers [R, ...], how many rows it has)."""
-    weights = jax.tree.unflatten(tree, shapes)
-    program = capture(as_function(network).apply, weights, jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), x))
+@lru_cache
+def _look_at(network: Any, tree: Any, shapes: tuple, of_inputs: Any, inputs: tuple) -> tuple[Callable, list[int], Any]:
+    """(function of inputs [N, ...]: the row numbers [N, ...] in every embedding that depend on them alone; how many rows each of these has;
+    what the network returns, as shapes)."""
+    x = jax.tree.unflatten(of_inputs, inputs)
+    program = capture(as_function(network).apply, jax.tree.unflatten(tree, shapes), x)
     depends = program.depends()
     rows = [(var, count) for var, count in program.rows if depends(var) and depends(var) <= program.inputs]
-    asked = jax.vmap(lambda x: program.evaluate({}, x, [var for var, _ in rows], {}))(x)
-    return [(index, count) for index, (_, count) in zip(asked, rows)]
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
-def _outputs(network: Any, likelihood: Likelihood, tree: Any, shapes: tuple, inputs: tuple, of_input: Any) -> int:
-    """How many outputs there are; 0 if the likelihood, which cannot be drawn from, does not say."""
-    weights, x = jax.tree.unflatten(tree, shapes), jax.tree.unflatten(of_input, inputs)
-    try:
-        return jax.eval_shape(lambda weights, x: likelihood.log_probs(paid(as_function(network).apply(weights, x))), weights, x).shape[0]
-    except NotImplementedError:
-        return 0
+    asked = jax.jit(jax.vmap(lambda x: program.evaluate({}, x, [var for var, _ in rows], {})))
+    outs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in program.closed.out_avals]
+    return asked, [count for _, count in rows], jax.tree.unflatten(program.tree, outs)

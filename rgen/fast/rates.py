@@ -2,21 +2,19 @@
 
 Learned rates are stored as logarithms, so they are positive whatever the outer optimizer does. Three kinds:
 
-  fixed      one number for everything, as in the original program; never learned.
-  per-array  one learned rate for each parameter array.
-  rank-one   for a Dense layer, a dict of a kernel [..., m, n] and perhaps a bias [..., n]: rate[i, o] = row[i] * column[o]; its bias is the
-             weight of a constant input and has a row of its own. All other arrays have one rate each.
+  fixed      one number for everything, as in the original program; never learned
+  per-array  one learned rate for each parameter array
+  rank-one   for a Dense layer, rate[i, o] = row[i] * column[o], where the bias has a row of its own; one rate for each other array
 """
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from rgen.choices import RATE_KINDS
-from rgen.fast.network import widest
+from rgen.fast.functions import widest
 
 
 class Factors(NamedTuple):
@@ -49,41 +47,27 @@ def init_rates(kind: str, weights: Any, rate: float) -> Any:
     log = jnp.log(jnp.asarray(rate, dtype))
     if kind == "fixed":
         return {"fixed": jnp.asarray(rate, dtype)}
-    if kind == "per-array":
-        return jax.tree.map(lambda _: log, weights)
 
-    def layer(dense: dict) -> dict:
-        *heads, inputs, outputs = dense["kernel"].shape
+    def of(node: Any) -> Any:
+        if kind == "per-array" or not is_dense(node):
+            return jax.tree.map(lambda _: log, node)
+        *heads, inputs, outputs = node["kernel"].shape
         factors = {"row": jnp.full((*heads, inputs), log), "column": jnp.zeros((*heads, outputs), dtype)}
-        return factors | ({"constant": jnp.full(tuple(heads), log)} if "bias" in dense else {})
+        return factors | ({"constant": jnp.full(tuple(heads), log)} if "bias" in node else {})
 
-    return _map_layers(layer, lambda _: log, weights)
+    return jax.tree.map(of, weights, is_leaf=is_dense)
 
 
 def expand_rates(kind: str, rates: Any, weights: Any) -> Any:
     """The rate of every weight: a tree like `weights`, whose leaves broadcast against its arrays."""
-    if kind == "fixed":
-        fixed = jax.lax.stop_gradient(rates["fixed"])
-        return jax.tree.map(lambda _: fixed, weights)
-    if kind == "per-array":
-        return jax.tree.map(jnp.exp, rates)
 
-    def layer(dense: dict, factors: dict) -> dict:
-        row, column = jnp.exp(factors["row"]), jnp.exp(factors["column"])
-        kernel = {"kernel": row[..., :, None] * column[..., None, :]}
-        return kernel | ({"bias": jnp.exp(factors["constant"])[..., None] * column} if "bias" in dense else {})
+    def product(row: jax.Array, column: jax.Array) -> jax.Array:
+        if not column.ndim:
+            return row
+        return row[..., None] * (column[..., None, :] if row.ndim == column.ndim else column)
 
-    return _map_layers(layer, lambda _, log: jnp.exp(log), weights, rates)
-
-
-def dense_layers(kind: str, weights: Any) -> dict[int, int]:
-    """Where rates are rank-one: number of a leaf of `weights` -> number of the Dense layer that it belongs to."""
-    found, leaf = {}, 0
-    for number, node in enumerate(jax.tree.leaves(weights, is_leaf=is_dense) if kind == "rank-one" else []):
-        count = len(jax.tree.leaves(node))
-        found |= {leaf + i: number for i in range(count)} if is_dense(node) else {}
-        leaf += count
-    return found
+    products = [product(*parts) for parts in split_rates(kind, rates, weights)]
+    return jax.tree.unflatten(jax.tree.structure(weights), products)
 
 
 def split_rates(kind: str, rates: Any, weights: Any) -> list[tuple[jax.Array, jax.Array]]:
@@ -92,16 +76,29 @@ def split_rates(kind: str, rates: Any, weights: Any) -> list[tuple[jax.Array, ja
     Of a Dense layer whose rates are rank-one: rows [..., m] of the kernel or [...] of the bias, and columns [..., n]. Of all others: one
     number, and 1.
     """
-    if kind != "rank-one":
-        return [(rate, jnp.ones_like(rate)) for rate in jax.tree.leaves(expand_rates(kind, rates, weights))]
+    if kind == "fixed":
+        fixed = jax.lax.stop_gradient(rates["fixed"])
+        return [(fixed, jnp.ones_like(fixed)) for _ in jax.tree.leaves(weights)]
     found: list[tuple[jax.Array, jax.Array]] = []
 
-    def layer(dense: dict, factors: dict) -> None:
-        rows = {"kernel": factors["row"], "bias": factors.get("constant")}
-        found.extend((jnp.exp(rows[name]), jnp.exp(factors["column"])) for name in sorted(dense))
+    def split(node: Any, logs: Any) -> None:
+        if kind == "rank-one" and is_dense(node):
+            rows = {"kernel": logs["row"], "bias": logs.get("constant")}
+            found.extend((jnp.exp(rows[name]), jnp.exp(logs["column"])) for name in sorted(node))
+        else:
+            found.extend((jnp.exp(log), jnp.ones_like(log)) for log in jax.tree.leaves(logs))
 
-    _map_layers(layer, lambda _, log: found.append((jnp.exp(log), jnp.ones_like(log))), weights, rates)
+    jax.tree.map(split, weights, rates, is_leaf=is_dense)
     return found
+
+
+def dense_layers(kind: str, weights: Any) -> dict[int, int]:
+    """Where rates are rank-one: number of a leaf of `weights` -> number of the Dense layer that it belongs to."""
+    if kind != "rank-one":
+        return {}
+    nodes = jax.tree.leaves(weights, is_leaf=is_dense)
+    owners = [number if is_dense(node) else None for number, node in enumerate(nodes) for _ in jax.tree.leaves(node)]
+    return {leaf: number for leaf, number in enumerate(owners) if number is not None}
 
 
 def is_dense(node: Any) -> bool:
@@ -112,12 +109,3 @@ def is_dense(node: Any) -> bool:
     if not all(leaf is None or (hasattr(leaf, "shape") and hasattr(leaf, "dtype")) for leaf in (kernel, bias)):
         return False  # arrays in boxes
     return kernel.ndim >= 2 and (bias is None or bias.shape == kernel.shape[:-2] + kernel.shape[-1:])
-
-
-def _map_layers(layer: Callable, leaf: Callable, weights: Any, *rest: Any) -> Any:
-    """tree.map, except that a Dense layer is one node."""
-
-    def one(node, *more):
-        return layer(node, *more) if is_dense(node) else leaf(node, *more)
-
-    return jax.tree.map(one, weights, *rest, is_leaf=is_dense)

@@ -4,6 +4,7 @@ Axes in names: those of memory.py, and R rows of one use of a layer.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from rgen.fast.capture import Layer, Use
 from rgen.fast.loop import descend
 from rgen.fast.memory import Kernel, Taps
-from rgen.fast.plan import Plan
+from rgen.fast.plan import LEARNED, Plan
 from rgen.fast.rates import Factors
 from rgen.sequence import paid
 from rgen.unroll import Observe, pay, scaled
@@ -65,46 +66,46 @@ Answer = Callable[[Layer, int, Any], jax.Array]
 
 
 def step(plan: Plan, answer: Answer, weights: Weights, carried: dict, x: Any, observe: Observe) -> Stepped:
-    """Nudges, which are zero, are added to what enters and leaves the layers that are taken over: the gradients by them are the
-    cotangents there, which the taps are made of."""
-    into = {layer.leaf: _nudges(layer, weights, entering=True) for layer in plan.layers if layer.varies}
-    out_of = {layer.leaf: _nudges(layer, weights, entering=False) for layer in plan.layers}
+    """Predicts, pays and learns. Zeros are added to what enters and leaves the layers that are taken over: the gradients by them are the
+    cotangents of which taps are made."""
+    types = {leaf: kernel[0].dtype for leaf, kernel in weights.kernels.items()}
+    into = {layer.leaf: _zeros(layer, types, entering=True) for layer in plan.layers if layer.varies}
+    out_of = {layer.leaf: _zeros(layer, types, entering=False) for layer in plan.layers}
 
     def predict(into, out_of, carried):
-        met = {layer.leaf: _unread(layer, into.get(layer.leaf), out_of[layer.leaf]) for layer in plan.layers}
+        met = {layer.leaf: _unmet(layer, into.get(layer.leaf), out_of[layer.leaf]) for layer in plan.layers}
 
-        def respond(layer, use, operand):
-            rows = None
-            if operand is not None:
-                rows = enter(layer, layer.uses[use], operand, weights.kernels[layer.leaf][0].dtype)
-                rows = rows if layer.embed else rows + into[layer.leaf][use]
-            out = answer(layer, use, rows)
-            met[layer.leaf][use] = rows, out
-            return leave(layer, layer.uses[use], operand, out + out_of[layer.leaf][use])
+        def respond(layer, number, operand: Any = None):
+            use, rows = layer.uses[number], None
+            if not layer.foreseen:
+                rows = enter(layer, use, operand, types[layer.leaf])
+                rows = rows if layer.embed else rows + into[layer.leaf][number]
+            out = answer(layer, number, rows)
+            met[layer.leaf][number] = rows, out
+            return leave(layer, use, operand, out + out_of[layer.leaf][number])
 
-        return evaluate(plan, respond, {**weights.fixed, **carried}, x), met
+        answers, given = {}, {}
+        for layer in plan.layers:
+            for number, use in enumerate(layer.uses):
+                if layer.foreseen:
+                    given[use.result] = respond(layer, number)
+                else:
+                    answers[use] = partial(respond, layer, number)
+        program, leaves = plan.program, {**weights.fixed, **carried}
+        returned = program.closed.jaxpr.outvars
+        if plan.late:
+            return program.evaluate(leaves, x, [returned[LEARNED]], answers, given)[0], met
+        return jax.tree.unflatten(program.tree, program.evaluate(leaves, x, returned, answers, given)), met
 
     out, pull, met = jax.vjp(predict, into, out_of, carried, has_aux=True)
     seen, y, weight = observe(paid(out))
-    nll, lesson = pay(plan.likelihood, out, y)
+    nll, lesson = pay(plan.loop.likelihood, out, y)
     backs, gs, gradient = pull(scaled(weight, lesson))
     taps = {layer.leaf: _taps(layer, met[layer.leaf], gs[layer.leaf]) for layer in plan.layers}
     reads = {leaf: Reads(tuple(out for _, out in m), backs.get(leaf, (None,) * len(m))) for leaf, m in met.items()}
-    if plan.first_order:
+    if plan.loop.first_order:
         taps, gradient = jax.lax.stop_gradient((taps, gradient))
     return Stepped(descend(carried, weights.rates, gradient), taps, reads, seen, y, weight * nll)
-
-
-def evaluate(plan: Plan, respond: Callable, leaves: dict[int, jax.Array], x: Any) -> Any:
-    """What the inner loop needs of the network's output; `respond(layer, use, operand)` gives the result of a layer's use."""
-    answers = {}
-    for layer in plan.layers:
-        for number, use in enumerate(layer.uses):
-            answers[use] = lambda operand, layer=layer, number=number: respond(layer, number, operand)
-    blind = {use for layer in plan.foreseen.values() for use in layer.uses}
-    late = [use.result for use in blind] if plan.late else []  # what is paid needs them, if the inner loop does not
-    results = plan.program.evaluate(leaves, x, [*plan.outputs, *late], answers, blind)
-    return results[0] if plan.late else plan.program.outputs(results)
 
 
 def enter(layer: Layer, use: Use, operand: jax.Array, dtype: Any) -> jax.Array:
@@ -112,7 +113,7 @@ def enter(layer: Layer, use: Use, operand: jax.Array, dtype: Any) -> jax.Array:
     rows = use.form.into_rows(operand)
     if layer.embed:
         return rows
-    if use.way == "row":
+    if use.lookup:
         return jax.nn.one_hot(rows[..., 0], layer.inputs, dtype=dtype)
     rows = rows.astype(dtype)
     return rows if layer.bias is None else jnp.concatenate([rows, jnp.ones((*rows.shape[:-1], 1), dtype)], -1)
@@ -120,21 +121,18 @@ def enter(layer: Layer, use: Use, operand: jax.Array, dtype: Any) -> jax.Array:
 
 def leave(layer: Layer, use: Use, operand: Any, rows_HxRxN: jax.Array) -> jax.Array:
     """The result of a use: of rows that a table does not have, NaN, as JAX gives."""
-    if use.way == "row":
+    if use.lookup:
         rows_HxRxN = jnp.where(use.form.into_rows(operand) >= layer.inputs, jnp.nan, rows_HxRxN)
     return use.form.from_rows(rows_HxRxN).astype(use.result.aval.dtype)
 
 
-def _nudges(layer: Layer, weights: Weights, entering: bool) -> tuple[jax.Array, ...]:
-    """Zeros like what enters or leaves each use of a layer."""
-    found = []
-    for use in layer.uses:
-        width = layer.width if entering != (use.way == "transposed") else layer.outputs
-        found.append(jnp.zeros((layer.heads, use.form.rows, width), weights.kernels[layer.leaf][0].dtype))
-    return tuple(found)
+def _zeros(layer: Layer, types: dict[int, Any], entering: bool) -> tuple[jax.Array, ...]:
+    """Like what enters or leaves each use of a layer."""
+    widths = [layer.width if entering != use.transposed else layer.outputs for use in layer.uses]
+    return tuple(jnp.zeros((layer.heads, use.form.rows, n), types[layer.leaf]) for use, n in zip(layer.uses, widths))
 
 
-def _unread(layer: Layer, into: Any, out_of: tuple[jax.Array, ...]) -> list[tuple[Any, jax.Array]]:
+def _unmet(layer: Layer, into: Any, out_of: tuple[jax.Array, ...]) -> list[tuple[Any, jax.Array]]:
     """(operand, result) of every use as if it were not there: nothing may need what it gives."""
     nowhere = jnp.full((1, layer.taps, 1), layer.inputs, jnp.int32)
     return list(zip(split(layer, nowhere) if layer.embed else into or [None] * len(out_of), out_of))
@@ -142,7 +140,7 @@ def _unread(layer: Layer, into: Any, out_of: tuple[jax.Array, ...]) -> list[tupl
 
 def _taps(layer: Layer, met: list, gs: tuple[jax.Array, ...]) -> Taps:
     """x and g of all uses of a layer, one after the other; where W is used transposed, their roles are exchanged."""
-    sides = [(g, rows) if use.way == "transposed" else (rows, g) for use, (rows, _), g in zip(layer.uses, met, gs)]
+    sides = [(g, rows) if use.transposed else (rows, g) for use, (rows, _), g in zip(layer.uses, met, gs)]
     xs, gs = zip(*sides)
     return Taps(None if layer.foreseen else jnp.concatenate(xs, 1), jnp.concatenate(gs, 1))
 

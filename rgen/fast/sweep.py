@@ -5,13 +5,13 @@ forward and g_t W_t^T backward; if the cotangents of these reads are h_t and r_t
 
     L_t = L_{t+1} + x_t h_t^T + r_t g_t^T.
 
-So L is a list of pairs beside the taps and is never formed (`memory.Pairs`). And since W_{t+1} = W_t - (a x_t)(b g_t)^T, what later
-steps owe the tap is
+So L is never formed: it is a list of pairs (h, r) beside the taps. And since W_{t+1} = W_t - (a x_t)(b g_t)^T, what later steps owe the
+tap is
 
     by a x_t:  -L_{t+1} (b g_t)        by b g_t:  -(a x_t) L_{t+1}
 
-With these, what they owe the carried weights, and the cotangent of its nats, one vjp of step t gives h_t, r_t and what it owes in turn.
-What was read is known from the forward run, so the step is replayed without reading (`memory.recall`).
+With these, what later steps owe the carried weights, and the cotangent of its nats, one vjp of step t gives h_t, r_t and what it owes in
+turn. What was read is known from the forward run, so the step is replayed without reading (`memory.recall`).
 
 Axes in names: those of memory.py and forward.py; P steps of a part.
 """
@@ -24,9 +24,9 @@ import jax
 import jax.numpy as jnp
 
 from rgen.fast.capture import Layer
-from rgen.fast.forward import READ, Chunk, with_inputs, with_taps, write
+from rgen.fast.forward import Chunk, read_of, with_inputs, with_taps, write
 from rgen.fast.memory import Memory, Pairs, Taps, by_step, by_tap, dots, owed, per_layer, recall, row_products, scaled, stacked
-from rgen.fast.past import Later, before, by_chunk, by_steps, joined, nth, over_chunks
+from rgen.fast.past import Later, before, by_steps, in_pieces, joined, nth, over_chunks
 from rgen.fast.plan import Plan
 from rgen.fast.rates import Factors
 from rgen.fast.step import Reads, Weights, step
@@ -93,14 +93,13 @@ def sweep(plan: Plan, weights: Weights, inputs: dict, left: tuple[Chunk, dict], 
         all_steps = Now(jnp.arange(len(steps.weight)), steps, ct, chunk.reads, chunk.carried)
         pairs, found, sums = ChunkSweep(plan, weights, per_layer(joined, memories), taps, later).run(all_steps, sums)
         later = per_layer(Later.before, later, plan.learning, taps, pairs)
-        return (memories, later, sums), (found, {leaf: pairs[leaf] for leaf in kept})
+        return (memories, later, sums), (found, {} if plan.fold else {leaf: pairs[leaf] for leaf in own})
 
-    own_inputs = plan.learning.keys() - inputs.keys()
-    kept = set() if plan.fold else own_inputs
-    scanned = chunks, *by_chunk(plan, (steps, ct, inputs))
+    own = plan.learning.keys() - inputs.keys()
+    scanned = chunks, *in_pieces(plan.chunks, (steps, ct, inputs))
     (_, later, sums), (found, pairs) = over_chunks(plan, chunk, (memories, later, sums), scanned, reverse=True)
     foreseen, static = by_steps(found)
-    return Swept({leaf: later[leaf].matrix for leaf in own_inputs} if plan.fold else pairs, foreseen, static, sums)
+    return Swept({leaf: later[leaf].matrix for leaf in own} if plan.fold else pairs, foreseen, static, sums)
 
 
 def _at_end(plan: Plan, weights: Weights, leaf: int, last: dict[int, jax.Array], chunks: Chunk) -> Memory:
@@ -112,7 +111,7 @@ def _at_end(plan: Plan, weights: Weights, leaf: int, last: dict[int, jax.Array],
 
 @dataclass(frozen=True)
 class ChunkSweep:
-    """The sweep over one chunk, which is cut into parts: products with what is owed by later parts are matrix products.
+    """The sweep over one chunk, cut into parts: what later parts owe is computed for all steps of a part at once.
 
     Attributes:
       memories: before the chunk; taps: of the chunk; later: what is owed by the chunks after it. By number of a leaf.
@@ -127,7 +126,6 @@ class ChunkSweep:
     def run(self, steps: Now, sums: Weights) -> tuple[dict[int, Pairs], tuple[dict, dict], Weights]:
         """(the pairs of the layers that learn; h of the foreseen and (Taps, Pairs) of the static layers, [C, ...]; sums)."""
         parts = len(steps.number) // self.plan.part
-        taps = {leaf: jax.tree.map(partial(by_step, parts), taps) for leaf, taps in self.taps.items()}
 
         def part(carry, now):
             pairs, sums = carry
@@ -135,7 +133,7 @@ class ChunkSweep:
             new, found, sums = self.part(taps, pairs, steps, sums)
             return (jax.tree.map(partial(_put, number), pairs, new), sums), found
 
-        scanned = jnp.arange(parts), taps, jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), steps)
+        scanned = jnp.arange(parts), jax.tree.map(partial(by_step, parts), self.taps), in_pieces(parts, steps)
         (pairs, sums), found = jax.lax.scan(part, (self.no_pairs(self.taps), sums), scanned, reverse=True)
         return pairs, by_steps(found), sums
 
@@ -154,7 +152,7 @@ class ChunkSweep:
 
         scanned = jnp.arange(count), steps, ahead
         (pairs, sums), (found, to_taps) = jax.lax.scan(one, (self.no_pairs(taps), sums), scanned, reverse=True)
-        if self.plan.learned_rates:
+        if self.plan.loop.rate_kind != "fixed":
             more = per_layer(rate_gradient, layers, taps, to_taps, self.weights.factors)
             sums = sums._replace(factors=jax.tree.map(jnp.add, sums.factors, more))
         return pairs, found, sums
@@ -182,7 +180,7 @@ class ChunkSweep:
         def replay(reads, carried, fixed, rates):
             def answer(layer, use, q) -> Any:
                 out, back = reads[layer.leaf].out[use], reads[layer.leaf].back[use]
-                return recall(READ[layer.uses[use].way], memories[layer.leaf], q, out, back) if layer.varies else out
+                return recall(read_of(layer.uses[use]), memories[layer.leaf], q, out, back) if layer.varies else out
 
             replayed = weights._replace(fixed=fixed, rates=rates)
             done = step(plan, answer, replayed, carried, now.seq.x, partial(Scoring(), (), now.seq))
@@ -201,7 +199,7 @@ class ChunkSweep:
         foreseen = {leaf: pairs[leaf].h for leaf in plan.foreseen}
         static = {leaf: (Taps(x[leaf], taps[leaf].g), pairs[leaf]) for leaf in plan.static}
         sums = sums._replace(carried=carried, fixed=jax.tree.map(jnp.add, sums.fixed, fixed))
-        if plan.learned_rates:
+        if plan.loop.rate_kind != "fixed":
             sums = sums._replace(rates=jax.tree.map(jnp.add, sums.rates, rates))
         return {leaf: pairs[leaf] for leaf in plan.learning}, (foreseen, static), sums
 
@@ -224,19 +222,16 @@ def pairs_of(layer: Layer, reads: Reads) -> Pairs:
     """h and r from the cotangents of what was read: where W is used transposed, their roles are exchanged."""
     if not layer.varies:
         return Pairs(jnp.concatenate(reads.out, 1), None)
-    ways = zip(layer.uses, reads.out, reads.back)
-    both = [(back, out) if use.way == "transposed" else (out, back) for use, out, back in ways]
-    return Pairs(*(jnp.concatenate(side, 1) for side in zip(*both)))
+    sides = [(back, out) if use.transposed else (out, back) for use, out, back in zip(layer.uses, reads.out, reads.back)]
+    return Pairs(*(jnp.concatenate(side, 1) for side in zip(*sides)))
 
 
 def rate_gradient(layer: Layer, taps: Taps, to_taps: Taps, factors: Factors) -> Factors:
     """The derivative by the rates of a part's scaled taps (a x_t, b g_t); of foreseen layers, `forward.reread` gives it."""
     if layer.foreseen:
         return jax.tree.map(jnp.zeros_like, factors)
-    to_taps = jax.tree.map(by_tap, to_taps)
-    if layer.embed:
-        to_taps = Taps(jnp.zeros(taps.x.shape, jax.dtypes.float0), to_taps.g)
-    return jax.vjp(lambda factors: scaled(taps, factors), factors)[1](to_taps)[0]
+    taps = taps if layer.varies else Taps(None, taps.g)
+    return jax.vjp(lambda factors: scaled(taps, factors), factors)[1](jax.tree.map(by_tap, to_taps))[0]
 
 
 def _put(part: jax.Array, buffer: jax.Array, rows: jax.Array) -> jax.Array:

@@ -1,6 +1,6 @@
-"""Weights as a jaxpr rearranges them, and the ways to use them that are understood, each as rows that meet a kernel [H, m, n].
+"""Weights as a jaxpr rearranges them, and the uses of them that are understood, each as rows that meet a kernel [H, m, n].
 
-Axes of size 1 carry nothing and are left out everywhere.
+Axes of size 1 are left out everywhere; among the dimensions of a view they are -1.
 """
 
 import math
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import primitives
 from jax.lax import GatherScatterMode
 
@@ -34,37 +35,35 @@ TRANSPOSE, SQUEEZE, BROADCAST, RESHAPE, CONVERT, COPY, PRODUCT, GATHER, SLICE = 
 
 
 class View(NamedTuple):
-    """A leaf of the parameters, perhaps transposed or reshaped.
+    """A leaf of the parameters with its axes in any order.
 
     Attributes:
-      leaf: its number; sizes: of its axes.
-      dims: for each dimension, the leaf's axes that it holds; none if it has size 1 or repeats.
+      leaf: its number.
+      dims: the leaf's axis that each dimension holds; -1 if that has size 1, or repeats the rest.
       shape: of the view.
-      exact: whether its type is the leaf's own; in another, what SGD adds up would be rounded otherwise.
     """
 
     leaf: int
-    sizes: tuple[int, ...]
-    dims: tuple[Axes, ...]
+    dims: Axes
     shape: tuple[int, ...]
-    exact: bool = True
 
     @classmethod
-    def of(cls, leaf: int, aval: Any) -> "View":
-        return cls(leaf, aval.shape, tuple((k,) if size > 1 else () for k, size in enumerate(aval.shape)), aval.shape)
+    def of(cls, leaf: int, shape: tuple[int, ...]) -> "View":
+        return cls(leaf, tuple(axis if size > 1 else -1 for axis, size in enumerate(shape)), shape)
 
     @property
     def repeats(self) -> bool:
-        return any(size > 1 and not axes for axes, size in zip(self.dims, self.shape))
+        return any(axis < 0 and size > 1 for axis, size in zip(self.dims, self.shape))
 
 
 class Contraction(NamedTuple):
-    """How a dot_general is rows [H, r, m] times a kernel: the other operand is transposed by `enter` and reshaped; rows [H, r, n] are
-    reshaped to `split` and transposed by `leave`.
+    """A dot_general as rows [H, r, m] times a kernel.
 
     Attributes:
       axes: the leaf's axes that are H, m and n here; rows: r.
-      labels: for each dimension of the result, the leaf's axes that it holds.
+      enter, shape: the other operand is transposed and reshaped so, to rows [H, r, m].
+      split, leave: rows [H, r, n] are reshaped and transposed so, to the result.
+      columns: dimensions of the result that are H and n.
     """
 
     axes: tuple[Axes, Axes, Axes]
@@ -73,7 +72,7 @@ class Contraction(NamedTuple):
     shape: tuple[int, int, int]
     split: tuple[int, ...]
     leave: Axes
-    labels: tuple[Axes, ...]
+    columns: Axes
 
     def into_rows(self, value: jax.Array) -> jax.Array:
         return jnp.transpose(value, self.enter).reshape(self.shape)
@@ -81,165 +80,114 @@ class Contraction(NamedTuple):
     def from_rows(self, rows: jax.Array) -> jax.Array:
         return jnp.transpose(rows.reshape(self.split), self.leave)
 
+    def transposed(self, order: Axes) -> "Contraction":
+        """The same with a transposed result."""
+        return self._replace(leave=tuple(self.leave[k] for k in order), columns=tuple(order.index(n) for n in self.columns))
+
 
 class Lookup(NamedTuple):
-    """How rows of a table are looked up: row numbers [1, r, 1]; rows [1, r, n] are reshaped to `split`, transposed by `leave` and
-    reshaped to `out`.
+    """How rows of a table are looked up, by numbers [1, r, 1]; rows [1, r, n] are reshaped to the result.
 
     Attributes:
-      axes: as of a `Contraction`; table: how many rows it has.
-      start: which of the start indices says the row; -1 if they are one array.
-      mode: "fill" (beyond the table NaN is read) or "clip" (its nearest row); None if it is not understood.
+      axes, rows: as of a `Contraction`.
+      table: how many rows it has.
+      clips: whether numbers beyond the table mean its nearest row; else NaN is read.
+      result: shape of the result.
     """
 
     axes: tuple[Axes, Axes, Axes]
     rows: int
     table: int
-    start: int
-    split: tuple[int, ...]
-    leave: Axes
-    out: tuple[int, ...]
-    mode: str | None
-
-    @property
-    def unasked(self) -> bool:
-        """Whether what happens beyond the table is JAX's choice, not that of the network's author: `table[i]`, a dynamic_slice, clips."""
-        return self.mode == "fill" or self.start >= 0
+    clips: bool
+    result: tuple[int, ...]
 
     def into_rows(self, value: jax.Array) -> jax.Array:
-        """Row numbers; `table` beyond the table, if that is not its nearest row."""
+        """Row numbers; `table` beyond the table, unless its nearest row is meant."""
         index = value.reshape(1, self.rows, 1).astype(jnp.int32)
-        if self.mode == "clip":
+        if self.clips:
             return jnp.clip(index, 0, self.table - 1)
         return jnp.where((index >= 0) & (index < self.table), index, self.table)
 
     def from_rows(self, rows: jax.Array) -> jax.Array:
-        return jnp.transpose(rows.reshape(self.split), self.leave).reshape(self.out)
+        return rows.reshape(self.result)
 
 
 def view_of(eqn: Any, view: View) -> View | None:
     """What an equation makes of a view, if that is a view."""
     kind, params, shape = eqn.primitive, eqn.params, eqn.outvars[0].aval.shape
+    wide = [axis for axis, size in zip(view.dims, view.shape) if size > 1]
     if kind is TRANSPOSE:
         return view._replace(dims=tuple(view.dims[k] for k in params["permutation"]), shape=shape)
-    if kind is SQUEEZE:
-        kept = [k for k in range(len(view.dims)) if k not in params["dimensions"]]
-        return view._replace(dims=tuple(view.dims[k] for k in kept), shape=shape)
     if kind is BROADCAST and len(eqn.invars) == 1:
-        source = {new: old for old, new in enumerate(params["broadcast_dimensions"])}
-        return view._replace(dims=tuple(view.dims[source[k]] if k in source else () for k in range(len(shape))), shape=shape)
-    if kind is RESHAPE and params["dimensions"] is None and not view.repeats:
-        dims = _regrouped(view, shape)
-        return None if dims is None else view._replace(dims=dims, shape=shape)
-    if kind is CONVERT:
-        return view._replace(exact=view.exact and eqn.invars[0].aval.dtype == params["new_dtype"])
-    return view if kind is COPY else None
-
-
-def _regrouped(view: View, shape: tuple[int, ...]) -> tuple[Axes, ...] | None:
-    axes = [axis for group in view.dims for axis in group]
-    dims = []
-    for size in shape:
-        group: Axes = ()
-        while axes and math.prod(view.sizes[a] for a in group) < size:
-            group += (axes.pop(0),)
-        if math.prod(view.sizes[a] for a in group) != size:
+        source = dict(zip(params["broadcast_dimensions"], view.dims))
+        return view._replace(dims=tuple(source.get(k, -1) for k in range(len(shape))), shape=shape)
+    if kind is SQUEEZE or (kind is RESHAPE and params["dimensions"] is None):
+        if [size for size in shape if size > 1] != [size for size in view.shape if size > 1]:
             return None
-        dims.append(group)
-    return tuple(dims)
+        axes = iter(wide)
+        return view._replace(dims=tuple(next(axes) if size > 1 else -1 for size in shape), shape=shape)
+    return view if kind in (CONVERT, COPY) else None
 
 
 def contraction(eqn: Any, place: int, view: View) -> Contraction | None:
     """A dot_general whose operand number `place` is the view, computed in single or double precision as JAX does by default."""
-    if eqn.primitive is not PRODUCT or view.repeats or not _default_precision(eqn):
+    if eqn.primitive is not PRODUCT or view.repeats or eqn.params["precision"] != _default_precision():
         return None
     result, other = eqn.outvars[0].aval, eqn.invars[1 - place].aval
-    if result.dtype not in (jnp.float32, jnp.float64) or result.dtype != other.dtype or result.dtype != eqn.invars[place].aval.dtype:
+    if result.dtype not in (jnp.float32, jnp.float64) or {other.dtype, eqn.invars[place].aval.dtype} != {result.dtype}:
         return None
     sums, batches = eqn.params["dimension_numbers"]
-    summed = sorted(zip((view.dims[k] for k in sums[place]), sums[1 - place]))
-    heads = sorted((view.dims[k], j, n) for n, (k, j) in enumerate(zip(batches[place], batches[1 - place])))
     free = [k for k in range(len(view.dims)) if k not in (*sums[place], *batches[place])]
     outer = [k for k in range(len(other.shape)) if k not in (*sums[1 - place], *batches[1 - place])]
-    groups = [g for g, *_ in heads], [g for g, _ in summed], sorted(view.dims[k] for k in free)
-    axes = _joined(groups[0]), _joined(groups[1]), _joined(groups[2])
     # dimensions of the result: those of batches, then those of the left and of the right operand
-    first = len(heads)
-    place_of = {k: first + i + (len(outer) if place else 0) for i, k in enumerate(free)}
-    outer_of = [first + i + (0 if place else len(free)) for i in range(len(outer))]
-    order = [*(n for *_, n in heads), *outer_of, *(place_of[k] for k in sorted(free, key=view.dims.__getitem__))]
+    count = len(batches[place])
+    at_free, at_outer = (count + len(outer), count) if place else (count, count + len(free))
+    heads = sorted((view.dims[k], j, n) for n, (k, j) in enumerate(zip(batches[place], batches[1 - place])))
+    inputs = sorted((view.dims[k], j) for k, j in zip(sums[place], sums[1 - place]))
+    outputs = sorted((view.dims[k], at_free + i) for i, k in enumerate(free))
+    of_heads, of_outputs = [n for *_, n in heads], [n for _, n in outputs]
+    order = [*of_heads, *range(at_outer, at_outer + len(outer)), *of_outputs]
+    enter = (*(j for _, j, _ in heads), *outer, *(j for _, j in inputs))
     rows = math.prod(other.shape[k] for k in outer)
     return Contraction(
-        axes,
-        rows,
-        (*(j for _, j, _ in heads), *outer, *(j for _, j in summed)),
-        (math.prod(other.shape[j] for _, j, _ in heads), rows, math.prod(other.shape[j] for _, j in summed)),
-        tuple(result.shape[k] for k in order),
-        tuple(sorted(range(len(order)), key=order.__getitem__)),
-        tuple(_labels(result.shape, heads, place_of, view)),
+        axes=(_axes(heads), _axes(inputs), _axes(outputs)),
+        rows=rows,
+        enter=enter,
+        shape=(math.prod(other.shape[j] for _, j, _ in heads), rows, math.prod(other.shape[j] for _, j in inputs)),
+        split=tuple(result.shape[n] for n in order),
+        leave=tuple(np.argsort(order).tolist()),
+        columns=(*of_heads, *of_outputs),
     )
 
 
-def _default_precision(eqn: Any) -> bool:
-    """Whether a product is as precise as JAX makes products now, as those of the memory are."""
-    if getattr(jax.config, "jax_default_matmul_precision") is None:  # noqa: B009
-        return eqn.params["precision"] in (None, (jax.lax.Precision.DEFAULT,) * 2)
-    plain = jax.make_jaxpr(lambda a: jax.lax.dot_general(a, a, (((0,), (0,)), ((), ()))))(jnp.zeros(1))
-    return eqn.params["precision"] == plain.eqns[0].params["precision"]
+def _axes(dims: list[tuple[int, ...]]) -> Axes:
+    return tuple(axis for axis, *_ in dims if axis >= 0)
 
 
-def _joined(groups: list[Axes]) -> Axes:
-    return sum(groups, ())
+def _default_precision() -> Any:
+    """The precision of a product that asks for none, as those of the memory."""
+    return jax.make_jaxpr(jax.lax.dot)(jnp.ones(1), jnp.ones(1)).eqns[0].params["precision"]
 
 
-def _labels(shape: tuple[int, ...], heads: list, place_of: dict[int, int], view: View) -> list[Axes]:
-    labels: list[Axes] = [()] * len(shape)
-    for group, _, n in heads:
-        labels[n] = group
-    for k, n in place_of.items():
-        labels[n] = view.dims[k]
-    return labels
-
-
-def lookup(eqn: Any, place: int, view: View) -> Lookup | None:
-    """A gather or dynamic_slice of whole rows of the view, along one of its dimensions."""
-    kind, params = eqn.primitive, eqn.params
-    if kind not in (GATHER, SLICE) or place != 0 or view.repeats:
+def lookup(eqn: Any, view: View) -> Lookup | None:
+    """A gather or dynamic_slice of whole rows of the view, along its first dimension."""
+    kind, params, result = eqn.primitive, eqn.params, eqn.outvars[0].aval.shape
+    whole = kind in (GATHER, SLICE) and params["slice_sizes"] == (1, *view.shape[1:])
+    if not whole or view.repeats or view.dims[0] < 0:
         return None
-    cut = [k for k, size in enumerate(params["slice_sizes"]) if size != view.shape[k]]
-    if len(cut) != 1 or params["slice_sizes"][cut[0]] != 1:
-        return None
-    (k,), out = cut, eqn.outvars[0].aval.shape
-    rest = [j for j in range(len(view.dims)) if j != k]
+    clips = kind is SLICE or params["mode"] == GatherScatterMode.CLIP
     if kind is GATHER:
-        numbers = params["dimension_numbers"]
-        if numbers.operand_batching_dims or numbers.collapsed_slice_dims != (k,) or numbers.start_index_map != (k,):
+        numbers, fill = params["dimension_numbers"], params["fill_value"]
+        behind = tuple(range(len(result) - len(view.dims) + 1, len(result)))
+        if numbers.operand_batching_dims or (numbers.offset_dims, numbers.start_index_map) != (behind, (0,)):
             return None
-        batch = [j for j in range(len(out)) if j not in numbers.offset_dims]
-        offsets, start, mode = dict(zip(rest, numbers.offset_dims)), -1, _mode(params)
-    else:
-        batch, offsets, start, mode = [k], {j: j for j in rest}, k, "clip"
-    order = [*batch, *(offsets[j] for j in sorted(rest, key=view.dims.__getitem__))]
-    axes = ((), view.dims[k], sum((view.dims[j] for j in sorted(rest, key=view.dims.__getitem__)), ()))
-    rows, back = math.prod(out[j] for j in batch), tuple(sorted(range(len(order)), key=order.__getitem__))
-    return Lookup(axes, rows, view.shape[k], start, tuple(out[j] for j in order), back, out, mode)
+        if not clips and (params["mode"] != GatherScatterMode.FILL_OR_DROP or not (fill is None or np.isnan(fill))):
+            return None
+    axes = (), view.dims[:1], tuple(axis for axis in view.dims[1:] if axis >= 0)
+    return Lookup(axes, math.prod(result) // math.prod(view.shape[1:]), view.shape[0], clips, result)
 
 
-def _mode(params: dict) -> str | None:
-    fills = params["fill_value"] is None or params["fill_value"] != params["fill_value"]
-    known = {GatherScatterMode.FILL_OR_DROP: "fill" if fills else None, GatherScatterMode.CLIP: "clip"}
-    return known.get(params["mode"])
-
-
-def bias_axes(dot: Contraction, view: View) -> Axes | None:
+def bias_axes(product: Contraction, view: View) -> Axes | None:
     """The axes of a leaf that are H and n of a contraction's kernel, if its view is added to the result as a bias."""
-    if len(view.dims) != len(dot.labels):
-        return None
-    beside = sorted((label, axes) for label, axes in zip(dot.labels, view.dims) if label)
-    if any(axes and not label for label, axes in zip(dot.labels, view.dims)):
-        return None
-    order = {axis: place for place, axis in enumerate((*dot.axes[0], *dot.axes[2]))}
-    found = sum((axes for _, axes in sorted(beside, key=lambda pair: order[pair[0][0]])), ())
-    size = math.prod(view.sizes[a] for a in found)
-    complete = all(axes for _, axes in beside) and size == math.prod(view.sizes)
-    return found if complete else None
+    axes = tuple(view.dims[n] for n in product.columns if view.shape[n] > 1)
+    return axes if sorted(axes) == sorted(axis for axis in view.dims if axis >= 0) else None

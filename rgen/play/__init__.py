@@ -50,7 +50,7 @@ def _content(sampler: Sampler, params: Any) -> dict[str, Any]:
     if loop.reads and len(sampler.shape) > 1:
         raise InputError("--page asks about pixels out of turn; this network reads earlier outputs too, which only the next one has.")
     if not loop.plain or loop.inner_steps > 1:
-        raise InputError("--page takes one inner step of plain SGD at a time; this run has an optimizer, or several steps, in its inner loop.")
+        raise InputError("--page takes single inner steps of plain SGD; the inner loop of this run has an optimizer, or several steps.")
     places = sampler.places(sampler.keys(np.uint32(0), np.zeros(1, np.uint32)))[0]
     inputs = np.asarray(sampler.inputs(np.arange(places.size)))
     return {
@@ -69,8 +69,8 @@ def programs(loop: InnerLoop, params: Params, x: Any, batch: int) -> dict[str, A
     """An inner loop as programs of the page, and the arrays that they need.
 
     Returns:
-      learn: (fast weights, x, y, weight), for the K outputs of a step, -> (fast weights, nats); ask: (fast weights, x) -> log-probabilities; fast: numbers of the arrays that are
-      the fast weights at the beginning; arrays.
+      learn: (fast weights, x, y, weight) -> (fast weights, nats), for the `batch` outputs of a step; ask: (fast weights, x) ->
+      log-probabilities; fast: numbers of the arrays that are the fast weights at the beginning; arrays.
     Raises:
       InputError: the network needs what the page cannot compute.
     """

@@ -32,7 +32,7 @@ def as_function(network: Any) -> Function:
     """A Linen module as a `Function`; a `Function` as it is.
 
     Raises:
-      ValueError: it is neither, it cannot be hashed, or its last_outputs is not a count.
+      ValueError: it is neither, it cannot be hashed, or its last_outputs is none of these.
     """
     if not isinstance(network, (Function, nn.Module)):
         raise ValueError(
@@ -50,8 +50,8 @@ def as_function(network: Any) -> Function:
     steps = isinstance(reads, tuple) and all(isinstance(step, tuple) and all(isinstance(n, int) for n in step) for step in reads)
     if not (steps or (isinstance(reads, int) and reads >= 0)) or (steps and len(set(map(len, reads))) > 1):
         raise ValueError(
-            f"The network's last_outputs is {reads!r}. Give how many it reads: 0, 1, 2, ...; or a tuple of steps between places, all with as "
-            "many axes, such as ((0, 1), (1, 0)) for the output to the left and the one above."
+            f"The network's last_outputs is {reads!r}. Give how many it reads: 0, 1, 2, ...; or a tuple of steps between places, all of "
+            "the same length, such as ((0, 1), (1, 0)) for the output to the left and the one above."
         )
     return function
 
@@ -76,15 +76,15 @@ def names_of(weights: Any) -> list[str]:
 
 def widest(tree: Any) -> Any:
     """The widest type of a tree's arrays, float32 at least."""
-    return max([jnp.dtype(jnp.float32), *(jnp.dtype(jnp.result_type(a)) for a in jax.tree.leaves(tree))], key=lambda dtype: dtype.itemsize)
+    types = [jnp.dtype(jnp.float32), *(jnp.dtype(jnp.result_type(a)) for a in jax.tree.leaves(tree))]
+    return max(types, key=lambda dtype: dtype.itemsize)
 
 
 def check_weights(weights: Any) -> None:
     """Raises ValueError unless the weights can learn: at least one, all of them float arrays."""
-    leaves = jax.tree.leaves(weights)
-    if not leaves:
+    if not jax.tree.leaves(weights):
         raise ValueError("The network has no parameters, so nothing can learn. Give one that has weights.")
-    for name, leaf in zip(names_of(weights), leaves):
+    for name, leaf in zip(names_of(weights), jax.tree.leaves(weights)):
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise ValueError(f"The parameter '{name}' is {jnp.result_type(leaf)}; SGD needs floats. Keep others out of the parameters.")
 
@@ -124,11 +124,16 @@ def learning(weights: Any, fast: tuple[str, ...] | None) -> Any:
     return _pruned(jax.tree.unflatten(jax.tree.structure(weights), leaves))
 
 
+def _is_dict(node: Any) -> bool:
+    return type(node) is dict
+
+
 def _pruned(tree: Any) -> Any:
     """Dicts, wherever they are, without the entries in which nothing is left."""
-    if type(tree) is not dict:
-        return jax.tree.map(lambda node: _pruned(node) if type(node) is dict else node, tree, is_leaf=lambda node: type(node) is dict)
-    return {name: child for name, child in ((name, _pruned(child)) for name, child in tree.items()) if jax.tree.leaves(child)}
+    if not _is_dict(tree):
+        return jax.tree.map(lambda node: _pruned(node) if _is_dict(node) else node, tree, is_leaf=_is_dict)
+    pruned = {name: _pruned(child) for name, child in tree.items()}
+    return {name: child for name, child in pruned.items() if jax.tree.leaves(child)}
 
 
 def overlaid(weights: Any, fast: Any) -> Any:
