@@ -53,8 +53,8 @@ def by_hand(loop: InnerLoop, params: Params, seqs: Sequence) -> jax.Array:
                 updates = jax.tree.map(jnp.negative, gradient)
                 if loop.optimizer:
                     updates, state = loop.optimizer.update(gradient, state, fast)
-                keep = 1 - loop.inner_decay
-                fast = jax.tree.map(lambda w0, w, rate, u: w0 + keep * (w - w0) + rate * u, start, fast, rates, updates)
+                back = jax.tree.map(lambda w0, w: w0 + (1 - loop.inner_decay) * (w - w0), start, fast)
+                fast = jax.tree.map(lambda w, rate, u: w + rate * u, back, rates, updates)
         rows.append(jnp.stack(row))
     return jnp.stack(rows)
 
@@ -259,9 +259,8 @@ class Neighbours(nn.Module):
     def __call__(self, inputs):
         x, outputs = inputs
         key = jnp.concatenate([jax.nn.one_hot(x[0], 3), jax.nn.one_hot(x[1], 4)])
-        return nn.Dense(1, name="after")(
-            jnp.tanh(nn.Dense(5, name="place")(key) + nn.Dense(5, name="outputs")(jax.nn.one_hot(outputs + 1, 3).ravel()))
-        )
+        read = nn.Dense(5, name="outputs")(jax.nn.one_hot(outputs + 1, 3).ravel())
+        return nn.Dense(1, name="after")(jnp.tanh(nn.Dense(5, name="place")(key) + read))
 
 
 @on("size", [1, 4])
