@@ -3,7 +3,6 @@
 import errno
 import os
 import shlex
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import optax
 from rgen import data as data_sets
 from rgen import devices, models
 from rgen.config import TrainConfig
-from rgen.data import Dataset
 from rgen.errors import InputError
 from rgen.host import plots
 from rgen.host.files import replace
@@ -21,7 +19,6 @@ from rgen.host.progress import Progress
 from rgen.host.signals import Signals
 from rgen.runs.checkpoint import Checkpoints, Unwritable
 from rgen.runs.folder import Run
-from rgen.sequence import Sequence
 from rgen.training.budget import Budget, Clock
 from rgen.training.hooks import DrawSamples, Experiment, Hook, Log, Save, Validate, with_seconds
 from rgen.training.outer_step import BOOKKEEPING, Measured, State, init_state, make_optimizer, make_step
@@ -86,7 +83,7 @@ def take_steps(
     if over:
         run.say(f"The run has had its {start} steps already; {'more --minutes go' if budget.timed else 'a larger --steps goes'} on.")
     outer_step, measured, stop = make_step(model, config.algorithm, optimizer, config.schedule), None, 0
-    batches = _meta_batches(config, data, start)
+    batches = (devices.place_rows(data.batch(config.seed, step, config.meta_batch)) for step in count(start))
     state = devices.put(state, _everywhere(config, run))
     try:
         what = "train, seconds" if budget.timed else "train"
@@ -167,10 +164,3 @@ def _everywhere(config: TrainConfig, run: Run) -> jax.sharding.Sharding:
     if (used := len(spread.device_set)) < there:
         run.say(f"--meta-batch {size} is spread over {used} of {there} devices; a multiple of {there} uses all.")
     return everywhere
-
-
-def _meta_batches(config: TrainConfig, data: Dataset, start: int) -> Iterator[Sequence]:
-    """The sequences of each outer step from `start` on, on the devices."""
-    for step in count(start):
-        batch = data.batch(config.seed, step, config.meta_batch)
-        yield devices.place_rows(batch)
