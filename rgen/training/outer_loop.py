@@ -19,7 +19,7 @@ from rgen.host.progress import Progress
 from rgen.host.signals import Signals
 from rgen.runs.checkpoint import Checkpoints, Unwritable
 from rgen.runs.folder import Run
-from rgen.training.budget import Budget, Clock
+from rgen.training.budget import Budget
 from rgen.training.hooks import DrawSamples, Experiment, Hook, Log, Save, Validate, with_seconds
 from rgen.training.outer_step import BOOKKEEPING, Measured, State, init_state, make_optimizer, make_step
 
@@ -78,7 +78,7 @@ def take_steps(
     start = done = int(state.step)
     for note in (devices.sentence(), *data.notes):
         run.say(note)
-    budget = Budget(config, Clock(0.0 if state.seconds is None else float(state.seconds)))
+    budget = Budget(config, 0.0 if state.seconds is None else float(state.seconds))
     over, annealed = budget.after(start)
     if over:
         run.say(f"The run has had its {start} steps already; {'more --minutes go' if budget.timed else 'a larger --steps goes'} on.")
@@ -95,7 +95,7 @@ def take_steps(
             while not over and not stop:
                 batch, before, done = next(batches), measured, done + 1
                 if before is None:  # this step compiles, which is not counted
-                    state, measured = budget.clock.leave_out(outer_step, state, batch, annealed)
+                    state, measured = budget.leave_out(outer_step, state, batch, annealed)
                 else:
                     state, measured = outer_step(state, batch, annealed)
                     # the step before is looked at while this one runs, so that the device never waits
@@ -111,7 +111,7 @@ def take_steps(
                         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(run.folder))
                     check_finite(done, measured, run.folder, checkpoints)
                 for hook in called:
-                    state = budget.clock.leave_out(hook, done, state)
+                    state = budget.leave_out(hook, done, state)
         if run.writes:
             replace(run.folder / "curves.png", plots.curves(run.metrics()))
     except BrokenPipeError:  # of stdout or stderr; the folder is well
