@@ -85,7 +85,8 @@ SCORED = 1000  # images of MNIST by which the original's networks are scored; th
 COMMAND = """
 import os, signal, threading
 if hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, {cores})
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[{job} :: {jobs}][: len(cores) // {jobs}])
 threading.Thread(target=lambda: os.read(0, 1) or os.kill(os.getpid(), signal.SIGTERM), daemon=True).start()
 from rgen.commands import main
 main()
@@ -130,10 +131,10 @@ class Options:
         return options.get(data, ("--data-dir", self.data_dir))
 
 
-def train_and_score(options: Options, data: str, entry: str, minutes: float, seed: int, share: set[int], stop: int) -> dict[str, Any]:
-    """Runs one cell, from where it was stopped, on a share of the cores, until its input, the pipe `stop`, ends.
+def train_and_score(options: Options, data: str, entry: str, minutes: float, seed: int, job: int, stop: int) -> dict[str, Any]:
+    """Runs one cell on the cores of a job, from where it was stopped. The commands stop when the pipe `stop` is closed.
 
-    Returns its row of leaderboard.json. Raises InputError if a command fails.
+    Returns the cell's row of leaderboard.json. Raises InputError if a command fails.
     """
     folder = options.out / data / f"{entry}-{minutes:g}-minutes-seed-{seed}"
     flag, place = options.source(data)
@@ -149,7 +150,7 @@ def train_and_score(options: Options, data: str, entry: str, minutes: float, see
     score_file.unlink(missing_ok=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     for words in (["train", *recipe, "--run", folder, "--resume"], ["evaluate", "--run", folder, "--json", score_file, *count]):
-        program = [sys.executable, "-c", COMMAND.format(cores=share), *map(str, words)]
+        program = [sys.executable, "-c", COMMAND.format(job=job, jobs=options.jobs), *map(str, words)]
         with log.open("ab") as file:  # in a session of its own, so that Ctrl-C reaches this script alone
             code = subprocess.run(program, stdin=stop, stdout=file, stderr=file, start_new_session=True).returncode
         if code:
@@ -161,7 +162,7 @@ def train_and_score(options: Options, data: str, entry: str, minutes: float, see
         **{"data": data, "entry": entry, "minutes": minutes, "seed": seed, "score": score[unit]},
         **{"standard_error": score["standard_error"] * score[unit] / score["nats_per_sequence"], "scored": score["sequences"]},
         **{"parameters": score["parameters"], "best_step": score["step"], "steps": logged[-1]["step"], "seconds": logged[-1]["seconds"]},
-        **{"machine": ", ".join([f"{len(share)} cores of {processor()}", *caches()]), "options": shlex.join(recipe)},
+        **{"machine": ", ".join([f"{cores() // options.jobs} cores of {processor()}", *caches()]), "options": shlex.join(recipe)},
     }
     replace(finished, json.dumps(row, indent=2).encode())
     return row
@@ -215,18 +216,17 @@ def picture(rows: list[dict]) -> bytes:
 def main(options: Options) -> None:
     """Trains and scores what is not finished; the table is written after each run."""
     cells = [(d, e, m, s) for m, s, d, e in product(sorted(options.minutes), options.seeds, options.data, options.entries)]
-    here = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(cores()))
-    free: SimpleQueue[set[int]] = SimpleQueue()
+    free: SimpleQueue[int] = SimpleQueue()
     for job in range(options.jobs):
-        free.put(set(here[job :: options.jobs][: len(here) // options.jobs]))
+        free.put(job)
     stop, running = os.pipe()
 
     def run(data: str, entry: str, minutes: float, seed: int) -> dict[str, Any]:
-        share = free.get()
+        job = free.get()
         try:
-            return train_and_score(options, data, entry, minutes, seed, share, stop)
+            return train_and_score(options, data, entry, minutes, seed, job, stop)
         finally:
-            free.put(share)
+            free.put(job)
 
     rows, failed = [], 0
     pool = ThreadPoolExecutor(options.jobs)

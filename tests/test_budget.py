@@ -9,25 +9,25 @@ import pytest
 
 from rgen import training
 from rgen.training import outer_loop
-from rgen.training.budget import Budget, Clock
+from rgen.training.budget import Budget
 from rgen.training.outer_step import SCHEDULES
 from runs import TINY, last_state
 
 
-def test_a_clock_leaves_out_what_is_no_training():
+def test_the_time_of_what_is_left_out_is_not_counted():
     times = iter([10.0, 13.0, 20.0, 25.0, 30.0])
-    clock = Clock(4.0, now=lambda: next(times))
-    assert clock.seconds() == 7
-    assert clock.leave_out(lambda a: a + 1, 1) == 2  # from 20 to 25
-    assert clock.seconds() == 4 + (30 - 10) - 5
+    budget = Budget(TINY, 4.0, now=lambda: next(times))
+    assert budget.seconds() == 7
+    assert budget.leave_out(lambda a: a + 1, 1) == 2  # from 20 to 25
+    assert budget.seconds() == 4 + (30 - 10) - 5
 
 
 def test_steps_are_annealed_behind_the_warm_up_and_minutes_at_once():
-    by_steps = Budget(replace(TINY, steps=10, warmup=2), Clock(now=lambda: 0.0))
+    by_steps = Budget(replace(TINY, steps=10, warmup=2), now=lambda: 0.0)
     assert [by_steps.after(step) for step in (0, 2, 6, 10, 12)] == [(False, 0), (False, 0), (False, 0.5), (True, 1), (True, 1)]
-    assert Budget(replace(TINY, steps=2, warmup=5), Clock()).after(1) == (False, 0)
+    assert Budget(replace(TINY, steps=2, warmup=5)).after(1) == (False, 0)
     now = iter([0.0, 0.0, 15.0, 30.0, 40.0])
-    by_clock = Budget(replace(TINY, minutes=0.5, steps=1, warmup=2), Clock(now=lambda: next(now)))
+    by_clock = Budget(replace(TINY, minutes=0.5, steps=1, warmup=2), now=lambda: next(now))
     assert [by_clock.after(step) for step in (0, 7, 8, 9)] == [(False, 0), (False, 0.5), (True, 1), (True, 1)]
     np.testing.assert_allclose([SCHEDULES["cosine"](done) for done in (0.0, 0.5, 1.0)], [1, 0.5, 0], atol=1e-7)
 
@@ -50,7 +50,7 @@ def seconds(monkeypatch):
         return slow
 
     monkeypatch.setattr(outer_loop, "make_step", make)
-    monkeypatch.setattr(outer_loop, "Clock", lambda seconds: Clock(seconds, now=lambda: time[0]))
+    monkeypatch.setattr(outer_loop, "Budget", lambda config, seconds: Budget(config, seconds, now=lambda: time[0]))
     return done
 
 

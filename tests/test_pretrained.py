@@ -160,8 +160,8 @@ REFUSED = {
         "--download cannot be used with pretrained:digits: its data",
     ),
     "no such file": (lambda: load_run("pretrained:names", data="no.txt"), "'no.txt' is neither a data set"),
-    "trained": (lambda: TrainConfig(run=Path("pretrained:mnist")), "--run is pretrained:mnist, weights without the folder of a run"),
-    "compared": (lambda: ReportConfig((Path("pretrained:mnist"),)), "--run is pretrained:mnist, weights without the folder of a run"),
+    "trained": (lambda: TrainConfig(run=Path("pretrained:mnist")), "--run is pretrained:mnist, weights that come with rgen"),
+    "compared": (lambda: ReportConfig((Path("pretrained:mnist"),)), "--run is pretrained:mnist, weights that come with rgen"),
 }
 
 

@@ -27,7 +27,7 @@ from rgen.fast import InnerLoop
 from rgen.recurrent import Recurrent
 from rgen.runs.folder import Run, load_run
 from rgen.timing import original
-from runs import ROOT, TINY, command, contents, cut, last_state, rows, script, words
+from runs import ROOT, TINY, command, contents, cut, last_state, rows, words
 
 SUMMARY = {"nats_per_sequence", "standard_error", "nats_per_symbol", "bits_per_symbol", "sequences", "parameters", "step"}
 ROW = {
@@ -357,7 +357,7 @@ def test_bad_input_to_the_other_scripts_is_a_sentence(case, trained, tmp_path, m
 
 
 def test_the_forms_of_a_run_are_compared(trained, tmp_path):
-    said = script("check", "--run", trained, "--steps", 4, cwd=tmp_path).stdout
+    said = command("check", "--run", trained, "--steps", 4, cwd=tmp_path).stdout
     assert "The forms agree" in said and "Taken over" in said
 
 

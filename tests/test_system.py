@@ -99,8 +99,8 @@ def test_asked_to_end_a_command_does(moment, tmp_path):
     assert done.returncode == code and said in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and "ignored" not in done.stderr
     found = {path.name.split(".")[-1] for path in tmp_path.iterdir()} - {"tmp"}
-    if moment == "in a callback":  # which comes sooner or later
-        found -= {"part"}
+    if moment == "in a callback":  # the exception is lost, and the command may be done before its time is up
+        found -= {"part", "lines", "nats"}
     assert found == left and not list((tmp_path / "tmp").iterdir())
     assert not list(tmp_path.rglob("*.new"))
     if left == {"run"}:

@@ -14,7 +14,7 @@ from rgen.config.validation import flag
 from rgen.errors import InputError, command
 from rgen.host import plots
 from rgen.host.files import check_results, replace
-from rgen.runs.folder import FREE, Run
+from rgen.runs.folder import MAY_CHANGE, Run
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b2a49; max-width: 68rem; margin: 2rem auto; padding: 0 1rem }
@@ -136,7 +136,7 @@ def _curves(runs: list[Run], names: list[str]) -> bytes:
 
 def _differences(runs: list[Run], names: list[str]) -> str:
     configs = [dataclasses.asdict(run.config()) for run in runs]
-    ignored = FREE - {"steps", "form"}
+    ignored = MAY_CHANGE - {"steps", "form"}
     differ = [key for key in configs[0] if key not in ignored and len({str(config[key]) for config in configs}) > 1]
     if not differ:
         return "<p>Nothing.</p>"

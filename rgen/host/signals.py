@@ -20,8 +20,7 @@ PATIENCE = 1.2  # seconds that a command has to end by itself
 MOMENT = 0.4  # seconds for cleaning up if it has not
 
 _asked = 0  # the signal for which KeyboardInterrupt was raised
-_spared = False  # whether `Signals` handles the next signal
-_under_way = threading.Event()  # the process is ending by itself, and may take its time
+_under_way = threading.Event()  # set: the next signal is handled by the process itself, however long that takes
 _before_end: list[Callable[[], object]] = []
 
 
@@ -49,8 +48,8 @@ def interruptible() -> Iterator[None]:
 
     Also where the shell ignores SIGINT, as for jobs in the background.
     """
-    global _asked, _spared
-    _asked, _spared = 0, False
+    global _asked
+    _asked = 0
     _under_way.clear()
     before = _install(_interrupt)
     if not before:
@@ -82,16 +81,12 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _watch(heard: int, numbers: tuple[int, ...]) -> None:
     """Reads the numbers of signals as they come; ends the process if it does not end by itself in time."""
-    global _spared
     while number := os.read(heard, 1):
         if number[0] not in numbers:
             continue
-        if _spared:
-            _spared = False
-        elif _under_way.wait(PATIENCE):
-            _under_way.clear()
-        else:
+        if not _under_way.wait(PATIENCE):
             end(number[0])
+        _under_way.clear()
 
 
 def asked() -> int:
@@ -144,15 +139,13 @@ class Signals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
-        global _spared
-        _spared = True
+        _under_way.set()
         self._before = _install(self._ask)
         return self
 
     def __exit__(self, *_: object) -> None:
-        global _spared
         if not self.number:
-            _spared = False
+            _under_way.clear()
         self._restore()
 
     def _restore(self) -> None:

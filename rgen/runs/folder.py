@@ -30,7 +30,7 @@ from rgen.runs.checkpoint import Checkpoints, Unwritable, free
 from rgen.sequence import SequenceModel
 
 # Options that may change when a run is resumed: where things are, how often to report, how to compute the same numbers, and the budget
-FREE = {
+MAY_CHANGE = {
     *("run", "resume", "data_dir", "download", "log_every", "eval_every", "keep", "keep_every", "distributed", "tensorboard"),
     *("steps", "minutes"),
     *("form", "chunk", "fold", "micro_batch", "devices"),
@@ -145,7 +145,7 @@ class Run:
         if not config.resume:
             raise InputError(f"{self.folder} already holds a run; add --resume to go on, or choose another --run folder.")
         before, now = dataclasses.asdict(self.config()), dataclasses.asdict(config)
-        changed = [key for key in now if key not in FREE and before[key] != now[key]]
+        changed = [key for key in now if key not in MAY_CHANGE and before[key] != now[key]]
         if changed and not (changed == ["data"] and self._is_moved(config)):
             changes = "; ".join(f"{key} was {before[key]} and is {now[key]}" for key in changed)
             raise InputError(f"{self.folder} holds another configuration: {changes}. Use its options, or another --run folder.")

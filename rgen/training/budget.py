@@ -48,15 +48,25 @@ def process_clock() -> AwakeClock:
     return clock
 
 
-class Clock:
-    """Seconds of training, including those before the run was resumed; without those of calls to `leave_out`, and without time in which
-    the process is stopped."""
+class Budget:
+    """What a configuration allows, `steps` or `minutes`, and how much of it is used.
 
-    def __init__(self, seconds: float = 0.0, now: Callable[[], float] | None = None):
+    Seconds of training include those before the run was resumed, but neither those of `leave_out` nor time in which the process is stopped.
+
+    Attributes:
+      timed: whether the budget is in minutes.
+      total: outer steps; or seconds, if timed.
+    """
+
+    def __init__(self, config: TrainConfig, seconds: float = 0.0, now: Callable[[], float] | None = None):
         self._now = now or process_clock()
         self._began = self._now() - seconds
+        self.timed = config.minutes is not None
+        self.total = config.steps if config.minutes is None else 60 * config.minutes
+        self._warmup = 0 if self.timed else config.warmup  # with a clock, the schedule begins at once
 
     def seconds(self) -> float:
+        """Seconds of training so far."""
         return self._now() - self._began
 
     def leave_out(self, call: Callable[..., Any], *arguments: Any) -> Any:
@@ -67,23 +77,9 @@ class Clock:
         finally:
             self._began += self._now() - before
 
-
-class Budget:
-    """What a configuration allows: `steps`, or `minutes` of a clock.
-
-    Attributes:
-      timed: whether the budget is in minutes.
-      total: outer steps; or seconds, if timed.
-    """
-
-    def __init__(self, config: TrainConfig, clock: Clock):
-        self.clock, self.timed = clock, config.minutes is not None
-        self.total = config.steps if config.minutes is None else 60 * config.minutes
-        self._warmup = 0 if self.timed else config.warmup  # with a clock, the schedule begins at once
-
     def used(self, step: int) -> float:
         """How much of `total` is used after so many outer steps."""
-        return self.clock.seconds() if self.timed else step
+        return self.seconds() if self.timed else step
 
     def after(self, step: int) -> tuple[bool, float]:
         """After so many outer steps: whether training ends, and how far the schedule after the warm-up is, 0 to 1.

@@ -41,13 +41,13 @@ class Log:
     """Logs means since the last line and the speed; starts a new window."""
 
     def __init__(self, run: Run, progress: Progress, budget: Budget, start: int):
-        self.run, self.progress, self.budget, self.then = run, progress, budget, budget.clock.seconds()
+        self.run, self.progress, self.budget, self.then = run, progress, budget, budget.seconds()
         self.counted = start + 1  # the first step compiles, and its time is not counted
         self.stopped = process_clock().stopped
 
     def __call__(self, step: int, state: State) -> State:
         steps, nats, norm, skipped = (float(value) for value in state.window)
-        now = self.budget.clock.seconds()
+        now = self.budget.seconds()
         rate, self.then, self.counted = (step - self.counted) / max(now - self.then, 1e-9), now, step
         note = f", {skipped:.0f} steps skipped that were not finite" if skipped else ""
         if (stopped := process_clock().stopped) > self.stopped:
@@ -124,5 +124,5 @@ def with_seconds(state: State, budget: Budget) -> State:
     """The state with the seconds of training so far, if the budget is in minutes."""
     if state.seconds is None:
         return state
-    seconds = np.asarray(devices.largest(budget.clock.seconds()), state.seconds.dtype)
+    seconds = np.asarray(devices.largest(budget.seconds()), state.seconds.dtype)
     return state._replace(seconds=devices.put(seconds, state.seconds.sharding))

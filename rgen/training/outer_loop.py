@@ -3,7 +3,6 @@
 import errno
 import os
 import shlex
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import optax
 from rgen import data as data_sets
 from rgen import devices, models
 from rgen.config import TrainConfig
-from rgen.data import Dataset
 from rgen.errors import InputError
 from rgen.host import plots
 from rgen.host.files import replace
@@ -21,8 +19,7 @@ from rgen.host.progress import Progress
 from rgen.host.signals import Signals
 from rgen.runs.checkpoint import Checkpoints, Unwritable
 from rgen.runs.folder import Run
-from rgen.sequence import Sequence
-from rgen.training.budget import Budget, Clock
+from rgen.training.budget import Budget
 from rgen.training.hooks import DrawSamples, Experiment, Hook, Log, Save, Validate, with_seconds
 from rgen.training.outer_step import BOOKKEEPING, Measured, State, init_state, make_optimizer, make_step
 
@@ -81,12 +78,12 @@ def take_steps(
     start = done = int(state.step)
     for note in (devices.sentence(), *data.notes):
         run.say(note)
-    budget = Budget(config, Clock(0.0 if state.seconds is None else float(state.seconds)))
+    budget = Budget(config, 0.0 if state.seconds is None else float(state.seconds))
     over, annealed = budget.after(start)
     if over:
         run.say(f"The run has had its {start} steps already; {'more --minutes go' if budget.timed else 'a larger --steps goes'} on.")
     outer_step, measured, stop = make_step(model, config.algorithm, optimizer, config.schedule), None, 0
-    batches = _meta_batches(config, data, start)
+    batches = (devices.place_rows(data.batch(config.seed, step, config.meta_batch)) for step in count(start))
     state = devices.put(state, _everywhere(config, run))
     try:
         what = "train, seconds" if budget.timed else "train"
@@ -98,7 +95,7 @@ def take_steps(
             while not over and not stop:
                 batch, before, done = next(batches), measured, done + 1
                 if before is None:  # this step compiles, which is not counted
-                    state, measured = budget.clock.leave_out(outer_step, state, batch, annealed)
+                    state, measured = budget.leave_out(outer_step, state, batch, annealed)
                 else:
                     state, measured = outer_step(state, batch, annealed)
                     # the step before is looked at while this one runs, so that the device never waits
@@ -114,7 +111,7 @@ def take_steps(
                         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(run.folder))
                     check_finite(done, measured, run.folder, checkpoints)
                 for hook in called:
-                    state = budget.clock.leave_out(hook, done, state)
+                    state = budget.leave_out(hook, done, state)
         if run.writes:
             replace(run.folder / "curves.png", plots.curves(run.metrics()))
     except BrokenPipeError:  # of stdout or stderr; the folder is well
@@ -167,10 +164,3 @@ def _everywhere(config: TrainConfig, run: Run) -> jax.sharding.Sharding:
     if (used := len(spread.device_set)) < there:
         run.say(f"--meta-batch {size} is spread over {used} of {there} devices; a multiple of {there} uses all.")
     return everywhere
-
-
-def _meta_batches(config: TrainConfig, data: Dataset, start: int) -> Iterator[Sequence]:
-    """The sequences of each outer step from `start` on, on the devices."""
-    for step in count(start):
-        batch = data.batch(config.seed, step, config.meta_batch)
-        yield devices.place_rows(batch)
