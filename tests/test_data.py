@@ -229,10 +229,10 @@ def test_lines_that_come_twice_are_said_or_dropped(tmp_path):
     train = set(loaded.decode(None, loaded.splits["train"]))
     valid, test = (sum(line in train for line in loaded.decode(None, loaded.splits[split])) for split in ("valid", "test"))
     assert loaded.notes[1:] == (
-        f"Lines that stand in train too: {valid} of 10 valid and {test} of 20 test; --deduplicate drops what comes twice.",
+        f"Lines that are in train too: {valid} of 10 valid and {test} of 20 test; --deduplicate drops repeated ones.",
     )
     assert sorted(all_lines(without)) == sorted(b"line %d" % number for number in range(60))
-    assert "42 train, 6 valid, 12 test" in without.notes[0] and without.notes[1:] == ("Lines dropped, since they came twice: 40.",)
+    assert "42 train, 6 valid, 12 test" in without.notes[0] and without.notes[1:] == ("Lines dropped, since they are repeated: 40.",)
     cut_same = data.load(write(tmp_path / "long", b"same1\nsame2\nsame3\nother\nthird\n"), max_length=5, deduplicate=True)
     assert sorted(all_lines(cut_same)) == [b"othe", b"same", b"thir"]
 
@@ -242,9 +242,9 @@ def test_splits_of_their_own_lose_in_train_what_comes_twice(tmp_path):
     lighter = np.where(grey >= 128, 200, grey)  # the same in black and white
     np.savez(tmp_path / "a.npz", train=np.concatenate([grey[:20], lighter[:3], lighter[18:]]), valid=grey[20:24], test=grey[24:])
     loaded, without = data.load(tmp_path / "a.npz"), data.load(tmp_path / "a.npz", deduplicate=True)
-    assert loaded.notes[1].startswith("Images that stand in train too: 4 of 4 valid and 6 of 6 test;")
+    assert loaded.notes[1].startswith("Images that are in train too: 4 of 4 valid and 6 of 6 test;")
     np.testing.assert_array_equal(without.splits["train"], grey[:20] >= 128)
-    assert without.notes[1:] == ("Images dropped, since they came twice: 15.",)
+    assert without.notes[1:] == ("Images dropped, since they are repeated: 15.",)
     assert len(data.load(tmp_path / "a.npz", binarize="dynamic").notes) == 1  # drawn from other greys
     np.savez(tmp_path / "b.npz", train=np.tile(grey[:20], (2, 1, 1)), test=grey[:6])
     valid = data.load(tmp_path / "b.npz", deduplicate=True)

@@ -159,7 +159,7 @@ def test_pictures_in_folders_inside_are_read_and_what_is_left_out_is_said(tmp_pa
         np.testing.assert_array_equal(loaded.splits[split], (read >= 128)[rows])
     left, inside, again = loaded.notes[1:]
     assert left.endswith("Pillow does not open them as pictures: .heic: 1, .txt: 1.")
-    assert inside.startswith("Pictures are read from 3 folders inside") and again.startswith("Images that stand in train too")
+    assert inside.startswith("Pictures are read from 3 folders inside") and again.startswith("Images that are in train too")
 
 
 def test_splits_of_their_own_may_have_folders_inside_too(tmp_path):
