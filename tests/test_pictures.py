@@ -245,8 +245,8 @@ REFUSED = {
         lambda at: [draw(at / "a" / name, GREY) for name in ("Test", "test", "train")] and at / "a",
         "folders (Test and test|test and Test), which are the same split",
     ),
-    "32 bits": (lambda at: draw(at / "a", GREY.astype(np.int32), "tif"), "not sure what is white. Save it with 8 or 16 bits"),
-    "16 bits, white is 0": (lambda at: draw(at / "a", GREY * np.uint16(257), "tif", tiffinfo={262: 0}), "not sure what is white"),
+    "32 bits": (lambda at: draw(at / "a", GREY.astype(np.int32), "tif"), "what is white is not sure. Save it with 8 or 16 bits"),
+    "16 bits, white is 0": (lambda at: draw(at / "a", GREY * np.uint16(257), "tif", tiffinfo={262: 0}), "what is white is not sure"),
     "bright floats": (
         lambda at: draw(at / "a", GREY.astype(np.float32), "tif"),
         "has numbers from .* to 2.*Expected are .* numbers 0 to 1",

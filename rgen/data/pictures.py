@@ -115,9 +115,9 @@ def _grey(file: Image.Image, paper: int, shown: str) -> np.ndarray:
         return np.asarray(Image.alpha_composite(opaque, upright.convert("RGBA")).convert("L"))
     # more than 8 bits, which Pillow would cut off at 255
     values, tags = np.asarray(upright), getattr(file, "tag_v2", {})
-    unsure = file.mode == "I" and file.format not in ("PNG", "PPM")  # 32 bits, which may hold fewer
-    if unsure or tags.get(BITS) == (12,) or tags.get(PHOTOMETRIC) == 0:  # 0 is white, of which Pillow knows at most 8 bits
-        raise DataError(f"{shown} has numbers of which it is not sure what is white. Save it with 8 or 16 bits, 0 for black.")
+    wide = file.mode == "I" and file.format not in ("PNG", "PPM")  # 32 bits, which may hold numbers of fewer
+    if wide or tags.get(BITS) == (12,) or tags.get(PHOTOMETRIC) == 0:
+        raise DataError(f"{shown} has 12 or 32 bits, or 0 for white, so what is white is not sure. Save it with 8 or 16 bits, 0 for black.")
     white = np.float32(1 if file.mode == "F" else 2**16 - 1)
     grey = arrays.as_bytes(values[None] / white, shown)[0]
     return np.where(values == file.info["transparency"], np.uint8(paper), grey) if "transparency" in file.info else grey
