@@ -141,7 +141,7 @@ def test_text_with_a_few_control_characters_is_text(tmp_path, separator):
     assert len(data.load(old).notes) == 1
 
 
-def test_a_page_of_html_is_text_and_that_is_said(tmp_path):
+def test_a_page_of_html_is_read_with_a_note(tmp_path):
     loaded = data.load(write(tmp_path / "names.txt", b"<!DOCTYPE HTML>\n<html>\n<p>404 Not found</p>\n"))
     assert "names.txt' begins as a page of HTML" in loaded.notes[0]
 
@@ -220,10 +220,10 @@ def test_any_bytes_load_or_are_refused(tmp_path_factory, content, max_length):
     assert sum(weights) == sum(len(line) + 1 for line in all_lines(loaded))
 
 
-# Sequences that come twice
+# Repeated sequences
 
 
-def test_lines_that_come_twice_are_said_or_dropped(tmp_path):
+def test_repeated_lines_are_noted_or_dropped(tmp_path):
     path = write(tmp_path / "lines", b"\n".join(b"line %d" % (number % 60) for number in range(100)))
     loaded, without = data.load(path, held_out=0.2), data.load(path, held_out=0.2, deduplicate=True)
     train = set(loaded.decode(None, loaded.splits["train"]))
@@ -237,7 +237,7 @@ def test_lines_that_come_twice_are_said_or_dropped(tmp_path):
     assert sorted(all_lines(cut_same)) == [b"othe", b"same", b"thir"]
 
 
-def test_splits_of_their_own_lose_in_train_what_comes_twice(tmp_path):
+def test_of_given_splits_only_train_loses_repeated_images(tmp_path):
     grey = np.random.default_rng(0).integers(0, 256, (30, 4, 6), np.uint8)
     lighter = np.where(grey >= 128, 200, grey)  # the same in black and white
     np.savez(tmp_path / "a.npz", train=np.concatenate([grey[:20], lighter[:3], lighter[18:]]), valid=grey[20:24], test=grey[24:])

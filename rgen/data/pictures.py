@@ -15,20 +15,20 @@ from rgen.data.dataset import DataError, check_regular
 from rgen.data.kinds import kind_of
 
 NOT_OPENED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
-"""What Pillow opens with the help of other programs only, or not at all."""
+"""Formats that Pillow only opens with other programs, or not at all."""
 IGNORED = ("thumbs.db", "desktop.ini", "__macosx")
-"""What systems leave in folders, beside hidden files."""
+"""Files that operating systems leave in folders; hidden files are ignored too."""
 SPLIT_NAMES = {
     "train": ("train", "x_train", "training"),
     "valid": ("valid", "val", "validation", "x_valid", "x_val"),
     "test": ("test", "x_test"),
 }
-"""How a folder or array is named that is a split."""
+"""Names of folders or arrays that are splits."""
 BITS, PHOTOMETRIC = 258, 262  # tags of TIFF
 
 
 def is_images(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is one that `load` reads: a folder, or a file of NumPy by its name."""
+    """Whether `load` reads a path: a folder, or by its name a file of NumPy."""
     return os.path.isdir(path) or os.fspath(path).lower().endswith((".npy", ".npz"))
 
 
@@ -75,7 +75,7 @@ def read(path: Path, paper: int) -> tuple[np.ndarray, int]:
     Returns:
       Grey values uint8 [H, W], and how many frames there are.
     Raises:
-      DataError: it cannot be read, or it is not sure which of its numbers is white.
+      DataError: it cannot be read, or what is white is not sure.
     """
     check_regular(path)
     shown = f"The picture {str(path)!r}"
@@ -127,7 +127,7 @@ def _grey(file: Image.Image, paper: int, shown: str) -> np.ndarray:
 
 
 def _folder(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """All pictures in a folder and the folders inside of it, in the order of their paths, by split; and notes on what was left out."""
+    """All pictures in a folder and its subfolders, sorted by path, for each split; and notes on what was left out."""
     suffixes = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind not in NOT_OPENED}
     try:
         files = sorted(_files(path, ()))
@@ -158,7 +158,7 @@ def _folder(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
 
 
 def _files(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
-    """The files in a folder and in the folders inside of it, also behind links, less what is hidden or left there by systems."""
+    """The files in a folder and its subfolders, also behind links, but for those that are ignored."""
     above = (*above, os.path.realpath(folder))
     for entry in folder.iterdir():
         if entry.name.startswith(".") or entry.name.lower() in IGNORED:
@@ -170,7 +170,7 @@ def _files(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
 
 
 def _pictures(files: list[Path], several: Counter) -> np.ndarray:
-    """Pictures uint8 [N, H, W] of one size. In `several` is counted how many more frames a file has."""
+    """Pictures uint8 [N, H, W] of one size. `several` gets the number of further frames of each file."""
     images = []
     for file in files:
         image, frames = read(file, paper=255)

@@ -1,4 +1,4 @@
-"""A page to play on: one HTML file with the weights inside, which learns and draws in the browser."""
+"""A page to play on: one HTML file with the weights inside, whose network learns and draws in the browser."""
 
 import base64
 import html
@@ -18,19 +18,19 @@ from rgen.play.primitives import compile_program
 from rgen.sampling import Sampler
 
 HERE = Path(__file__).parent
-MOST = 64e6  # bytes of a page; browsers hold larger ones, but nobody waits for them
+MOST = 64e6  # bytes of a page; browsers load larger ones, but too slowly
 
 
 def page(sampler: Sampler, params: Any, title: str) -> str:
     """The page, as HTML.
 
     Args:
-      sampler: of a network in an inner loop, for images of 0 and 1 or for lines of bytes. If it draws pixels in random orders, the page has
-        that of sample 0 of seed 0.
+      sampler: of a network in an inner loop, for images of 0 and 1 or lines of bytes. If its orders are random, the page has the order of
+        sample 0 of seed 0.
       params: its parameters; the page computes in float32.
-      title: what the page says it shows.
+      title: the page's headline.
     Raises:
-      InputError: there is no such page of this model.
+      InputError: the model cannot be shown on a page.
     """
     kind = "image" if len(sampler.shape) > 1 else "text"
     content = json.dumps(_content(sampler, params), separators=(",", ":")).replace("<", "\\u003c")
@@ -63,13 +63,13 @@ def _content(sampler: Sampler, params: Any) -> dict[str, Any]:
 
 
 def programs(loop: InnerLoop, params: Params, x: Any) -> dict[str, Any]:
-    """An inner loop as programs of the page, and the arrays that they need.
+    """An inner loop as programs for the page, and the arrays that they need.
 
     Returns:
-      learn: (fast weights, x, y) -> (fast weights, nats); ask: (fast weights, x) -> log-probabilities; fast: numbers of the arrays that are
-      the fast weights at the beginning; arrays.
+      learn: (fast weights, x, y) -> (fast weights, nats); ask: (fast weights, x) -> log-probabilities; fast: which of the arrays are the
+      initial fast weights; arrays.
     Raises:
-      InputError: the network needs what the page cannot compute.
+      InputError: the network has an operation that the page does not know.
     """
     held = Arrays()
     with jax.enable_x64(False):
@@ -83,7 +83,7 @@ def programs(loop: InnerLoop, params: Params, x: Any) -> dict[str, Any]:
 
 
 def encoded(array: np.ndarray) -> dict[str, str]:
-    """An array in base64; of floats that half precision holds exactly, in half precision."""
+    """An array in base64, in half precision if that is exact."""
     if array.dtype == np.float32:
         with np.errstate(over="ignore"):
             half = array.astype(np.float16)
