@@ -490,7 +490,7 @@ REFUSED = {
     ),
     "another data set": (
         lambda folder: written(folder / TRAIN, idx(np.zeros((25, 28, 28), np.uint8))),
-        f"{TRAIN}' is not of mnist, .* SHA-256 checksum: .* another data set, as Fashion-MNIST, whose images --data takes",
+        f"{TRAIN}' is not of mnist, .* SHA-256 checksum: .* another data set such as Fashion-MNIST, whose images --data takes",
     ),
     "a folder of that name": (lambda folder: made(removed(folder / TRAIN) / TRAIN).parent, "The train images of mnist are not in"),
     "a pointer": (lambda folder: written(folder / TRAIN, POINTER), f"{TRAIN}' is a pointer of Git LFS .* git lfs pull"),
