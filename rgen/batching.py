@@ -1,4 +1,4 @@
-"""Sequences side by side: mapped over, filled up, cut into groups, and spread over devices."""
+"""Batches of sequences: mapped over, padded, cut into groups and spread over devices."""
 
 import math
 from collections.abc import Callable
@@ -12,7 +12,7 @@ ROWS = "rows"  # the mapped axis of a batch's sequences
 
 
 def over_sequences(function: Callable, steps: Any, *more: Any) -> Any:
-    """Maps a function of ONE sequence, and of what `more` has of it, over the rows of a NamedTuple of arrays [B, T, ...].
+    """Maps a function of ONE sequence, and of its rows of `more`, over the rows of a NamedTuple of arrays [B, T, ...].
 
     Arrays [1, T, ...] of x that all sequences share are not copied, so what is computed from them alone is computed once.
     """
@@ -35,9 +35,9 @@ def each(function: Callable, *arrays: Any) -> Any:
 
 
 def pad_rows(steps: Any, size: int, axis: int = 0) -> Any:
-    """Fills a NamedTuple of arrays [B, ...] up to `size` rows with repetitions whose `weight` is 0, so that they count for nothing.
+    """Pads a NamedTuple of arrays [B, ...] to `size` rows along an axis. The padding repeats the last row, with a `weight` of 0.
 
-    Or, with another axis, that one. A single row that stands for all stays single.
+    A single row that all share stays single.
     """
     before = steps.weight.shape[axis]
     if before == size:
@@ -49,10 +49,9 @@ def pad_rows(steps: Any, size: int, axis: int = 0) -> Any:
 
 
 def group_rows(steps: Any, size: int, devices: int | None = None) -> Any:
-    """Cuts a NamedTuple of arrays [B, ...] into groups, [groups, size, ...], filled up as `pad_rows` does.
+    """Cuts a NamedTuple of arrays [B, ...] into groups [groups, size, ...], padded as by `pad_rows`.
 
-    A batch that is spread over devices stays where it is: every group takes the same number of rows from each device's share.
-    A single row that stands for all does so in every group.
+    Rows stay on their devices: every group takes the same number of rows from each device. A single row that all share is in every group.
     """
     batch = steps.weight.shape[0]
     shards, groups = _shards(batch, size, devices), math.ceil(batch / size)
@@ -87,5 +86,5 @@ def _shards(batch: int, size: int, devices: int | None) -> int:
 
 
 def shards_of(batch: int, devices: int | None = None) -> int:
-    """Over how many of so many devices (None: those that are there) a batch is spread: all, or the most that divide it."""
+    """Over how many of `devices` (None: all there are) a batch is spread: the most that divide it."""
     return max(n for n in range(1, min(batch, devices or jax.device_count()) + 1) if batch % n == 0)

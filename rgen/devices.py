@@ -1,4 +1,4 @@
-"""Where arrays live: the rows of a batch spread over the devices of all processes, parameters on each of them."""
+"""Where arrays are: the rows of a batch are spread over the devices of all processes, parameters are on each of them."""
 
 from functools import cache
 from typing import Any
@@ -11,11 +11,11 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding
 from rgen.batching import shards_of
 from rgen.errors import InputError
 
-HEARTBEAT = 30  # seconds without a sign of life after which a process counts as lost
+HEARTBEAT = 30  # seconds of silence after which a process counts as lost
 
 
 def join(how: str) -> None:
-    """Makes this process one of several that compute as one. To be called before anything else of JAX.
+    """Makes this process one of several that compute together. Call it before anything else of JAX.
 
     Args:
       how: "auto", as `jax.distributed.initialize` finds it in the cluster's environment (SLURM, Open MPI, TPU pods); or
@@ -38,22 +38,22 @@ def join(how: str) -> None:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes files and speaks."""
+    """Whether this process is the one that writes files and prints."""
     return jax.process_index() == 0
 
 
 def sentence() -> str:
-    """What a command computes on, for one line at its start."""
+    """What a command computes on, printed at its start."""
     count, kind = jax.local_device_count(), jax.local_devices()[0].device_kind
     each = f" in each of {jax.process_count()} processes" if jax.process_count() > 1 else ""
     if jax.default_backend() != "cpu":
         return f"Computing on {count} x {kind}{each}."
     many = "1 CPU device, which uses all cores" if count == 1 else f"{count} CPU devices"
-    return f"Computing on {many}{each}; --devices sets into how many the cores are made."
+    return f"Computing on {many}{each}; --devices sets how many."
 
 
 def wait_for_all(what: str) -> None:
-    """Returns when every process is here."""
+    """Waits until every process is here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
 
@@ -64,8 +64,7 @@ def largest(number: float) -> float:
 
 
 def shardings(batch: int, count: int | None = None) -> tuple[NamedSharding, NamedSharding]:
-    """Where parameters lie, and where a batch, for `batch` rows: they are spread over as many of `count` devices (None: all) as divide
-    them."""
+    """Where parameters and a batch of so many rows go: the rows are spread over as many of `count` devices (None: all) as divide them."""
     devices = tuple(jax.devices()[: shards_of(batch, count)])
     if len({device.process_index for device in devices}) < jax.process_count():
         raise InputError(
@@ -77,20 +76,20 @@ def shardings(batch: int, count: int | None = None) -> tuple[NamedSharding, Name
 
 @cache
 def shardings_over(devices: tuple[Any, ...]) -> tuple[NamedSharding, NamedSharding]:
-    """Everywhere on these devices, and rows spread over them."""
+    """Whole arrays on each of these devices, and rows spread over them."""
     # with JAX's default, explicit axes, the gathers of an embedding raise
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
     return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
 
 
 def even_batch(batch: int, total: int) -> int:
-    """The size of the batches in which `total` rows are run, `batch` at most, but rounded up so that all devices have as many."""
+    """The batch size for `total` rows: at most `batch`, rounded up so that all devices get the same number."""
     devices, batch = jax.device_count(), min(batch, total)
     return -(-batch // devices) * devices if batch >= devices or jax.process_count() > 1 else batch
 
 
 def put(tree: Any, where: Sharding) -> Any:
-    """Puts arrays, the same ones in every process, where a sharding says; each process loads its own part only."""
+    """Puts arrays, the same ones in every process, as a sharding says; each process loads its own part only."""
     if jax.process_count() == 1:
         return jax.device_put(tree, where)
 
@@ -104,12 +103,12 @@ def put(tree: Any, where: Sharding) -> Any:
 
 
 def place(params: Any, rows: Any, count: int | None = None) -> tuple[Any, Any]:
-    """Puts parameters and a batch, arrays [B, ...], where `shardings` says. What is there already stays."""
+    """Puts parameters and a batch, arrays [B, ...], as `shardings` says; nothing is moved that is there already."""
     return put(params, shardings(_rows(rows), count)[0]), place_rows(rows, count)
 
 
 def place_rows(rows: Any, count: int | None = None) -> Any:
-    """Puts a batch where `shardings` says; a single row that stands for all lies everywhere."""
+    """Puts a batch as `shardings` says; a single row that all share goes to every device."""
     batch = _rows(rows)
     everywhere, spread = shardings(batch, count)
     return jax.tree.map(lambda a: put(a, spread if len(a) == batch else everywhere), rows)

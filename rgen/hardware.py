@@ -1,4 +1,4 @@
-"""The devices that programs are made for."""
+"""Devices and memory."""
 
 import os
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ except ImportError:  # Windows has no limits of this kind
 
 
 class Hardware(NamedTuple):
-    """What the cost model asks of devices.
+    """What the cost model needs to know of devices.
 
     Attributes:
       platform: "cpu", "gpu" or "tpu".
       devices: how many there are.
-      memory: bytes of one device's memory; of accelerators only.
-      cache: bytes of the cache that each core has of its own; of CPUs only.
+      memory: bytes of one accelerator's memory.
+      cache: bytes of each CPU core's own cache.
     """
 
     platform: str
@@ -41,10 +41,7 @@ def hardware() -> Hardware:
 
 
 def main_memory(root: Path = Path("/")) -> float:
-    """Bytes of main memory that this process may use; 0 if the system does not tell.
-
-    This machine's, or less where `ulimit -v`, `ulimit -d` or a control group gives less, as those of containers and batch jobs do.
-    """
+    """Bytes of main memory that this process may use, also by `ulimit` and control groups (containers, batch jobs); 0 if unknown."""
     limits = [_told("SC_PHYS_PAGES") * _told("SC_PAGE_SIZE"), *_group_limits(root)]
     if resource:
         limits += [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]  # -1 if there is none
@@ -52,16 +49,18 @@ def main_memory(root: Path = Path("/")) -> float:
 
 
 def total_memory() -> float:
-    """Bytes of memory of all devices; on CPUs, of main memory, as if each process had its own."""
+    """Bytes of memory of all devices; on CPUs, main memory, as if each process had its own."""
     there = hardware()
     return main_memory() * jax.process_count() if there.platform == "cpu" else there.memory * there.devices
 
 
 def require_memory(needed: float, what: str, remedy: str, there: float | None = None) -> None:
-    """Raises InputError if at least `needed` bytes will be allocated, and there are fewer: main memory, unless others are given.
+    """Raises InputError if `needed` bytes are more than there are.
 
     Args:
-      what: what needs them, the beginning of a sentence; remedy: what to do, a sentence.
+      what: what needs them, the beginning of a sentence.
+      remedy: what to do, a sentence.
+      there: bytes; None: those of main memory.
     """
     there = main_memory() if there is None else there
     if 0 < there < needed:
@@ -73,7 +72,7 @@ def gigabytes(count: float) -> str:
 
 
 def _group_limits(root: Path) -> Iterator[int]:
-    """Memory limits of this process's control groups and of those around them; Linux has two versions of these."""
+    """Memory limits of this process's control groups and their parents, of versions 1 and 2."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -90,7 +89,7 @@ def _group_limits(root: Path) -> Iterator[int]:
 
 
 def second_level_cache() -> float:
-    """Bytes of the cache that each core has of its own; 1 MiB if the system does not tell."""
+    """Bytes of each core's own cache; 1 MiB if unknown."""
     return _told("SC_LEVEL2_CACHE_SIZE") or 2**20
 
 

@@ -1,4 +1,4 @@
-"""From the logits of one step to nats, to probabilities, and to a draw."""
+"""From the logits of one step to nats, to probabilities and to a draw."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,10 +10,10 @@ from rgen.errors import InputError
 
 
 class Likelihood(Protocol):
-    """Frozen and without parameters; works on the logits of one step."""
+    """How the logits of one step are read. Frozen, without parameters."""
 
     def nll(self, logits: jax.Array, y: jax.Array) -> jax.Array:
-        """Nats paid for the output y [] under logits."""
+        """Nats of the output y []."""
         ...
 
     def log_probs(self, logits: jax.Array) -> jax.Array:
@@ -44,18 +44,18 @@ class Bernoulli:
         return -jax.nn.softplus(jnp.stack([logits[0], -logits[0]]))
 
 
-COLDEST = 1e-30  # temperatures below are 0: dividing by them leaves the range of float32
+COLDEST = 1e-30  # lower temperatures count as 0, since dividing by them leaves the range of float32
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How an output is chosen from its probabilities: each of these changes them, in this order; then one is drawn.
+    """How probabilities are modified before an output is drawn, in this order.
 
     Attributes:
-      temperature: divides log-probabilities; below 1 what is likely becomes likelier; 0 always takes the most probable output.
-      top_k: only the k most probable outputs are left.
-      top_p: only the fewest outputs that have this probability together (Holtzman et al. 2020, arXiv:1904.09751).
-      min_p: only outputs at least this many times as probable as the most probable one (Nguyen et al. 2024, arXiv:2407.01082).
+      temperature: divides log-probabilities: below 1 sharpens, above 1 flattens, 0 is greedy.
+      top_k: keeps the k most probable outputs.
+      top_p: keeps the fewest outputs whose probabilities sum to this (Holtzman et al. 2020, arXiv:1904.09751).
+      min_p: keeps outputs at least this many times as probable as the most probable one (Nguyen et al. 2024, arXiv:2407.01082).
     Raises:
       InputError: one of them is out of range.
     """
@@ -67,26 +67,26 @@ class Decoding:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
-            raise InputError(f"The temperature is {self.temperature}; it must be a number of at least 0, and 0 draws the most probable.")
+            raise InputError(f"The temperature is {self.temperature}; it must be at least 0, where 0 draws the most probable output.")
         if self.top_k is not None and self.top_k < 1:
-            raise InputError(f"top-k is {self.top_k}; at least 1 output must be left to draw.")
+            raise InputError(f"top-k is {self.top_k}; it must be at least 1.")
         for name, value in (("top-p", self.top_p), ("min-p", self.min_p)):
             if value is not None and not 0 < value <= 1:
                 raise InputError(f"{name} is {value}; it must lie above 0 and be at most 1.")
 
     def log_probs(self, log_probs: jax.Array) -> jax.Array:
-        """Log-probabilities [K] after these changes, up to a constant; -inf where nothing is left."""
+        """The modified log-probabilities [K], up to a constant; -inf for what is not kept."""
         if self.temperature < COLDEST:
             return jnp.where(jnp.arange(log_probs.size) == log_probs.argmax(), 0.0, -jnp.inf)
         scaled = (log_probs - log_probs.max()) / self.temperature
         if self.top_k is not None or self.top_p is not None:
-            order = jnp.argsort(-scaled)  # of equals the first comes first: exactly k are left
+            order = jnp.argsort(-scaled)  # stable, so that exactly k are kept among equals
             ordered = scaled[order]
             if self.top_k is not None:
                 ordered = jnp.where(jnp.arange(ordered.size) < self.top_k, ordered, -jnp.inf)
-            if self.top_p is not None and self.top_p < 1:  # all of them is all of them, whatever their sum is rounded to
+            if self.top_p is not None and self.top_p < 1:  # 1 keeps everything, however the cumulative sum rounds
                 probs = jax.nn.softmax(ordered)
-                likelier = (probs.cumsum() - probs).at[0].set(-1)  # the first is always left
+                likelier = (probs.cumsum() - probs).at[0].set(-1)  # the first is always kept
                 ordered = jnp.where(likelier < self.top_p, ordered, -jnp.inf)
             scaled = scaled.at[order].set(ordered)
         if self.min_p is not None:

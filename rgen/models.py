@@ -1,8 +1,6 @@
-"""From names and sizes to a sequence model: a network in the inner loop, or the recurrent baseline."""
+"""From a configuration to a sequence model, a network in the inner loop or the recurrent baseline; and whether it fits into memory."""
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -10,17 +8,16 @@ import numpy as np
 import optax
 
 from rgen import networks
-from rgen.choices import GENERATOR, InnerOptimizer, RateKind
+from rgen.choices import GENERATOR, InnerOptimizer
 from rgen.config import TrainConfig
 from rgen.data import Dataset
 from rgen.errors import InputError
-from rgen.fast import Direct, Dual, Form, InnerLoop
+from rgen.fast import Direct, Dual, InnerLoop
 from rgen.hardware import hardware, require_memory, total_memory
 from rgen.likelihood import Bernoulli, Categorical
 from rgen.recurrent import LSTM, Recurrent
 from rgen.sequence import SequenceModel
 
-DISTINCT = Dual(distinct=True)
 REVERSE = 10  # an outer step needs about so many times the memory of its taps, measured on the presets; for what is recommended only
 INNER_OPTIMIZERS: dict[InnerOptimizer, Any] = {
     "sgd": None,
@@ -33,52 +30,30 @@ INNER_OPTIMIZERS: dict[InnerOptimizer, Any] = {
 """Optimizers of the inner loop, whose updates the inner rates multiply."""
 
 
-def build(
-    name: str,
-    shape: tuple[int, ...],
-    symbols: int,
-    end: int | None = None,
-    rates: RateKind = "fixed",
-    rate: float = 1e-3,
-    fast: tuple[str, ...] | None = None,
-    form: Form = DISTINCT,
-    inner: Mapping[str, Any] = MappingProxyType({}),
-    **sizes: Any,
-) -> SequenceModel:
-    """Builds a sequence model for sequences in which no place comes twice, as in lines and pictures.
+def configured(config: TrainConfig, shape: tuple[int, ...], symbols: int, end: int | None = None) -> SequenceModel:
+    """Builds the model of a `TrainConfig` for sequences in which no place comes twice, as in lines and pictures.
 
     Args:
-      name: a network's name, or "lstm".
       shape: (T,) for lines, (rows, columns) for images.
       symbols: how many different outputs there are; 2 are predicted as a bit.
       end: the output that ends a sequence, if one does.
-      rates, rate: kind of the inner rates, and where they start; the recurrent baseline has none.
-      fast: what learns in the inner loop, as in `rgen.fast.InnerLoop`.
-      form: how the inner loop is computed.
-      inner: further arguments of `rgen.fast.InnerLoop`, such as inner_batch.
-      **sizes: options of the network; None means its default.
     Raises:
       InputError: as `networks.build`.
     """
     likelihood, outputs = (Bernoulli(), 1) if symbols == 2 else (Categorical(), symbols)
+    name, sizes = config.network, {option: getattr(config, option) for option in networks.OPTIONS}
+    if config.neighbours:
+        if name != "image-heads":
+            raise InputError(f"--neighbours is for image-heads, and the network is {name}; leave it out.")
+        sizes["context"] = networks.neighbours(config.neighbours)
     if name == "lstm":
         return Recurrent(networks.configure(LSTM, name, sizes, shape=shape, symbols=symbols, outputs=outputs), likelihood, end)
     network = networks.build(name, shape, outputs, **sizes)
-    return InnerLoop(network, likelihood, rates, rate, fast, end, form=form, **inner)
-
-
-def configured(config: TrainConfig, shape: tuple[int, ...], symbols: int, end: int | None = None) -> SequenceModel:
-    """Builds the model of a `TrainConfig` for data of this shape; see `build`."""
-    sizes = {option: getattr(config, option) for option in networks.OPTIONS}
-    if config.neighbours:
-        if len(shape) == 1:
-            raise InputError("--neighbours is about pixels, and these are lines; give --context.")
-        sizes["context"] = networks.neighbours(config.neighbours)
+    form = Direct() if config.form == "direct" else Dual(config.chunk, config.fold, config.micro_batch, distinct=True)
     inner = {option: getattr(config, option) for option in ("inner_batch", "inner_steps", "inner_clip", "inner_decay")}
-    inner["optimizer"] = INNER_OPTIMIZERS[config.inner_optimizer]
-    dual = Dual(config.chunk, config.fold, config.micro_batch, distinct=True)
-    form = Direct() if config.form == "direct" else dual
-    return build(config.network, shape, symbols, end, config.rates, config.inner_rate, config.fast, form, inner, **sizes)
+    optimizer = INNER_OPTIMIZERS[config.inner_optimizer]
+    rates = config.rates, config.inner_rate
+    return InnerLoop(network, likelihood, *rates, config.fast, end, optimizer=optimizer, form=form, **inner)
 
 
 def from_config(config: TrainConfig, data: Dataset) -> SequenceModel:
@@ -94,21 +69,21 @@ def from_config(config: TrainConfig, data: Dataset) -> SequenceModel:
 
 
 def init(model: SequenceModel, data: Dataset, seed: int) -> Any:
-    """Parameters before training, a function of the seed."""
+    """Parameters before training, as a function of the seed."""
     x = np.zeros(2 if data.kind == "image" else (), np.int32)  # a pixel's row and column, or a place in a line
     return model.init(jax.random.key(seed, impl=GENERATOR), x)
 
 
 def parameter_shapes(model: SequenceModel, data: Dataset) -> Any:
-    """What `init` returns, without the numbers."""
+    """The shapes and types of what `init` returns."""
     return jax.eval_shape(lambda: init(model, data, 0))
 
 
 def fitting_batch(model: SequenceModel, data: Dataset, budget: float = 1e9) -> int:
-    """How many sequences to score or sample at once: three copies of what each one needs in `budget` bytes, and no more than helps.
+    """How many sequences to score or sample at once: as many as `budget` bytes hold, but no more than help.
 
-    That is its outputs, weights and nats; in the direct form, its fast weights too. The dual form holds the taps of a micro-batch only. On
-    a CPU a sequence takes the same time in batches of 128 to 1,024; accelerators launch each kernel once for all of a batch.
+    Each takes its outputs, weights and nats, and in the direct form its fast weights, three times. The dual form holds the taps of one
+    micro-batch only. On a CPU batches of 128 to 1,024 are equally fast; accelerators launch each kernel once for a whole batch.
     """
     loop = model if isinstance(model, InnerLoop) else None
     most = 4096 if loop and isinstance(loop.form, Dual) and hardware().platform != "cpu" else 256
@@ -117,26 +92,26 @@ def fitting_batch(model: SequenceModel, data: Dataset, budget: float = 1e9) -> i
 
 
 def numbers(params: Any) -> int:
-    """How many numbers a tree of arrays, or of their shapes, has."""
+    """How many numbers a tree of arrays has, or of their shapes."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 def check_network_fits(shapes: Any, copies: int) -> None:
-    """Raises InputError where so many copies of a network's parameters, in float32, need more memory than there is."""
+    """Raises InputError if so many copies of a network's parameters in float32 need more memory than there is."""
     size, remedy = numbers(shapes), "Give smaller sizes, as --width, or shorter sequences."
     require_memory(4 * copies * size, f"A network of {size:,} parameters", remedy, total_memory())
 
 
 def by_path(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by their places in it, as params/init/logits/bias."""
+    """The leaves of a tree by their paths, as in params/init/logits/bias."""
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def check_training_fits(config: TrainConfig, model: SequenceModel, data: Dataset) -> None:
-    """Raises InputError where an outer step needs more memory than there is, before anything of its size is made.
+    """Raises InputError if an outer step needs more memory than there is, before it is allocated.
 
-    Counted is only what must be there at the same time, so that nothing is refused that could work: the parameters with Adam's two moments
-    and the gradient; outputs, weights and nats of the meta-batch; and the taps of a micro-batch and foreseen inputs, for the reverse sweep.
+    Only what must be there at the same time is counted, so that nothing is refused that could work: the parameters with Adam's two moments
+    and the gradient; outputs, weights and nats of the meta-batch; the taps of a micro-batch and the foreseen inputs.
     """
     there, shapes, length, batch = total_memory(), parameter_shapes(model, data), data.length, config.meta_batch
     check_network_fits(shapes, copies=4)

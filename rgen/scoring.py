@@ -1,4 +1,4 @@
-"""Exact nats of a whole split."""
+"""Exact nats of sequences and of whole splits."""
 
 import math
 from functools import partial
@@ -30,13 +30,13 @@ def score(model: SequenceModel, params: Any, seqs: Sequence) -> jax.Array:
 
 
 def choose(data: Dataset, split: str, count: int | None, seed: int) -> np.ndarray:
-    """Indices of `count` sequences of a split, drawn without replacement, the first of a larger count; without one, all in their order."""
+    """`count` indices of a split without replacement (a smaller count is a prefix of a larger one); None: all, in order."""
     size = len(data.splits[split])
     return np.arange(size) if count is None else np.random.default_rng(seed).permutation(size)[:count]
 
 
 def choose_exactly(data: Dataset, split: str, count: int | None, seed: int) -> np.ndarray:
-    """As `choose`, but raises InputError where there are not so many."""
+    """As `choose`, but raises InputError if the split is smaller than `count`."""
     index = choose(data, split, count, seed)
     if count and count > len(index):
         raise InputError(f"--count is {count}, and the {split} split has {len(index)} sequences.")
@@ -53,15 +53,17 @@ def score_all(
     progress: Progress | None = None,
     known: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Nats [N, T] of the sequences `index` [N] of a split, `batch` at a time; the last batch is filled up by repetition.
+    """Nats [N, T] of the sequences `index` [N] of a split, `batch` at a time.
 
-    With `known`, booleans [N, H, W] of images, those of the rest given what is known, as `rgen.sampling.conditional_nats`.
+    Args:
+      known: booleans [N, H, W] of images. With it, the nats are those of the rest given the known pixels, as in
+        `rgen.sampling.conditional_nats`.
     """
     rows, total = [], 0.0
     batch = even_batch(batch, len(index))
     for first in range(0, len(index), batch):
         part = np.arange(first, min(first + batch, len(index)))
-        filled = np.resize(part, batch)
+        filled = np.resize(part, batch)  # the last batch repeats its sequences
         seqs = data.sequences(split, index[filled])
         at = None if known is None else known[(filled[:, None], *np.moveaxis(seqs.x, -1, 0))]  # [batch, T]
         params, (seqs, at) = place(params, (seqs, at))
@@ -75,7 +77,7 @@ def score_all(
 
 
 def summarize(nats: np.ndarray, symbols: np.ndarray) -> dict[str, float | int]:
-    """The table's numbers.
+    """Means and the standard error.
 
     Args:
       nats: [N] of each sequence.

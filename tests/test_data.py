@@ -141,7 +141,7 @@ def test_text_with_a_few_control_characters_is_text(tmp_path, separator):
     assert len(data.load(old).notes) == 1
 
 
-def test_a_page_of_html_is_text_and_that_is_said(tmp_path):
+def test_a_page_of_html_is_read_with_a_note(tmp_path):
     loaded = data.load(write(tmp_path / "names.txt", b"<!DOCTYPE HTML>\n<html>\n<p>404 Not found</p>\n"))
     assert "names.txt' begins as a page of HTML" in loaded.notes[0]
 
@@ -220,31 +220,31 @@ def test_any_bytes_load_or_are_refused(tmp_path_factory, content, max_length):
     assert sum(weights) == sum(len(line) + 1 for line in all_lines(loaded))
 
 
-# Sequences that come twice
+# Repeated sequences
 
 
-def test_lines_that_come_twice_are_said_or_dropped(tmp_path):
+def test_repeated_lines_are_noted_or_dropped(tmp_path):
     path = write(tmp_path / "lines", b"\n".join(b"line %d" % (number % 60) for number in range(100)))
     loaded, without = data.load(path, held_out=0.2), data.load(path, held_out=0.2, deduplicate=True)
     train = set(loaded.decode(None, loaded.splits["train"]))
     valid, test = (sum(line in train for line in loaded.decode(None, loaded.splits[split])) for split in ("valid", "test"))
     assert loaded.notes[1:] == (
-        f"Lines that stand in train too: {valid} of 10 valid and {test} of 20 test; --deduplicate drops what comes twice.",
+        f"Lines that are in train too: {valid} of 10 valid and {test} of 20 test; --deduplicate drops repeated ones.",
     )
     assert sorted(all_lines(without)) == sorted(b"line %d" % number for number in range(60))
-    assert "42 train, 6 valid, 12 test" in without.notes[0] and without.notes[1:] == ("Lines dropped, since they came twice: 40.",)
+    assert "42 train, 6 valid, 12 test" in without.notes[0] and without.notes[1:] == ("Lines dropped, since they are repeated: 40.",)
     cut_same = data.load(write(tmp_path / "long", b"same1\nsame2\nsame3\nother\nthird\n"), max_length=5, deduplicate=True)
     assert sorted(all_lines(cut_same)) == [b"othe", b"same", b"thir"]
 
 
-def test_splits_of_their_own_lose_in_train_what_comes_twice(tmp_path):
+def test_of_given_splits_only_train_loses_repeated_images(tmp_path):
     grey = np.random.default_rng(0).integers(0, 256, (30, 4, 6), np.uint8)
     lighter = np.where(grey >= 128, 200, grey)  # the same in black and white
     np.savez(tmp_path / "a.npz", train=np.concatenate([grey[:20], lighter[:3], lighter[18:]]), valid=grey[20:24], test=grey[24:])
     loaded, without = data.load(tmp_path / "a.npz"), data.load(tmp_path / "a.npz", deduplicate=True)
-    assert loaded.notes[1].startswith("Images that stand in train too: 4 of 4 valid and 6 of 6 test;")
+    assert loaded.notes[1].startswith("Images that are in train too: 4 of 4 valid and 6 of 6 test;")
     np.testing.assert_array_equal(without.splits["train"], grey[:20] >= 128)
-    assert without.notes[1:] == ("Images dropped, since they came twice: 15.",)
+    assert without.notes[1:] == ("Images dropped, since they are repeated: 15.",)
     assert len(data.load(tmp_path / "a.npz", binarize="dynamic").notes) == 1  # drawn from other greys
     np.savez(tmp_path / "b.npz", train=np.tile(grey[:20], (2, 1, 1)), test=grey[:6])
     valid = data.load(tmp_path / "b.npz", deduplicate=True)
@@ -490,7 +490,7 @@ REFUSED = {
     ),
     "another data set": (
         lambda folder: written(folder / TRAIN, idx(np.zeros((25, 28, 28), np.uint8))),
-        f"{TRAIN}' is not of mnist, .* SHA-256 checksum: .* another data set, as Fashion-MNIST, whose images --data takes",
+        f"{TRAIN}' is not of mnist, .* SHA-256 checksum: .* another data set such as Fashion-MNIST, whose images --data takes",
     ),
     "a folder of that name": (lambda folder: made(removed(folder / TRAIN) / TRAIN).parent, "The train images of mnist are not in"),
     "a pointer": (lambda folder: written(folder / TRAIN, POINTER), f"{TRAIN}' is a pointer of Git LFS .* git lfs pull"),

@@ -10,6 +10,7 @@ from flax import traverse_util
 from problems import jit
 
 from rgen import choices, models, networks
+from rgen.config import TrainConfig
 
 SHAPES = {"text": (128,), "image": (28, 28)}
 
@@ -137,5 +138,5 @@ def test_a_network_made_directly_says_it_too(options, sentence):
 @pytest.mark.parametrize("name", choices.NETWORKS)
 def test_every_network_that_can_be_chosen_is_there(name):
     text = name.startswith("text")
-    model = models.build(name, SHAPES["text" if text else "image"], 256 if text else 2)
+    model = models.configured(TrainConfig(network=name), SHAPES["text" if text else "image"], 256 if text else 2)
     assert jax.tree.leaves(jax.eval_shape(lambda: model.init(jax.random.key(0), np.zeros((() if text else 2), np.int32))))

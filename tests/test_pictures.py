@@ -1,4 +1,4 @@
-"""Anybody's images: folders of pictures, and arrays of NumPy; read right, or refused in a sentence."""
+"""Folders of pictures and arrays of NumPy: read correctly, or refused with a reason."""
 
 import io
 from dataclasses import replace
@@ -132,7 +132,7 @@ def test_pictures_are_read_as_viewers_show_them(orientation, kind, tmp_path):
     np.testing.assert_array_equal(conditioning.picture(Dataset("image", {"train": WHITE}), tmp_path / "a.png").y, 1 - WHITE[0])
 
 
-def test_what_is_damaged_in_exif_turns_nothing(tmp_path, recwarn):
+def test_damaged_exif_data_are_ignored(tmp_path, recwarn):
     Image.fromarray(WHITE[0] * 255).save(tmp_path / "a.png", exif=b"damaged")
     np.testing.assert_array_equal(pictures.read(tmp_path / "a.png", 255)[0], WHITE[0] * 255)
     assert not recwarn.list
@@ -145,7 +145,7 @@ def in_classes(folder: Path, images: np.ndarray) -> Path:
     return folder
 
 
-def test_pictures_in_folders_inside_are_read_and_what_is_left_out_is_said(tmp_path):
+def test_pictures_in_subfolders_are_read_and_other_files_are_noted(tmp_path):
     at = draw(in_classes(tmp_path / "a", GREY[:20]), GREY[20:])
     rest(at)
     (at / "cat" / "photo.HEIC").write_bytes(b"any")
@@ -159,10 +159,10 @@ def test_pictures_in_folders_inside_are_read_and_what_is_left_out_is_said(tmp_pa
         np.testing.assert_array_equal(loaded.splits[split], (read >= 128)[rows])
     left, inside, again = loaded.notes[1:]
     assert left.endswith("Pillow does not open them as pictures: .heic: 1, .txt: 1.")
-    assert inside.startswith("Pictures are read from 3 folders inside") and again.startswith("Images that stand in train too")
+    assert inside.startswith("Pictures are read from 3 folders inside") and again.startswith("Images that are in train too")
 
 
-def test_splits_of_their_own_may_have_folders_inside_too(tmp_path):
+def test_given_splits_may_have_subfolders(tmp_path):
     at = tmp_path / "a"
     in_classes(at / "train", GREY[:20])
     in_classes(at / "test", GREY[20:])
@@ -175,7 +175,7 @@ LOSSLESS: dict[str, Any] = {"webp": {"lossless": True}}
 
 
 @pytest.mark.parametrize("end", ["gif", "tif", "png", "webp"])
-def test_of_several_frames_the_first_is_read_and_the_others_are_said(end, tmp_path):
+def test_the_first_of_several_frames_is_read_and_the_others_are_noted(end, tmp_path):
     at, frames = draw(tmp_path / "a", GREY), [Image.fromarray(image * 255) for image in WHITE[1:4]]
     path = at / f"zz.{end}"
     frames[0].save(path, save_all=True, append_images=frames[1:], **LOSSLESS.get(end, {}))
@@ -196,7 +196,7 @@ OWN = {
 
 
 @pytest.mark.parametrize("case", OWN)
-def test_splits_of_their_own_are_kept(case, tmp_path):
+def test_given_splits_are_kept(case, tmp_path):
     loaded = data.load(OWN[case](tmp_path))
     parts = (WHITE[6:26], WHITE[26:], WHITE[:6]) if case == "folders" else (WHITE[:20], WHITE[20:24], WHITE[24:])
     for split, part in zip(("train", "valid", "test"), parts):
@@ -245,8 +245,8 @@ REFUSED = {
         lambda at: [draw(at / "a" / name, GREY) for name in ("Test", "test", "train")] and at / "a",
         "folders (Test and test|test and Test), which are the same split",
     ),
-    "32 bits": (lambda at: draw(at / "a", GREY.astype(np.int32), "tif"), "not sure what is white. Save it with 8 or 16 bits"),
-    "16 bits, white is 0": (lambda at: draw(at / "a", GREY * np.uint16(257), "tif", tiffinfo={262: 0}), "not sure what is white"),
+    "32 bits": (lambda at: draw(at / "a", GREY.astype(np.int32), "tif"), "what is white is not sure. Save it with 8 or 16 bits"),
+    "16 bits, white is 0": (lambda at: draw(at / "a", GREY * np.uint16(257), "tif", tiffinfo={262: 0}), "what is white is not sure"),
     "bright floats": (
         lambda at: draw(at / "a", GREY.astype(np.float32), "tif"),
         "has numbers from .* to 2.*Expected are .* numbers 0 to 1",
@@ -344,7 +344,7 @@ def test_any_array_loads_or_is_refused(tmp_path_factory, drawn):
         assert set(np.unique(loaded.batch(0, 0, 2).y)) <= {0, 1} and loaded.shape == shape[1:3]
 
 
-def test_images_that_are_no_squares_are_reduced_by_what_divides_both_sides(tmp_path):
+def test_rectangular_images_are_reduced_by_what_divides_both_sides(tmp_path):
     path = one(tmp_path / "a.npy", GREY)
     expected = GREY.reshape(30, 2, 2, 3, 2).mean((2, 4)) >= 127.5
     np.testing.assert_array_equal(data.load(path, reduce=2).splits["test"], expected[cut(30, 0.1, 0)["test"]])

@@ -1,7 +1,6 @@
-"""Named data sets as batches of sequences, in numpy.
+"""Data sets, by name or from files.
 
-`load("digits")`, `load("mnist")`, `load("listing")`, `load("my/lines.txt")` or `load("my/images.npy")` give a `Dataset`: uint8 arrays for
-each split, and sequences made of them.
+`load("digits")`, `load("mnist")`, `load("listing")`, `load("my/lines.txt")` or `load("my/images.npy")` return a `Dataset`.
 """
 
 import difflib
@@ -35,22 +34,21 @@ def load(
 
     Args:
       name: one of NAMES; the path of a folder of pictures, or of a .npy or .npz file of images (see `rgen.data.pictures`); else the path
-        of a file with one sequence for each line, read as bytes.
-      data_dir: for `mnist`: where its four official files are (see `rgen.data.official`).
+        of a text file with one sequence per line.
+      data_dir: for `mnist` and `binarized-mnist`: where their files are (see `rgen.data.mnist`).
       max_length: for text: T, the steps of a sequence; longer lines are cut so that all end with a NUL.
-      held_out: fraction of the data cut off for test, and half as much for valid; data with official splits ignores it.
-      split_seed: shuffles before cutting, and fixes the random pixel orders.
-      deduplicate: drops sequences that came before, so that no split shares any with another; where splits are given, train loses what
-        stands in the others or came before. The same are lines cut to `max_length`, and images as they are after `reduce` and a threshold,
-        or, where pixels are drawn, in grey.
-      order: for images: `raster`, or `random`, an order of its own for every image.
+      held_out: fraction of the data that becomes test, and half as much valid. Data with their own splits ignore it.
+      split_seed: shuffles the data before they are split, and fixes the random pixel orders.
+      deduplicate: drops repeated sequences, so that no two splits share any. Of data with their own splits, only train loses sequences.
+        Lines are compared as cut to `max_length`; images after `reduce`, in black and white, or in grey where pixels are drawn.
+      order: for images: `raster`, or `random`, another order for every image.
       reduce: for images: side of the blocks that are averaged into one pixel, before it becomes 0 or 1.
-      binarize: for images: how grey becomes 0 or 1. `threshold`: 1 from a half on. `static`: drawn once, 1 with a probability that is the
-        grey value, by `split_seed`. `dynamic`: the same, but training images are drawn anew each time.
+      binarize: for images: how grey becomes 0 or 1. `threshold`: 1 from a half on. `static`: drawn once by `split_seed`, the grey value
+        being the probability of 1. `dynamic`: the same, but training images are drawn anew each time.
       score_padding: for text: weight 1 also after the NUL that ends a line.
-      download: may use the network to get a data set that is not there.
+      download: whether a data set that is not there may be downloaded.
     Raises:
-      DataError: anything is wrong with these, or with the data.
+      DataError: an option or the data cannot be used.
     """
     if max_length < 2:
         raise DataError(f"The maximal length must be at least 2, a byte and its NUL; it is {max_length}.")

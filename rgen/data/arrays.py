@@ -34,10 +34,10 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def as_bytes(array: np.ndarray, shown: str) -> np.ndarray:
-    """Images as uint8 [N, H, W] of 0 to 255; numbers are rounded, a half never down. Of 0 and 1 alone, 1 is white.
+    """Images as uint8 [N, H, W] of 0 to 255, rounded, a half up. If there are only 0 and 1, 1 is white.
 
     Raises:
-      DataError: these are no images.
+      DataError: the array is not one of images.
     """
     if array.dtype.kind not in "buif":
         raise DataError(f"{shown} has elements of the type {array.dtype}. {EXPECTED}.")

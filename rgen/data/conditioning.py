@@ -1,4 +1,4 @@
-"""What is known of a sequence before the rest is drawn: the beginning of a line, a part of an image, a picture with grey in it."""
+"""What is known of a sequence before the rest is drawn: the beginning of a line, a part of an image, or a picture."""
 
 import os
 from pathlib import Path
@@ -11,14 +11,14 @@ from rgen.errors import nearest
 from rgen.sequence import Given
 
 SIDES = ("top", "bottom", "left", "right")
-GREY = (64, 192)  # what lies between is unknown
+GREY = (64, 192)  # pixels between these are unknown
 
 
 def prompt(data: Dataset, text: str) -> Given:
     """The beginning of a line: y and known [T].
 
     Raises:
-      DataError: the data are no lines, or the text does not fit into one.
+      DataError: the data are images, or the text does not fit into a line.
     """
     if data.kind != "text":
         raise DataError("--prompt begins a line, and this run was trained on images; give a part of an image with --complete.")
@@ -31,10 +31,10 @@ def prompt(data: Dataset, text: str) -> Given:
 
 
 def part(data: Dataset, name: str, count: int, seed: int) -> np.ndarray:
-    """Which pixels are known, [count, H, W]: a half, or for "random:0.3" three tenths of them, others for each image.
+    """Which pixels are known, [count, H, W]: one of SIDES, or for "random:0.3" three tenths of them, other ones in each image.
 
     Raises:
-      DataError: the data are no images, or there is no such part.
+      DataError: the data are lines, or there is no such part.
     """
     _must_be_images(data)
     height, width = data.shape
@@ -63,7 +63,7 @@ def picture(data: Dataset, path: Path) -> Given:
       DataError: it cannot be read, or has another size.
     """
     _must_be_images(data)
-    grey, frames = pictures.read(path, paper=128)  # what is transparent is unknown too
+    grey, frames = pictures.read(path, paper=128)  # transparent pixels are unknown too
     if frames > 1:
         raise DataError(f"The picture {str(path)!r} has {frames} frames, pages or layers; save one of them as a picture of its own.")
     if grey.shape != data.shape:

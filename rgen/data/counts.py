@@ -1,6 +1,6 @@
-"""What counting reaches: exact nats of held-out sequences under the simplest models, for scale.
+"""Exact nats of held-out sequences under simple models, for comparison.
 
-Every model is a table of counts over the training sequences, smoothed by half a count; nothing is learned online.
+Every model is a table of counts over the training sequences, smoothed by half a count.
 """
 
 import math
@@ -19,7 +19,7 @@ STATES = 3 ** len(NEIGHBOURS)
 
 
 def reference_nats(data: Dataset, split: str, index: Many[int] | np.ndarray) -> dict[str, np.ndarray]:
-    """Nats of each sequence under models counted on the whole training split.
+    """Nats of each sequence under tables of counts of the whole training split.
 
     Args:
       data: images or text; pixels are taken in each image's own fixed order.

@@ -1,4 +1,4 @@
-"""Sequences in splits, as batches of them in numpy."""
+"""A data set: sequences in splits, and batches of them."""
 
 import dataclasses
 import hashlib
@@ -18,7 +18,7 @@ SURE = 65_535  # the chance of a pixel that is always 1; a multiple of 255
 
 
 class DataError(InputError):
-    """Data or an option about it cannot be used; the message says what was given, what is expected and what to do."""
+    """Data, or an option about them, cannot be used; the message says what was given, what is expected and what to do."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -101,7 +101,7 @@ class Dataset:
         return self.sequences("train", rng.integers(len(self.splits["train"]), size=size), rng)
 
     def fingerprint(self) -> str:
-        """A digest of all splits: the same of the same sequences in the same order."""
+        """A digest of all splits, equal for the same sequences in the same order."""
         digest = hashlib.sha256()
         for split in SPLITS:
             for start in range(0, len(self.splits[split]), BLOCK):
@@ -109,7 +109,7 @@ class Dataset:
         return digest.hexdigest()
 
     def decode(self, x: Any, y: Any) -> Any:
-        """The way back from inputs x [B, T, ...] or [1, T, ...], and outputs y [B, T].
+        """The images or lines of inputs x [B, T, ...] or [1, T, ...] and outputs y [B, T].
 
         Returns:
           Images uint8 [B, H, W]; or of lines, whose positions are not needed, a list of B byte strings, each up to its first NUL.
@@ -122,7 +122,7 @@ class Dataset:
         return images
 
     def _orders(self, split: str, index: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
-        """[B, T], or [1, T] for all, for each step the raster number of its place."""
+        """The raster index of each step's place: [B, T], or [1, T] if shared."""
         raster = np.arange(self.length)[None]
         if self.order == "raster":
             return raster
@@ -134,12 +134,12 @@ class Dataset:
 
 
 def draw(chances: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draws each pixel from its chance: uint8 of 0 and 1."""
+    """Draws each pixel by its chance: uint8 of 0 and 1."""
     return np.less(rng.integers(SURE, size=chances.shape, dtype=np.uint16), chances).astype(np.uint8)
 
 
 def cut(n: int, held_out: float, split_seed: int) -> dict[str, np.ndarray]:
-    """Shuffles 0..n-1 by the seed and cuts off test (`held_out` of them) and valid (half as many): split name -> indices.
+    """Shuffles 0..n-1 by the seed and splits them: `held_out` of them are test, half as many valid. Split name -> indices.
 
     Raises:
       DataError: the fraction is not between 0 and 1, or nothing is left to train on.
@@ -155,7 +155,7 @@ def cut(n: int, held_out: float, split_seed: int) -> dict[str, np.ndarray]:
 
 
 def divide(found: dict[str, np.ndarray], held_out: float, split_seed: int) -> tuple[dict[str, np.ndarray], str]:
-    """The three splits, and how they came about, of all sequences as "", or of splits of their own: valid may be missing there.
+    """The three splits and how they were made, of all sequences under the name "", or of splits that may lack valid.
 
     Raises:
       DataError: as `cut`.
@@ -171,11 +171,11 @@ def divide(found: dict[str, np.ndarray], held_out: float, split_seed: int) -> tu
 
 
 def check_regular(path: str | os.PathLike[str]) -> None:
-    """Raises DataError for a folder, or a pipe, from which a program could read for ever; not for what is not there."""
+    """Raises DataError for what is not a file, as a folder or a pipe; not for what does not exist."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise DataError(f"{os.fspath(path)!r} cannot be read: it is not a regular file.")
 
 
 def sizes(splits: dict[str, np.ndarray], what: str, how: str) -> str:
-    """The sentence that reports how many sequences each split has, and how the splits were cut."""
+    """A sentence that says how many sequences each split has, and how they were split."""
     return ", ".join(f"{len(rows):,} {name}" for name, rows in splits.items()) + f" {what} ({how})."

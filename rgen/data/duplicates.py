@@ -1,4 +1,4 @@
-"""Sequences that stand in a data set more than once."""
+"""Sequences that are more than once in a data set."""
 
 import math
 from collections.abc import Mapping
@@ -11,18 +11,18 @@ BLOCK = 8192  # rows
 
 
 def also_in_train(splits: Mapping[str, np.ndarray], what: str) -> tuple[str, ...]:
-    """A sentence on how many sequences of valid and test stand in train too, if any do."""
+    """A sentence that says how many sequences of valid and test are in train too, if any are."""
     train = _digests(splits["train"])
     counts = {split: int(np.isin(_digests(splits[split]), train).sum()) for split in ("valid", "test")}
     said = " and ".join(f"{count:,} of {len(splits[split]):,} {split}" for split, count in counts.items() if count)
-    return (f"{what.capitalize()} that stand in train too: {said}; --deduplicate drops what comes twice.",) if said else ()
+    return (f"{what.capitalize()} that are in train too: {said}; --deduplicate drops repeated ones.",) if said else ()
 
 
 def first_of_each(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Indices of what is left if no sequence comes twice, the first of each.
+    """Indices of the first of each sequence.
 
     Args:
-      found: all sequences as "", or splits of their own, of which train alone loses what comes again or stands in another.
+      found: all sequences under the name ""; or splits, of which only train loses sequences, those that are in another split too.
     Raises:
       DataError: nothing is left of train.
     """
@@ -32,12 +32,12 @@ def first_of_each(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     for name in found.keys() - {cut}:
         first = first[~np.isin(digests[cut][first], digests[name])]
     if not len(first):
-        raise DataError("With --deduplicate nothing is left of train, since all of it stands in the other splits; leave it out.")
+        raise DataError("With --deduplicate nothing is left of train, since all of it is in the other splits; leave it out.")
     return {name: np.arange(len(rows)) for name, rows in found.items()} | {cut: first}
 
 
 def _digests(rows: np.ndarray) -> np.ndarray:
-    """A number for each row [N, ...], the same for the same rows: uint64 [N].
+    """A hash of each row [N, ...]: uint64 [N].
 
     Products with random weights, modulo 2^64: two different rows have the same number with a chance of at most 2^-48.
     """

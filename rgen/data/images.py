@@ -14,7 +14,7 @@ VALID = 5_000  # images cut from the end of MNIST's official training images
 
 
 def chances(grey: np.ndarray, white: int, reduce: int) -> np.ndarray:
-    """Averages blocks of the grey values [N, H, W]: uint16 [N, H / reduce, W / reduce], from 0 for black to SURE for `white`.
+    """Averages blocks of grey values [N, H, W]: uint16 [N, H / reduce, W / reduce], from 0 for black to SURE for `white`.
 
     Raises:
       DataError: the side of a block does not divide the sides of the images.
@@ -29,11 +29,11 @@ def chances(grey: np.ndarray, white: int, reduce: int) -> np.ndarray:
         for j in range(reduce):
             total += grey[:, i::reduce, j::reduce]
     most = white * reduce**2
-    return ((np.arange(most + 1) * SURE * 2 + most) // (2 * most)).astype(np.uint16)[total]  # rounded, and half is never rounded down
+    return ((np.arange(most + 1) * SURE * 2 + most) // (2 * most)).astype(np.uint16)[total]  # rounded, a half up
 
 
 def binarized(chances: np.ndarray, split: str, how: str, split_seed: int) -> np.ndarray:
-    """Pixels uint8 of 0 and 1 from the chances in a split: 1 from a half on, or drawn once by the split seed."""
+    """Pixels uint8 of 0 and 1 from the chances of a split: 1 from a half on, or drawn once by the split seed."""
     if how == "threshold":
         return (chances > SURE // 2).astype(np.uint8)
     return draw(chances, np.random.default_rng([split_seed, SPLITS.index(split)]))
@@ -50,7 +50,7 @@ def load(
     data_dir: str | os.PathLike[str] | None,
     download: bool,
 ) -> Dataset:
-    """Loads `digits`, `mnist` or `binarized-mnist`, or images of the user's by their path; see `rgen.data.load`.
+    """Loads one of NAMES, or the user's images by their path; see `rgen.data.load`.
 
     Raises:
       DataError: the data is not there or damaged, or the options do not fit it.
@@ -84,7 +84,7 @@ def load(
         rows = duplicates.first_of_each({split: compared(values) for split, values in likely.items()})
         dropped = sum(len(values) - len(rows[split]) for split, values in likely.items())
         likely = {split: values[rows[split]] for split, values in likely.items()}
-        notes += (f"Images dropped, since they came twice: {dropped:,}.",) * (dropped > 0)
+        notes += (f"Images dropped, since they are repeated: {dropped:,}.",) * (dropped > 0)
     likely, how = divide(likely, held_out, split_seed)
     splits = {split: binarized(values, split, binarize, split_seed) for split, values in likely.items()}
     again = duplicates.also_in_train({split: compared(values) for split, values in likely.items()}, "images")

@@ -156,6 +156,6 @@ def _pixels(name: str, stored: bytes, shown: str) -> tuple[str, np.ndarray]:
             pixels = np.frombuffer(stored, np.uint8)[:: published.stride].reshape(-1, SIDE, SIDE)
             return split, pixels if published.stride == 1 else pixels - ord("0")
     raise DataError(
-        f"{shown!r} is not of {name}, since its pixels have another SHA-256 checksum: it is damaged, or another data set, as "
+        f"{shown!r} is not of {name}, since its pixels have another SHA-256 checksum: it is damaged, or another data set such as "
         "Fashion-MNIST, whose images --data takes as a .npy or .npz file."
     )

@@ -15,20 +15,20 @@ from rgen.data.dataset import DataError, check_regular
 from rgen.data.kinds import kind_of
 
 NOT_OPENED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
-"""What Pillow opens with the help of other programs only, or not at all."""
+"""Formats that Pillow only opens with other programs, or not at all."""
 IGNORED = ("thumbs.db", "desktop.ini", "__macosx")
-"""What systems leave in folders, beside hidden files."""
+"""Files that operating systems leave in folders; hidden files are ignored too."""
 SPLIT_NAMES = {
     "train": ("train", "x_train", "training"),
     "valid": ("valid", "val", "validation", "x_valid", "x_val"),
     "test": ("test", "x_test"),
 }
-"""How a folder or array is named that is a split."""
+"""Names of folders or arrays that are splits."""
 BITS, PHOTOMETRIC = 258, 262  # tags of TIFF
 
 
 def is_images(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is one that `load` reads: a folder, or a file of NumPy by its name."""
+    """Whether `load` reads a path: a folder, or by its name a file of NumPy."""
     return os.path.isdir(path) or os.fspath(path).lower().endswith((".npy", ".npz"))
 
 
@@ -75,7 +75,7 @@ def read(path: Path, paper: int) -> tuple[np.ndarray, int]:
     Returns:
       Grey values uint8 [H, W], and how many frames there are.
     Raises:
-      DataError: it cannot be read, or it is not sure which of its numbers is white.
+      DataError: it cannot be read, or what is white is not sure.
     """
     check_regular(path)
     shown = f"The picture {str(path)!r}"
@@ -115,9 +115,9 @@ def _grey(file: Image.Image, paper: int, shown: str) -> np.ndarray:
         return np.asarray(Image.alpha_composite(opaque, upright.convert("RGBA")).convert("L"))
     # more than 8 bits, which Pillow would cut off at 255
     values, tags = np.asarray(upright), getattr(file, "tag_v2", {})
-    unsure = file.mode == "I" and file.format not in ("PNG", "PPM")  # 32 bits, which may hold fewer
-    if unsure or tags.get(BITS) == (12,) or tags.get(PHOTOMETRIC) == 0:  # 0 is white, of which Pillow knows at most 8 bits
-        raise DataError(f"{shown} has numbers of which it is not sure what is white. Save it with 8 or 16 bits, 0 for black.")
+    wide = file.mode == "I" and file.format not in ("PNG", "PPM")  # 32 bits, which may hold numbers of fewer
+    if wide or tags.get(BITS) == (12,) or tags.get(PHOTOMETRIC) == 0:
+        raise DataError(f"{shown} has 12 or 32 bits, or 0 for white, so what is white is not sure. Save it with 8 or 16 bits, 0 for black.")
     white = np.float32(1 if file.mode == "F" else 2**16 - 1)
     grey = arrays.as_bytes(values[None] / white, shown)[0]
     return np.where(values == file.info["transparency"], np.uint8(paper), grey) if "transparency" in file.info else grey
@@ -127,7 +127,7 @@ def _grey(file: Image.Image, paper: int, shown: str) -> np.ndarray:
 
 
 def _folder(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """All pictures in a folder and the folders inside of it, in the order of their paths, by split; and notes on what was left out."""
+    """All pictures in a folder and its subfolders, sorted by path, for each split; and notes on what was left out."""
     suffixes = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind not in NOT_OPENED}
     try:
         files = sorted(_files(path, ()))
@@ -158,7 +158,7 @@ def _folder(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
 
 
 def _files(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
-    """The files in a folder and in the folders inside of it, also behind links, less what is hidden or left there by systems."""
+    """The files in a folder and its subfolders, also behind links, but for those that are ignored."""
     above = (*above, os.path.realpath(folder))
     for entry in folder.iterdir():
         if entry.name.startswith(".") or entry.name.lower() in IGNORED:
@@ -170,7 +170,7 @@ def _files(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
 
 
 def _pictures(files: list[Path], several: Counter) -> np.ndarray:
-    """Pictures uint8 [N, H, W] of one size. In `several` is counted how many more frames a file has."""
+    """Pictures uint8 [N, H, W] of one size. `several` gets the number of further frames of each file."""
     images = []
     for file in files:
         image, frames = read(file, paper=255)

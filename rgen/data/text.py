@@ -72,7 +72,7 @@ def load(
     if len(whole) < len(found):
         notes.append(f"Empty lines dropped: {len(found) - len(whole):,}.")
     if len(lines) < len(whole):
-        notes.append(f"Lines dropped, since they came twice: {len(whole) - len(lines):,}.")
+        notes.append(f"Lines dropped, since they are repeated: {len(whole) - len(lines):,}.")
     notes += duplicates.also_in_train(splits, "lines")
     return Dataset("text", splits, tuple(notes), split_seed, max_length=max_length, score_padding=score_padding)
 

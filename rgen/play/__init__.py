@@ -1,4 +1,4 @@
-"""A page to play on: one HTML file with the weights inside, which learns and draws in the browser."""
+"""A page to play on: one HTML file with the weights inside, whose network learns and draws in the browser."""
 
 import base64
 import html
@@ -18,19 +18,19 @@ from rgen.play.primitives import compile_program
 from rgen.sampling import Sampler
 
 HERE = Path(__file__).parent
-MOST = 64e6  # bytes of a page; browsers hold larger ones, but nobody waits for them
+MOST = 64e6  # bytes of a page; browsers load larger ones, but too slowly
 
 
 def page(sampler: Sampler, params: Any, title: str) -> str:
     """The page, as HTML.
 
     Args:
-      sampler: of a network in an inner loop, for images of 0 and 1 or for lines of bytes. If it draws pixels in random orders, the page has
-        that of sample 0 of seed 0.
+      sampler: of a network in an inner loop, for images of 0 and 1 or lines of bytes. If its orders are random, the page has the order of
+        sample 0 of seed 0.
       params: its parameters; the page computes in float32.
-      title: what the page says it shows.
+      title: the page's headline.
     Raises:
-      InputError: there is no such page of this model.
+      InputError: the model cannot be shown on a page.
     """
     kind = "image" if len(sampler.shape) > 1 else "text"
     content = json.dumps(_content(sampler, params), separators=(",", ":")).replace("<", "\\u003c")
@@ -72,7 +72,7 @@ def programs(loop: InnerLoop, params: Params, x: Any, batch: int) -> dict[str, A
       learn: (fast weights, x, y, weight) -> (fast weights, nats), for the `batch` outputs of a step; ask: (fast weights, x) ->
       log-probabilities; fast: numbers of the arrays that are the fast weights at the beginning; arrays.
     Raises:
-      InputError: the network needs what the page cannot compute.
+      InputError: the network has an operation that the page does not know.
     """
     held = Arrays()
     with jax.enable_x64(False):
@@ -86,7 +86,7 @@ def programs(loop: InnerLoop, params: Params, x: Any, batch: int) -> dict[str, A
 
 
 def encoded(array: np.ndarray) -> dict[str, str]:
-    """An array in base64; of floats that half precision holds exactly, in half precision."""
+    """An array in base64, in half precision if that is exact."""
     if array.dtype == np.float32:
         with np.errstate(over="ignore"):
             half = array.astype(np.float16)

@@ -73,8 +73,7 @@ const INSTRUCTIONS = {
   },
 
   dot(out, [a, b], B, M, K, N) {
-    const product = N < 4 ? dotNarrow : dotWide;
-    return () => { for (let i = 0; i < B; i++) product(out, a, b, i * M, i * K * N, M, K, N); };
+    return () => { for (let i = 0; i < B; i++) multiply(out, a, b, i * M, i * K * N, M, K, N); };
   },
 
   gather(out, [a, index], ...lookup) {
@@ -99,19 +98,11 @@ const INSTRUCTIONS = {
   },
 };
 
-/** M rows of `a`, from the given one on, times the matrix [K, N] that begins at an element of `b`: sum by sum. */
-function dotNarrow(out, a, b, row, from, M, K, N) {
-  for (let i = row * K, to = row * N, end = (row + M) * K; i < end; i += K) {
-    for (let n = 0; n < N; n++) {
-      let sum = 0;
-      for (let k = i, at = from + n; k < i + K; k++, at += N) sum += a[k] * b[at];
-      out[to++] = sum;
-    }
-  }
-}
-
-/** The same, along the rows of the matrix, as they lie in memory; four at once save most of the reading and writing of sums. */
-function dotWide(out, a, b, row, from, M, K, N) {
+/**
+ * M rows of `a`, from the given one on, times the matrix [K, N] that begins at an element of `b`, along the rows of the matrix as they lie
+ * in memory; four at once save most of the reading and writing of sums.
+ */
+function multiply(out, a, b, row, from, M, K, N) {
   for (let i = row; i < row + M; i++) {
     const to = i * N, first = K % 4;
     let k = i * K, at = from;

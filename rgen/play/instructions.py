@@ -1,7 +1,7 @@
-"""Programs that a page runs: lists of seven instructions, all sizes known, which `engine.js` carries out.
+"""Programs for a page: lists of seven kinds of instruction on arrays of fixed sizes, which `engine.js` runs.
 
-An instruction is [operation, slot of the result, slots of the operands, ...]; a slot is an array, and a reshape of it is the same slot.
-What follows, and what the instruction makes of its operands:
+An instruction is [operation, slot of the result, slots of the operands, ...]. A slot is an array; reshaping it gives the same slot.
+The further parts of each instruction, and its result:
 
   map      expression in JavaScript of a, b, c, which are the operands: elementwise, and what has one element goes with all
   view     shape, strides, offset: the elements at the offset plus the sum of index times stride
@@ -49,7 +49,7 @@ def page_type(dtype: Any) -> np.dtype:
 
 
 class Arrays:
-    """The arrays that a page holds, each once."""
+    """The arrays in a page, each once."""
 
     def __init__(self) -> None:
         self.held: list[np.ndarray] = []
@@ -65,7 +65,7 @@ class Arrays:
 
 
 class Builder:
-    """One program under way."""
+    """Collects the instructions of one program."""
 
     def __init__(self, arrays: Arrays) -> None:
         self._arrays = arrays
@@ -79,7 +79,7 @@ class Builder:
         return Value(tuple(shape), dtype, len(self._slots) - 1)
 
     def given(self, array: Any) -> Value:
-        """An array that the page holds, a weight or a constant."""
+        """An array in the page, a weight or a constant."""
         array = np.asarray(array)
         value = self.slot(array.shape, array.dtype)
         self._given.append((len(self._slots) - 1, self._arrays.number(array)))
@@ -90,7 +90,7 @@ class Builder:
         return Value(array.shape, array.dtype, number=array.item()) if array.size == 1 else self.given(array)
 
     def stored(self, value: Value) -> int:
-        """The slot of a value, which is made if it has none."""
+        """The slot of a value; a new one if it has none."""
         if value.slot is None:
             return self.stored(self.given(np.full(value.shape, value.number, value.dtype)))
         return value.slot
@@ -119,7 +119,7 @@ class Builder:
         return self.emit("view", [value], shape, value.dtype, list(shape), list(strides), offset)
 
     def put(self, values: Sequence[Value], shape: Sequence[int], places: Sequence[tuple[Sequence[int], int]]) -> Value:
-        """An array that consists of values, each at its place (strides, offset)."""
+        """An array of several values, each at its place (strides, offset)."""
         views = [[list(value.shape), list(strides), offset] for value, (strides, offset) in zip(values, places)]
         return self.emit("put", values, shape, values[0].dtype, views)
 
@@ -132,8 +132,8 @@ class Builder:
     def program(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> dict[str, Any]:
         """The program, as `json.dumps` takes it.
 
-        slots: [type, size] of each; given: [slot, number of the array that the page holds]; inputs: slots that are filled before each run;
-        outputs: slots that are read after it; code: the instructions that the outputs need.
+        slots: [type, size] of each; given: [slot, number of the array in the page]; inputs: slots that are filled before each run; outputs:
+        slots that are read after it; code: the instructions that the outputs need.
         """
         slots = [self.stored(value) for value in outputs]
         needed, code = set(slots), []

@@ -1,4 +1,4 @@
-"""From a function in JAX to a program of `rgen.play.instructions`: what the page knows of JAX's primitives."""
+"""From a function in JAX to a program of `rgen.play.instructions`: the primitives of JAX that the page knows."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from rgen.errors import InputError, command
 from rgen.play.instructions import Arrays, Builder, Value, page_type, strides_of
 
-# Bodies of calls take the place of the calls: primitive -> its parameter
+# Calls, which are inlined: primitive -> the parameter that is its body
 CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr", "checkpoint": "jaxpr"}
 # Elementwise primitives as JavaScript of a, b, c
 FUNCTIONS = ("exp", "log", "log1p", "expm1", "sin", "cos", "tan", "tanh", "sqrt", "abs", "sign", "floor")
@@ -35,7 +35,7 @@ MAPS = {
     "select_n": "a ? c : b",
 }
 LOGICAL = ("and", "or", "not", "select_n")  # of booleans only
-# Reductions: what they begin with, and JavaScript that joins what has been reduced, a, with the next element, b
+# Reductions: their start, and JavaScript of what has been reduced so far, a, and the next element, b
 REDUCES = {"reduce_sum": ("0", "a + b"), "reduce_max": ("-Infinity", "Math.max(a, b)"), "reduce_min": ("Infinity", "Math.min(a, b)")}
 # Primitives that make zeros of zeros
 SUMS = ("neg", "add", "add_any", "sub", "reduce_sum", "concatenate", "convert_element_type")
@@ -45,13 +45,13 @@ def compile_program(function: Callable, arrays: Arrays, given: Any, *inputs: Any
     """Compiles `function(given, *inputs)`.
 
     Args:
-      function: pure, of trees of arrays.
-      arrays: where `given` and constants are put; they stay what they are.
-      inputs: what looks like the inputs of a run.
+      function: a pure function of trees of arrays.
+      arrays: where `given` and constants are put; they never change.
+      inputs: examples of the inputs of a run.
     Returns:
       The program, see `Builder.program`; its inputs and outputs are the leaves of the trees.
     Raises:
-      InputError: it has a primitive that the page does not know.
+      InputError: the function has a primitive that the page does not know.
     """
     traced = jax.make_jaxpr(function)(given, *inputs)
     build = Builder(arrays)
@@ -100,7 +100,7 @@ def _unknown(what: str) -> InputError:
 
 
 def _surely_zero(name: str, zeros: Sequence[bool]) -> bool:
-    """Whether a result is 0, if no number is infinite. Most of what SGD's gradient does not need is seen here."""
+    """Whether a result is 0, if no number is infinite: much of a gradient is."""
     if name in ("mul", "dot_general"):
         return any(zeros)
     if name == "div":
@@ -123,7 +123,7 @@ def _map(build: Builder, name: str, out: Any, params: Any, values: list[Value]) 
     return build.map(expression, values, out.shape, out.dtype)
 
 
-# ---------------------------------------------------------------- all others: (builder, aval of the result, parameters, values)
+# ---------------------------------------------------------------- other primitives: (builder, aval of the result, parameters, values)
 
 
 def _iota(build: Builder, out: Any, p: Any) -> Value:

@@ -39,7 +39,7 @@ def folder_of(run: str) -> Path | None:
 
 
 class Source(NamedTuple):
-    """Where the data of pretrained weights is; as the options of the same names in training."""
+    """Where the data of pretrained weights is: the options of training."""
 
     data: str | os.PathLike[str] | None = None
     data_dir: str | os.PathLike[str] | None = None
@@ -51,9 +51,9 @@ class Source(NamedTuple):
 
 
 def load(folder: Path, source: Source, needs_data: bool) -> tuple[TrainConfig, Dataset, SequenceModel, Any, int]:
-    """What was packed in a folder: configuration, data, model, parameters and outer step.
+    """The configuration, data, model, parameters and outer step in a folder.
 
-    The splits of the data are empty if the data is not in the package, not given and not needed.
+    The splits are empty if the data is not in the package, not given and not needed.
 
     Raises:
       InputError: the data cannot be used, or is needed and not there.

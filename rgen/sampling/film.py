@@ -1,4 +1,4 @@
-"""Pictures of what a network believes of all places while it learns a sequence."""
+"""Pictures of what a network predicts at all places while it learns a sequence."""
 
 import io
 import math
@@ -23,7 +23,7 @@ MILLISECONDS, HOLD = 90, 1500  # of a frame of the animation, and of the last on
 
 
 def show(sampler: Sampler, params: Any, seed: int, count: int, given: Callable[[np.ndarray], Given] | None) -> tuple[bytes, bytes]:
-    """Draws samples 0 to `count` - 1 of a seed, and shows what the network says of all places on the way; of lines, for the first one.
+    """Draws samples 0 to `count` - 1 of a seed (of lines, only the first), and shows what the network predicts everywhere on the way.
 
     Args:
       given: as for `rgen.sampling.batches`.
@@ -57,13 +57,13 @@ def show(sampler: Sampler, params: Any, seed: int, count: int, given: Callable[[
 
 
 def images(probs: np.ndarray, truth: np.ndarray, seen: np.ndarray, steps: np.ndarray) -> tuple[bytes, bytes]:
-    """A filmstrip as PNG and all moments as GIF: what is known dark or pale blue, the probability of all other pixels red.
+    """A filmstrip as PNG and all moments as GIF: known pixels are dark or pale blue, the probability of the others is red.
 
     Args:
       probs: [N, F, H, W] of a 1.
       truth: [N, H, W] the outputs.
       seen: [N, F, H, W] booleans: whether the pixel has been learned.
-      steps: [F] how many pixels have been.
+      steps: [F] how many pixels have been learned.
     """
     painted = plots.paint(np.where(seen, truth[:, None], probs), seen, KNOWN)
     chosen = np.unique(np.linspace(0, len(steps) - 1, STRIP).round().astype(int))

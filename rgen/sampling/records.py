@@ -1,4 +1,4 @@
-"""Samples on their way to disk: records of one size, appended to a file that a stopped run goes on with."""
+"""Samples on their way to disk: records of one size, appended to a file, so that a stopped command can go on."""
 
 import hashlib
 import json
@@ -13,13 +13,13 @@ from rgen.sequence import Array
 
 
 class Records:
-    """Outputs and nats of samples 0, 1, 2, ... of one set of options, which need no memory until they are read.
+    """Outputs and nats of samples 0, 1, 2, ... in a file.
 
-    The file's name holds a digest of the options, so that other options never go on with it; a record that was cut off by a crash is
-    dropped.
+    The file's name ends with a digest of the options, so that it is only continued with the same options. A record that a crash cut off
+    is dropped.
 
     Attributes:
-      path: where they are: `beside`, with the digest and ".part" behind.
+      path: the file: `beside` with the digest and ".part" appended.
     """
 
     def __init__(self, beside: Path, about: dict[str, Any], shape: tuple[int, ...]):
@@ -35,7 +35,7 @@ class Records:
         return self._count
 
     def append(self, values: np.ndarray, nats: np.ndarray) -> None:
-        """Adds outputs [n, *shape] and nats [n], and hands them over to the operating system."""
+        """Appends outputs [n, *shape] and nats [n], and flushes the file."""
         rows = np.empty(len(values), self._type)
         rows["values"], rows["nats"] = values, nats
         with naming(self.path):

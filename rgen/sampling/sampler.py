@@ -25,7 +25,7 @@ def sample(model: SequenceModel, params: Any, x: Array, keys: jax.Array, decodin
     Args:
       x: [B, T, ...] inputs, or [1, T, ...] for all.
       keys: [B] typed PRNG keys; a sequence depends on its own key only.
-      decoding: what the probabilities are changed by before something is drawn.
+      decoding: how probabilities are modified before drawing.
     Returns:
       Trace of y [B, T] and nll [B, T], the nats under the unchanged model.
     """
@@ -34,17 +34,16 @@ def sample(model: SequenceModel, params: Any, x: Array, keys: jax.Array, decodin
 
 @partial(jax.jit, static_argnames=("model", "decoding"))
 def complete(model: SequenceModel, params: Any, x: Array, given: Given, keys: jax.Array, decoding: Decoding = PLAIN) -> Trace:
-    """Draws what is not known of sequences: the known outputs are fed first, in the order of `x`, then the others are drawn.
+    """Completes sequences: the known outputs are fed first, in the order of `x`, then the others are drawn.
 
-    A network is at home in the orders it was trained for: a prefix in any case; any subset if it was trained in random order.
+    This works best in the orders that a network was trained for: a prefix, or any subset if it was trained in random order.
 
     Args:
       x: [B, T, ...] inputs, or [1, T, ...] for all.
-      given: y [B, T] and known [B, T]. A known output that ends sequences ends this one where it is fed.
+      given: y [B, T] and known [B, T]. A known output that ends sequences ends its sequence.
       keys, decoding: as in `sample`.
     Returns:
-      Trace of y [B, T], and nll [B, T] as it was paid in that order: summed over what is not known, the nats of the drawn part
-      given the known one.
+      Trace of y [B, T], and nll [B, T] in that order: its sum over the drawn outputs is their nats given the known ones.
     """
     order = known_first(given.known)
     trace = model.sample(params, reorder(x, order), keys, reorder(given, order), decoding)
@@ -53,7 +52,7 @@ def complete(model: SequenceModel, params: Any, x: Array, given: Given, keys: ja
 
 @partial(jax.jit, static_argnums=0)
 def conditional_nats(model: SequenceModel, params: Any, seqs: Sequence, known: Array) -> jax.Array:
-    """Exact nats [B, T] of the rest of sequences given a part of them, known [B, T], that is fed first; 0 where known."""
+    """Exact nats [B, T] of sequences given the outputs that are known [B, T], which are fed first; 0 where known."""
     order = known_first(known)
     nll = model.score(params, reorder(seqs, order))
     return jnp.where(known, 0, reorder(nll, jnp.argsort(order, axis=1)))
@@ -61,29 +60,32 @@ def conditional_nats(model: SequenceModel, params: Any, seqs: Sequence, known: A
 
 @partial(jax.jit, static_argnames=("loop", "every"))
 def belief(loop: InnerLoop, params: Params, seqs: Sequence, x: Array, every: int = 1) -> jax.Array:
-    """Log-probabilities [B, F, P, K] of all outputs at the places x [P, ...] as the inner loop goes along: `InnerLoop.belief`."""
+    """Log-probabilities [B, F, P, K] of all outputs at the inputs x [P, ...], before the first and after every few inner steps.
+
+    See `InnerLoop.belief`.
+    """
     return loop.belief(params, seqs, x, every)
 
 
 def known_first(known: Array) -> jax.Array:
-    """For booleans [B, T] the steps [B, T], those that are known before the others and else as they were."""
+    """Steps [B, T], sorted stably: the known ones first, for booleans [B, T]."""
     return jnp.argsort(~jnp.asarray(known), axis=1, stable=True)
 
 
 def reorder(tree: Any, order: jax.Array) -> Any:
-    """Arrays [B, T, ...], or [1, T, ...] for all, with the steps of each row in the order [B, T]."""
+    """Arrays [B, T, ...], or [1, T, ...] that all share, with the steps of each row in the order [B, T]."""
     rows = jnp.arange(order.shape[0])[:, None]
     return jax.tree.map(lambda a: jnp.broadcast_to(a, (*order.shape, *a.shape[2:]))[rows, order], tree)
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draws number k of a seed: always the same, whatever is drawn beside it.
+    """Draws sample number k of a seed: always the same one, in any batch.
 
     Attributes:
-      model: what draws; a network that was trained on such sequences.
+      model: a model that was trained on such sequences.
       shape: (T,) for lines, (rows, columns) for images.
-      random_order: whether the order of an image's pixels is drawn too, or is the raster.
+      random_order: whether the order of the places is drawn too, or is the raster.
       decoding: see `sample`.
     """
 
@@ -98,8 +100,7 @@ class Sampler:
         return jax.vmap(lambda k: jax.random.fold_in(key, k))(index)
 
     def places(self, keys: jax.Array, known: Array | None = None) -> jax.Array:
-        """The places, numbered in raster order, as they come: [B, T], or [1, T] if they come to all alike; those known, booleans
-        [B, *shape], before the others."""
+        """The order of the places, as raster indices: [B, T], or [1, T] if shared; places that are `known` [B, *shape] come first."""
         raster = jnp.arange(math.prod(self.shape))
         places = raster[None]
         if self.random_order:  # each step's key is folded from 0 .. T - 1
@@ -118,9 +119,9 @@ class Sampler:
         """Draws numbers `index` [B] of a seed.
 
         Args:
-          given: y and known [B, *shape], what is known of each.
+          given: y and known [B, *shape].
         Returns:
-          (outputs in their places, uint8 [B, *shape]; nats [B] of what was drawn, given what is known).
+          (outputs uint8 [B, *shape]; nats [B] of what was drawn, given what is known).
         """
         keys = self.keys(seed, index)
         places = self.places(keys, None if given is None else given.known)
@@ -149,16 +150,17 @@ def batches(
     batch: int,
     given: Callable[[np.ndarray], Given] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Draws `numbers` in batches that are spread over the devices.
+    """Draws samples in batches that are spread over the devices.
 
     Args:
-      given: for numbers [B], what is known of each: y and known [B, *shape].
+      numbers: which samples of the seed.
+      given: from numbers [B] to what is known of these samples: y and known [B, *shape].
     Yields:
       (outputs [b, *shape], nats [b]); the last may be fewer than `batch`.
     """
     batch = even_batch(batch, len(numbers))
     for first in range(0, len(numbers), batch or 1):
-        index = np.arange(numbers[first], numbers[first] + batch)  # the last draws a few too many, so that nothing is compiled again
+        index = np.arange(numbers[first], numbers[first] + batch)  # all batches have one size, so that nothing is compiled again
         known = given(np.minimum(index, numbers[-1])) if given else None
         params, (spread, known) = place(params, (index, known))
         values, nats = _draw(sampler, params, seed, spread, known)
