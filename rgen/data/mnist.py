@@ -1,16 +1,18 @@
-"""MNIST, and Larochelle's binarization of it: from files in a folder, or downloaded once.
+"""MNIST, and Larochelle's binarization of it: from files in a folder, as tensorflow-datasets has prepared it, or downloaded once.
 
 Files are recognized by the checksums of their pixels, whatever they are called.
 """
 
+import contextlib
 import gzip
 import hashlib
 import os
 import sys
+import tempfile
 import urllib.request
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -76,7 +78,7 @@ def load(name: str, data_dir: str | os.PathLike[str] | None, *, download: bool) 
 
     Args:
       data_dir: a folder with the files, packed by gzip or not, as torchvision stores them, or with Keras' mnist.npz; or that file.
-        Without it, what was downloaded before.
+        Without it, what was downloaded before, or what tensorflow-datasets has prepared, in its own order.
       download: may use the network, where nothing was downloaded before.
     Raises:
       DataError: the data set is not there, or a file of it is damaged or another one.
@@ -84,6 +86,8 @@ def load(name: str, data_dir: str | os.PathLike[str] | None, *, download: bool) 
     published, place = PUBLISHED[name], Path(data_dir or cache_folder() / name)
     wanted = f"the files {', '.join(published.files.values())}, packed or not" + ", or Keras' mnist.npz" * (name == "mnist")
     if data_dir is None and not all((place / file).exists() for file in published.files.values()):
+        if (prepared := _prepared(name)) is not None:
+            return prepared
         if not download:
             raise DataError(
                 f"{name} is not in {str(place)!r} and must be downloaded: allow that with --download. "
@@ -110,17 +114,48 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rgen" / "data"
 
 
+def _prepared(name: str) -> dict[str, np.ndarray] | None:
+    """The splits as tensorflow-datasets has prepared them, in $TFDS_DATA_DIR or ~/tensorflow_datasets; None if it has not."""
+    folder = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser() / name.replace("-", "_")
+    if not any(folder.glob("*/dataset_info.json")):
+        return None
+    import tensorflow_datasets as tfds  # takes seconds
+
+    try:
+        builder: Any = tfds.builder(folder.name, data_dir=folder.parent)
+        splits = {split: "validation" if split == "valid" else split for split in PUBLISHED[name].files}
+        if any(kind.value == "array_record" for kind in builder.info.available_file_formats()):
+            rows = {ours: builder.as_data_source(split=theirs) for ours, theirs in splits.items()}
+        else:  # TFRecord, which is read with TensorFlow
+            rows = {ours: tfds.as_numpy(builder.as_dataset(split=theirs, shuffle_files=False)) for ours, theirs in splits.items()}
+        images = {split: np.stack([np.reshape(row["image"], (SIDE, SIDE)) for row in of_split]) for split, of_split in rows.items()}
+    except Exception as error:  # array_record and tensorflow-datasets raise many kinds
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{str(folder)!r} cannot be read ({reason}); delete this folder and try again, or give --data-dir.") from error
+    print(f"{name}: images in the order in which tensorflow-datasets has prepared them in {str(folder)!r}.", file=sys.stderr)
+    return {split: array.astype(np.uint8) for split, array in images.items()}
+
+
 def _download(name: str, folder: Path) -> None:
+    """Gets the published files by tensorflow-datasets' download manager."""
+    import tensorflow_datasets as tfds
+
+    urls = {file: PUBLISHED[name].url + file for file in PUBLISHED[name].files.values()}
     print(f"Downloading {name} once, to {str(folder)!r}.", file=sys.stderr)
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in PUBLISHED[name].files.values():
-        url = PUBLISHED[name].url + file
-        try:
-            with urllib.request.urlopen(url, timeout=20) as answer:
-                content = answer.read()
-        except OSError as error:
-            raise DataError(f"{url} cannot be downloaded: {error}.") from error
-        _pixels(name, _unpacked(name, content, url), url)  # what is not right is not kept
+    try:
+        for url in urls.values():  # says within seconds where there is no network; the manager would try again for minutes
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=20).close()
+        folder.mkdir(parents=True, exist_ok=True)
+        tfds.disable_progress_bar()  # it moves the cursor
+        with tempfile.TemporaryDirectory(dir=folder) as downloads, contextlib.redirect_stdout(sys.stderr):
+            got = tfds.download.DownloadManager(download_dir=downloads).download(urls)
+            contents = {file: Path(path).read_bytes() for file, path in got.items()}
+    except Exception as error:  # of the network, the disk, and tensorflow-datasets
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{name} cannot be downloaded from {PUBLISHED[name].url} to {str(folder)!r}: {reason}.") from error
+    for file, content in contents.items():
+        _pixels(name, _unpacked(name, content, urls[file]), urls[file])  # what is not right is not kept
+    for file, content in contents.items():
         replace(folder / file, content)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -55,8 +56,11 @@ class Records:
 
     def save_npz(self, out: IO[bytes], order: np.ndarray, values: str) -> None:
         """Writes the records of these numbers as a compressed NPZ: the outputs by the name `values`, "nats", and their "number"."""
-        rows = self._all()
-        np.savez_compressed(out, **{values: rows["values"][order], "nats": rows["nats"][order], "number": order})
+        with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as file:
+            for name, field in ((values, "values"), ("nats", "nats")):
+                base, shape = self._type[field].base, (len(order), *self._type[field].shape)
+                _write_npy(file, name, base, shape, (rows[field] for rows in self.read(order)))
+            _write_npy(file, "number", order.dtype, order.shape, [order])
 
     def close(self, delete: bool = False) -> None:
         self._file.close()
@@ -71,6 +75,15 @@ def as_text(lines: Sequence[bytes], nats: np.ndarray | None = None) -> bytes:
     """One line each, behind its nats and a tab if there are any; a line break that was drawn is written as a question mark."""
     front = [b""] * len(lines) if nats is None else [b"%.3f\t" % value for value in nats]
     return b"".join(start + line.replace(b"\n", b"?").replace(b"\r", b"?") + b"\n" for start, line in zip(front, lines))
+
+
+def _write_npy(file: zipfile.ZipFile, name: str, dtype: np.dtype, shape: tuple[int, ...], parts: Iterable[np.ndarray]) -> None:
+    """One array of an NPZ, part by part: `np.savez` would need it whole, and memory must not grow with the number of samples."""
+    with file.open(f"{name}.npy", "w", force_zip64=True) as member:
+        about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(member, about)
+        for part in parts:
+            member.write(part.tobytes())
 
 
 def digest(arrays: Iterable[Array]) -> str:
