@@ -4,6 +4,7 @@ import bz2
 import codecs
 import gzip
 import hashlib
+import http.server
 import io
 import lzma
 import os
@@ -12,8 +13,9 @@ import re
 import struct
 import sys
 import tarfile
+import threading
+from functools import partial
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -447,36 +449,74 @@ def test_data_that_are_not_there_say_how_to_get_them(files):
         data.load("binarized-mnist")
 
 
+@pytest.fixture
+def server(files, monkeypatch):
+    """The published files at an address of this machine; a list of what was asked for."""
+    asked: list[str] = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format, *args):
+            if self.command == "GET":
+                asked.append(self.path.lstrip("/"))
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(files))) as serving:
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        here = {name: what._replace(url=f"http://127.0.0.1:{serving.server_port}/") for name, what in mnist.PUBLISHED.items()}
+        monkeypatch.setattr(mnist, "PUBLISHED", here)
+        yield asked
+        serving.shutdown()
+
+
 @pytest.mark.parametrize(("name", "damaged"), [("mnist", "t10k-images-idx3-ubyte.gz"), ("binarized-mnist", "binarized_mnist_valid.amat")])
-def test_data_are_downloaded_once_when_asked_and_checked(name, damaged, files, tmp_path, monkeypatch, capfd):
-    fetched = []
-
-    def urlopen(url, timeout):
-        fetched.append(url.rpartition("/")[2])
-        return io.BytesIO((files / fetched[-1]).read_bytes())
-
-    monkeypatch.setattr(mnist.urllib.request, "urlopen", urlopen)
+def test_data_are_downloaded_once_when_asked_and_checked(name, damaged, files, server, tmp_path, capfd):
     whole = (files / damaged).read_bytes()
     write(files / damaged, whole[:-1])
     with pytest.raises(DataError, match=f"{damaged}' (cannot be unpacked|is not of)"):
         data.load(name, download=True)
     assert not list(tmp_path.glob(f"cache/**/{damaged}"))
     write(files / damaged, whole)
-    fetched.clear()
+    server.clear()
     loaded = data.load(name, download=True)
-    assert sorted(fetched) == sorted(mnist.PUBLISHED[name].files.values())
-    assert data.load(name).fingerprint() == loaded.fingerprint() and len(fetched) == len(mnist.PUBLISHED[name].files)
+    assert sorted(server) == sorted(mnist.PUBLISHED[name].files.values())
+    assert data.load(name).fingerprint() == loaded.fingerprint() and len(server) == len(mnist.PUBLISHED[name].files)
     printed = capfd.readouterr()
     assert printed.out == "" and f"Downloading {name} once" in printed.err  # a program's own output must stay clean
 
 
 def test_no_network_is_a_sentence(files, monkeypatch):
-    def unreachable(url, timeout):
-        raise URLError("no route to host")
-
-    monkeypatch.setattr(mnist.urllib.request, "urlopen", unreachable)
-    with pytest.raises(DataError, match=r"cannot be downloaded.*no route to host"):
+    nowhere = mnist.PUBLISHED["mnist"]._replace(url="http://127.0.0.1:9/")
+    monkeypatch.setattr(mnist, "PUBLISHED", mnist.PUBLISHED | {"mnist": nowhere})
+    with pytest.raises(DataError, match=r"mnist cannot be downloaded from .*refused"):
         data.load("mnist", download=True)
+
+
+def test_what_tensorflow_datasets_has_prepared_is_read(files, tmp_path, monkeypatch, capsys):
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    class Fake28(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("3.0.1")
+        pkg_dir_path = tmp_path  # not a package
+
+        def _info(self):
+            image = tfds.features.Tensor(shape=(28, 28, 1), dtype=np.uint8, encoding="bytes")
+            return self.dataset_info_from_configs(features=tfds.features.FeaturesDict({"image": image}))
+
+        def _split_generators(self, dl_manager):
+            return {split: ((i, {"image": image[..., None]}) for i, image in enumerate(IMAGES[split])) for split in ("train", "test")}
+
+        def _generate_examples(self):
+            raise AssertionError
+
+    prepared = tmp_path / "prepared"
+    Fake28(data_dir=prepared).download_and_prepare(file_format="array_record")
+    (prepared / "fake28").rename(prepared / "mnist")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
+    found = mnist.load("mnist", None, download=False)
+    assert sorted(map(bytes, found["test"])) == sorted(map(bytes, IMAGES["test"].astype(np.uint8)))
+    assert "in the order in which tensorflow-datasets" in capsys.readouterr().err
+    next(prepared.glob("mnist/*/*test*")).write_bytes(b"damaged")
+    with pytest.raises(DataError, match="cannot be read .*delete this folder"):
+        mnist.load("mnist", None, download=False)
 
 
 TRAIN = PATHS["train"]

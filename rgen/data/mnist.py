@@ -117,12 +117,13 @@ def cache_folder() -> Path:
 def _prepared(name: str) -> dict[str, np.ndarray] | None:
     """The splits as tensorflow-datasets has prepared them, in $TFDS_DATA_DIR or ~/tensorflow_datasets; None if it has not."""
     folder = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser() / name.replace("-", "_")
-    if not any(folder.glob("*/dataset_info.json")):
+    versions = sorted(folder.glob("*/dataset_info.json"))
+    if not versions:
         return None
     import tensorflow_datasets as tfds  # takes seconds
 
     try:
-        builder: Any = tfds.builder(folder.name, data_dir=folder.parent)
+        builder: Any = tfds.builder_from_directory(versions[-1].parent)
         splits = {split: "validation" if split == "valid" else split for split in PUBLISHED[name].files}
         if any(kind.value == "array_record" for kind in builder.info.available_file_formats()):
             rows = {ours: builder.as_data_source(split=theirs) for ours, theirs in splits.items()}
