@@ -105,7 +105,7 @@ class Options:
     """Minutes of training, without compiling, validation and scoring."""
     seeds: tuple[int, ...] = (0,)
     data_dir: Path | None = None
-    """Folder with MNIST's four official files, or Keras' mnist.npz."""
+    """Folder with MNIST's two files of images, or Keras' mnist.npz."""
     names: Path | None = None
     """names.txt of makemore, or another file with one short line per sequence."""
     listing: Path | None = None

@@ -22,10 +22,10 @@ class TrainConfig(Checked):
 
     data: str = "digits"
     """listing, digits, mnist or binarized-mnist; or one of these:
-    a text file with one sequence per line, also in UTF-16 or UTF-32, or compressed by gzip, xz or bzip2;
+    a text file with one sequence per line, in UTF-8, or UTF-16 or UTF-32 with a byte order mark, also compressed by gzip, xz or bzip2;
     a folder of pictures, with subfolders; a .npy or .npz file of images [N, H, W] in which white is 1."""
     data_dir: Path | None = None
-    """MNIST: the folder with its four official files (gzipped or not), or Keras' mnist.npz."""
+    """MNIST: the folder with its two files of images (gzipped or not), or Keras' mnist.npz; binarized-mnist: with its three .amat files."""
     download: bool = False
     """Allow downloading a data set."""
     max_length: Annotated[int, Range(2)] = 128

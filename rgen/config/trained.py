@@ -30,7 +30,7 @@ class _Reads(Checked):
     data: str | None = field(default=None, kw_only=True)
     """For pretrained:names: the file of names it was trained on."""
     data_dir: Path | None = field(default=None, kw_only=True)
-    """For pretrained:mnist: the folder with MNIST's four official files (gzipped or not), or Keras' mnist.npz."""
+    """For pretrained:mnist: the folder with MNIST's two files of images (gzipped or not), or Keras' mnist.npz."""
     download: bool = field(default=False, kw_only=True)
     """For pretrained:mnist: allow downloading MNIST."""
     devices: Number | None = field(default=None, kw_only=True)
