@@ -38,7 +38,7 @@ def _maml(model: SequenceModel, params: Any, seqs: Sequence) -> tuple[jax.Array,
         seqs, score = model.read(params, seqs), partial(model.form.score, model)
         if isinstance(model.form, Dual):
             plan = model.form.plan(model, params.init, x, batch)
-            size, devices, score = plan.micro_batch, plan.devices, partial(dual.score, plan, model)
+            size, devices, score = plan.micro_batch, plan.devices, partial(dual.score, plan)
     sum_and_grad = jax.value_and_grad(lambda params, seqs: score(params, seqs)[:, ::times].sum())
     if batch <= size:
         total = sum_and_grad(params, seqs)
@@ -81,7 +81,7 @@ def _reptile(loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[jax.Array
     if isinstance(loop.form, Dual):
         steps = loop.read(params, seqs)
         plan = loop.form.plan(loop, params.init, seqs.x, len(seqs.y), Purpose(gradient=False))
-        init, nll = dual.drift(plan, loop, params, steps)
+        init, nll = dual.drift(plan, params, steps)
         nll = loop.by_output(nll, seqs)
     else:
         fast, nll = loop.adapt(params, seqs)

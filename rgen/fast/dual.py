@@ -74,7 +74,7 @@ class Dual:
             raise ValueError(f"The dual form takes plain SGD alone, and the inner loop has {' and '.join(found)}. Give form='direct'.")
 
     def score(self, loop: InnerLoop, params: Params, seqs: Sequence) -> jax.Array:
-        return score(plan(self, loop, params.init, seqs.x, len(seqs.y), GRADIENT), loop, params, seqs)
+        return score(plan(self, loop, params.init, seqs.x, len(seqs.y), GRADIENT), params, seqs)
 
     def unroll(self, loop: InnerLoop, params: Params, observer: Observer, steps: Any, adapted: bool) -> tuple[Any, Trace]:
         if isinstance(observer, Drawing) and observer.reads and steps.weight.shape[2] > 1:
@@ -102,7 +102,7 @@ class Dual:
         return learning(whole, loop.fast), trace
 
 
-def score(plan: Plan, loop: InnerLoop, params: Params, seqs: Sequence) -> jax.Array:
+def score(plan: Plan, params: Params, seqs: Sequence) -> jax.Array:
     """Nats [B, J, K], differentiable once, by a plan that was made for such sequences, or for more of them."""
     weights = derivative.weights_of(plan, params)
 
@@ -113,13 +113,13 @@ def score(plan: Plan, loop: InnerLoop, params: Params, seqs: Sequence) -> jax.Ar
     return derivative.ungroup_steps(plan, derivative.by_group(plan, params, of_group, seqs), *seqs.y.shape[:2])
 
 
-def drift(plan: Plan, loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
+def drift(plan: Plan, params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
     """(the initialization minus the mean of the final weights, nats [B, T]), where all weights learn. No final weights are formed.
 
     An embedding that is read as it was initialized moves by its rate times its gradient.
     """
-    weights, rates = derivative.weights_of(plan, params), jax.tree.leaves(loop.rates(params))
-    constant = replace(plan, loop=replace(loop, first_order=True))  # the inner loop's own gradients: with the taps as constants
+    weights, rates = derivative.weights_of(plan, params), jax.tree.leaves(plan.loop.rates(params))
+    constant = replace(plan, loop=replace(plan.loop, first_order=True))  # the inner loop's own gradients: with the taps as constants
 
     def one(inputs, seq):
         done = run(plan, weights, Scoring(), inputs, seq)
