@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rgen.sequence import PyTree
+
 ROWS = "rows"  # the mapped axis of a batch's sequences
 
 
-def over_sequences(function: Callable, steps: Any, *more: Any) -> Any:
+def over_sequences(function: Callable, steps: PyTree, *more: Any) -> PyTree:
     """Maps a function of ONE sequence, and of its rows of `more`, over the rows of a NamedTuple of arrays [B, T, ...].
 
     Arrays [1, T, ...] of x that all sequences share are not copied, so what is computed from them alone is computed once.
@@ -20,21 +22,21 @@ def over_sequences(function: Callable, steps: Any, *more: Any) -> Any:
     shared = jax.tree.map(lambda a: a[0] if len(a) < batch else None, steps.x)
     own = steps._replace(x=jax.tree.map(lambda a: None if len(a) < batch else a, steps.x))
 
-    def one(own: Any, *more: Any) -> Any:
+    def one(own: Any, *more: Any) -> PyTree:
         x = jax.tree.map(lambda a, b: b if a is None else a, shared, own.x, is_leaf=lambda a: a is None)
         return function(own._replace(x=x), *more)
 
     return jax.vmap(one, axis_name=ROWS)(own, *more)
 
 
-def each(function: Callable, *arrays: Any) -> Any:
+def each(function: Callable, *arrays: Any) -> PyTree:
     """Maps a function over the first axis of arrays; one of size 1 without `jax.vmap`, so that it is compiled as if it were not there."""
     if jax.tree.leaves(arrays)[0].shape[0] > 1:
         return jax.vmap(function)(*arrays)
     return jax.tree.map(lambda a: jnp.asarray(a)[None], function(*jax.tree.map(lambda a: a[0], arrays)))
 
 
-def pad_rows(steps: Any, size: int, axis: int = 0) -> Any:
+def pad_rows(steps: PyTree, size: int, axis: int = 0) -> PyTree:
     """Pads a NamedTuple of arrays [B, ...] to `size` rows along an axis. The padding repeats the last row, with a `weight` of 0.
 
     A single row that all share stays single.
@@ -48,7 +50,7 @@ def pad_rows(steps: Any, size: int, axis: int = 0) -> Any:
     return steps._replace(weight=jnp.where(kept, steps.weight, 0))
 
 
-def group_rows(steps: Any, size: int, devices: int | None = None) -> Any:
+def group_rows(steps: PyTree, size: int, devices: int | None = None) -> PyTree:
     """Cuts a NamedTuple of arrays [B, ...] into groups [groups, size, ...], padded as by `pad_rows`.
 
     Rows stay on their devices: every group takes the same number of rows from each device. A single row that all share is in every group.
@@ -69,7 +71,7 @@ def group_rows(steps: Any, size: int, devices: int | None = None) -> Any:
     return jax.tree.map(rows, pad_rows(jax.tree.map(shares, steps), groups * size // shards, axis=1))
 
 
-def ungroup_rows(groups: Any, batch: int, devices: int | None = None) -> Any:
+def ungroup_rows(groups: Any, batch: int, devices: int | None = None) -> PyTree:
     """The way back from `group_rows`: arrays [groups, size, ...] to [batch, ...]."""
 
     def rows(a):

@@ -10,6 +10,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding
 
 from rgen.batching import shards_of
 from rgen.errors import InputError
+from rgen.sequence import PyTree
 
 HEARTBEAT = 30  # seconds of silence after which a process counts as lost
 
@@ -88,7 +89,7 @@ def even_batch(batch: int, total: int) -> int:
     return -(-batch // devices) * devices if batch >= devices or jax.process_count() > 1 else batch
 
 
-def put(tree: Any, where: Sharding) -> Any:
+def put(tree: PyTree, where: Sharding) -> PyTree:
     """Puts arrays, the same ones in every process, as a sharding says; each process loads its own part only."""
     if jax.process_count() == 1:
         return jax.device_put(tree, where)
@@ -102,12 +103,12 @@ def put(tree: Any, where: Sharding) -> Any:
     return jax.tree.map(one, tree)
 
 
-def place(params: Any, rows: Any, count: int | None = None) -> tuple[Any, Any]:
+def place(params: PyTree, rows: Any, count: int | None = None) -> tuple[PyTree, Any]:
     """Puts parameters and a batch, arrays [B, ...], as `shardings` says; nothing is moved that is there already."""
     return put(params, shardings(_rows(rows), count)[0]), place_rows(rows, count)
 
 
-def place_rows(rows: Any, count: int | None = None) -> Any:
+def place_rows(rows: Any, count: int | None = None) -> PyTree:
     """Puts a batch as `shardings` says; a single row that all share goes to every device."""
     batch = _rows(rows)
     everywhere, spread = shardings(batch, count)

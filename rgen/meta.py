@@ -14,12 +14,12 @@ import jax.numpy as jnp
 from rgen.batching import group_rows
 from rgen.fast import Dual, InnerLoop, Params, dual
 from rgen.fast.plan import Purpose
-from rgen.sequence import Sequence, SequenceModel
+from rgen.sequence import PyTree, Sequence, SequenceModel
 
 MetaGradient = Callable[..., tuple[jax.Array, Any]]
 
 
-def maml(model: SequenceModel, params: Any, seqs: Sequence) -> tuple[jax.Array, Any]:
+def maml(model: SequenceModel, params: PyTree, seqs: Sequence) -> tuple[jax.Array, Any]:
     """The exact gradient of the score, through all inner steps; for a recurrent model, backpropagation through time.
 
     Source: Finn et al. 2017, arXiv:1703.03400.
@@ -30,7 +30,7 @@ def maml(model: SequenceModel, params: Any, seqs: Sequence) -> tuple[jax.Array, 
 
 
 @partial(jax.jit, static_argnums=0, inline=True)
-def _maml(model: SequenceModel, params: Any, seqs: Sequence) -> tuple[jax.Array, Any]:
+def _maml(model: SequenceModel, params: PyTree, seqs: Sequence) -> tuple[jax.Array, Any]:
     batch = size = len(seqs.y)
     devices, score, times = 1, model.score, 1
     if isinstance(model, InnerLoop):

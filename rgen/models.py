@@ -16,7 +16,7 @@ from rgen.fast import Direct, Dual, InnerLoop
 from rgen.hardware import hardware, require_memory, total_memory
 from rgen.likelihood import Bernoulli, Categorical
 from rgen.recurrent import LSTM, Recurrent
-from rgen.sequence import SequenceModel
+from rgen.sequence import PyTree, SequenceModel
 
 REVERSE = 10  # an outer step needs about so many times the memory of its taps, measured on the presets; for what is recommended only
 INNER_OPTIMIZERS: dict[InnerOptimizer, Any] = {
@@ -68,13 +68,13 @@ def from_config(config: TrainConfig, data: Dataset) -> SequenceModel:
     return model
 
 
-def init(model: SequenceModel, data: Dataset, seed: int) -> Any:
+def init(model: SequenceModel, data: Dataset, seed: int) -> PyTree:
     """Parameters before training, as a function of the seed."""
     x = np.zeros(2 if data.kind == "image" else (), np.int32)  # a pixel's row and column, or a place in a line
     return model.init(jax.random.key(seed, impl=GENERATOR), x)
 
 
-def parameter_shapes(model: SequenceModel, data: Dataset) -> Any:
+def parameter_shapes(model: SequenceModel, data: Dataset) -> PyTree:
     """The shapes and types of what `init` returns."""
     return jax.eval_shape(lambda: init(model, data, 0))
 
@@ -91,7 +91,7 @@ def fitting_batch(model: SequenceModel, data: Dataset, budget: float = 1e9) -> i
     return max(1, min(most, int(budget / (3 * 4 * (data.length + fast)))))
 
 
-def numbers(params: Any) -> int:
+def numbers(params: PyTree) -> int:
     """How many numbers a tree of arrays has, or of their shapes."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
@@ -102,7 +102,7 @@ def check_network_fits(shapes: Any, copies: int) -> None:
     require_memory(4 * copies * size, f"A network of {size:,} parameters", remedy, total_memory())
 
 
-def by_path(tree: Any) -> dict[str, Any]:
+def by_path(tree: PyTree) -> dict[str, Any]:
     """The leaves of a tree by their paths, as in params/init/logits/bias."""
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 

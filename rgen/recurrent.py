@@ -10,7 +10,7 @@ from flax import linen as nn
 from rgen.batching import over_sequences
 from rgen.likelihood import PLAIN, Decoding, Likelihood
 from rgen.networks import uniform
-from rgen.sequence import Array, Given, Sequence, Trace, check_shapes
+from rgen.sequence import Array, Given, PyTree, Sequence, Trace, check_shapes
 from rgen.unroll import Drawing, Observer, Scoring, drawn_steps, in_batches, out_of_batches, unroll
 
 
@@ -69,22 +69,22 @@ class Recurrent:
     likelihood: Likelihood
     end: int | None = None
 
-    def init(self, key: jax.Array, x: Array) -> Any:
+    def init(self, key: jax.Array, x: Array) -> PyTree:
         """Draws parameters for inputs that look like `x` [...], ONE input."""
         state = jnp.zeros((self.network.depth, 2, self.network.width))
         return jax.jit(self.network.init)(key, state, x, jnp.zeros((), jnp.int32))["params"]
 
-    def score(self, params: Any, seqs: Sequence) -> jax.Array:
+    def score(self, params: PyTree, seqs: Sequence) -> jax.Array:
         """Returns [B, T] nats, each paid before its own output is seen, times its weight. Raises ValueError as `InnerLoop.score`."""
         check_shapes(seqs)
         return self._unroll(params, Scoring(), seqs).nll
 
-    def sample(self, params: Any, x: Array, keys: jax.Array, given: Given | None = None, decoding: Decoding = PLAIN) -> Trace:
+    def sample(self, params: PyTree, x: Array, keys: jax.Array, given: Given | None = None, decoding: Decoding = PLAIN) -> Trace:
         """Draws sequences; arguments and result as in `InnerLoop.sample`."""
         steps = drawn_steps(x, keys, given, jax.tree.leaves(params)[0].dtype)
         return self._unroll(params, Drawing(self.likelihood, self.end, decoding), steps)
 
-    def _unroll(self, params: Any, observer: Observer, steps: Any) -> Trace:
+    def _unroll(self, params: PyTree, observer: Observer, steps: PyTree) -> Trace:
         network: Any = self.network.bind({"params": params})
 
         def advance(carry, x, observe):

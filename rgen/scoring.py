@@ -2,7 +2,6 @@
 
 import math
 from functools import partial
-from typing import Any
 
 import jax
 import numpy as np
@@ -12,11 +11,11 @@ from rgen.devices import even_batch, fetch, place
 from rgen.errors import InputError
 from rgen.host.progress import Progress
 from rgen.sampling import conditional_nats
-from rgen.sequence import Sequence, SequenceModel
+from rgen.sequence import PyTree, Sequence, SequenceModel
 
 
 @partial(jax.jit, static_argnums=0)
-def score(model: SequenceModel, params: Any, seqs: Sequence) -> jax.Array:
+def score(model: SequenceModel, params: PyTree, seqs: Sequence) -> jax.Array:
     """Nats [B, T] of sequences, each paid before its own output is seen, times the step's weight.
 
     Args:
@@ -45,7 +44,7 @@ def choose_exactly(data: Dataset, split: str, count: int | None, seed: int) -> n
 
 def score_all(
     model: SequenceModel,
-    params: Any,
+    params: PyTree,
     data: Dataset,
     split: str,
     index: np.ndarray,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from rgen.likelihood import PLAIN, Decoding
 
 Array = Any  # of JAX or of numpy
+PyTree = Any  # of arrays
 
 
 class Sequence(NamedTuple):
@@ -66,7 +67,7 @@ class Prediction(NamedTuple):
     learned: Array
 
 
-def paid(out: Any) -> Any:
+def paid(out: PyTree) -> PyTree:
     """The logits that are paid for, of what a network returned."""
     return out.logits if isinstance(out, Prediction) else out
 
@@ -92,7 +93,7 @@ class WithOutputs(NamedTuple):
       outputs: [c] integers, the earlier outputs; -1 where there is none.
     """
 
-    x: Any
+    x: PyTree
     outputs: Array
 
 
@@ -129,7 +130,7 @@ def _steps_at(places: jax.Array, reads: jax.Array) -> jax.Array:
     return jnp.where(there, found, -1).astype(jnp.int32)
 
 
-def with_outputs(x: Array, y: Array | None, reads: Reads) -> Any:
+def with_outputs(x: Array, y: Array | None, reads: Reads) -> PyTree:
     """What a network reads: x, or `WithOutputs` of x [B or 1, T, ...] and [B, T, c] of the outputs y [B, T] (None: all -1).
 
     What all sequences share is not copied.
@@ -169,14 +170,14 @@ class SequenceModel(Protocol):
     Parameters are a pytree; models are frozen and hashable, so that an equal model does not recompile.
     """
 
-    def init(self, key: jax.Array, x: Array) -> Any:
+    def init(self, key: jax.Array, x: Array) -> PyTree:
         """Draws parameters for inputs that look like `x` [...], one input."""
         ...
 
-    def score(self, params: Any, seqs: Sequence) -> jax.Array:
+    def score(self, params: PyTree, seqs: Sequence) -> jax.Array:
         """Returns [B, T] nats, each paid before its own output is seen; differentiable in `params`."""
         ...
 
-    def sample(self, params: Any, x: Array, keys: jax.Array, given: Given | None = None, decoding: Decoding = PLAIN) -> Trace:
+    def sample(self, params: PyTree, x: Array, keys: jax.Array, given: Given | None = None, decoding: Decoding = PLAIN) -> Trace:
         """Draws the outputs of x [B, T, ...], one key a sequence, as `decoding` says; what is `given` is not drawn but fed."""
         ...

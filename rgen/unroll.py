@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from rgen.batching import each, pad_rows
 from rgen.choices import GENERATOR
 from rgen.likelihood import PLAIN, Decoding, Likelihood
-from rgen.sequence import Array, Given, Prediction, Reads, WithOutputs, earlier
+from rgen.sequence import Array, Given, Prediction, PyTree, Reads, WithOutputs, earlier
 
 
 class Observer(Protocol):
@@ -28,30 +28,30 @@ class Observer(Protocol):
     @property
     def end(self) -> int | None: ...
 
-    def start(self) -> Any:
+    def start(self) -> PyTree:
         """What it remembers before the first step."""
         ...
 
-    def ended(self, seen: Any) -> jax.Array:
+    def ended(self, seen: PyTree) -> jax.Array:
         """Whether the sequence has ended."""
         ...
 
-    def x(self, seen: Any, now: Any) -> Any:
+    def x(self, seen: PyTree, now: PyTree) -> PyTree:
         """The network's K inputs, from what is remembered and the step's part of the inputs."""
         ...
 
-    def __call__(self, seen: Any, now: Any, logits: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
+    def __call__(self, seen: PyTree, now: PyTree, logits: jax.Array) -> tuple[PyTree, jax.Array, jax.Array]:
         """(what is remembered, the step's part of the inputs, logits [K, n]) -> (what is remembered, y [K], weight [K])."""
         ...
 
 
-def pay(likelihood: Likelihood, out: Any, y: jax.Array) -> tuple[jax.Array, Any]:
+def pay(likelihood: Likelihood, out: PyTree, y: jax.Array) -> tuple[jax.Array, Any]:
     """What K outputs cost, and what they teach: (nats [K], the cotangent of the network's outputs that the inner loop descends).
 
     The two belong together unless the network returns a `Prediction`, whose logits that are paid teach nothing.
     """
 
-    def one(out: Any, y: jax.Array) -> tuple[jax.Array, Any]:
+    def one(out: PyTree, y: jax.Array) -> tuple[jax.Array, Any]:
         if not isinstance(out, Prediction):
             return jax.value_and_grad(likelihood.nll)(out, y)
         nothing = jax.tree.map(jnp.zeros_like, out)
@@ -60,7 +60,7 @@ def pay(likelihood: Likelihood, out: Any, y: jax.Array) -> tuple[jax.Array, Any]
     return each(one, out, y)
 
 
-def scaled(weight: jax.Array, cotangent: Any) -> Any:
+def scaled(weight: jax.Array, cotangent: PyTree) -> PyTree:
     """Cotangents [K, ...] times weights [K]."""
     return jax.tree.map(lambda a: jnp.expand_dims(weight.astype(a.dtype), range(1, a.ndim)) * a, cotangent)
 
@@ -74,7 +74,7 @@ class DrawnStep(NamedTuple):
       again: whether the same outputs are learned once more.
     """
 
-    x: Any
+    x: PyTree
     key: Array
     y: Array
     known: Array
@@ -174,7 +174,7 @@ def own_keys(keys: Array) -> Array:
     return jax.vmap(lambda words: reduce(jax.random.fold_in, words, start))(jax.random.key_data(keys))
 
 
-def in_batches(steps: Any, size: int, times: int = 1) -> Any:
+def in_batches(steps: PyTree, size: int, times: int = 1) -> PyTree:
     """Arrays [B, T, ...] to [B, J, K, ...]: K outputs a step, the last step filled up with weight 0, and every step `times` in a row."""
     size = min(size, steps.weight.shape[1])
     count = math.ceil(steps.weight.shape[1] / size)
@@ -188,18 +188,18 @@ def in_batches(steps: Any, size: int, times: int = 1) -> Any:
     return steps
 
 
-def out_of_batches(steps: Any, length: int, times: int = 1) -> Any:
+def out_of_batches(steps: PyTree, length: int, times: int = 1) -> PyTree:
     """The way back, arrays [B, J, K, ...] to [B, T, ...]: what was found when a step came first."""
     return jax.tree.map(lambda a: a[:, ::times].reshape(len(a), -1, *a.shape[3:])[:, :length], steps)
 
 
 # (state, x, observe) -> (state, seen, Trace or what else is wanted of a step): predict from K inputs x, ask `observe(logits)` for
 # (seen, y, weight), learn y; `seen` is what the observer remembers.
-Observe = Callable[[jax.Array], tuple[Any, jax.Array, jax.Array]]
-Advance = Callable[[Any, Any, Observe], tuple[Any, Any, Any]]
+Observe = Callable[[jax.Array], tuple[PyTree, jax.Array, jax.Array]]
+Advance = Callable[[Any, Any, Observe], tuple[PyTree, Any, Any]]
 
 
-def unroll(advance: Advance, state: Any, observer: Observer, steps: Any, predict: Callable | None = None) -> tuple[Any, Any]:
+def unroll(advance: Advance, state: PyTree, observer: Observer, steps: PyTree, predict: Callable | None = None) -> tuple[PyTree, Any]:
     """Runs a model over ONE sequence: steps [J, K, ...], a `Sequence` to score or `DrawnStep` to draw.
 
     Differentiating it costs memory for about 2 sqrt(J) states instead of J: the scan is cut into segments, and the backward pass
@@ -232,7 +232,7 @@ def unroll(advance: Advance, state: Any, observer: Observer, steps: Any, predict
     return state, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:length], trace)
 
 
-def one_by_one(observer: Observer, predict: Callable, seen: Any, now: Any) -> tuple[Any, jax.Array, jax.Array]:
+def one_by_one(observer: Observer, predict: Callable, seen: PyTree, now: PyTree) -> tuple[PyTree, jax.Array, jax.Array]:
     """Draws the K outputs of a step, each given those before it: (what is remembered, y [K], weight [K])."""
 
     def one(seen, now):

@@ -65,7 +65,7 @@ def make(name: str, form: str = "direct") -> Problem:
     x, rng = inputs(SHAPES["text" if text else "image"]), np.random.default_rng(0)
     first = loop.one_input(x[0])
     weights = jit(loop.network.init)(jax.random.key(0), first)["params"]  # what loop.init does, compiled quickly
-    params = disturbed(Params(weights, init_rates(loop.rate_kind, learning(weights, loop.fast), loop.rate)), rng)
+    params = disturbed(Params(weights, init_rates(loop.rate_kind, learning(weights, loop.fast), loop.rate or 0.1)), rng)
     y = rng.integers(SYMBOLS if text else 2, size=(2, len(x)))
     weight = np.ones(y.shape)
     if name.startswith("text-mlp"):

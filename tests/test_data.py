@@ -515,7 +515,7 @@ def test_what_tensorflow_datasets_has_prepared_is_read(files, tmp_path, monkeypa
     assert sorted(map(bytes, found["test"])) == sorted(map(bytes, IMAGES["test"].astype(np.uint8)))
     assert "in the order in which tensorflow-datasets" in capsys.readouterr().err
     next(prepared.glob("mnist/*/*test*")).write_bytes(b"damaged")
-    with pytest.raises(DataError, match="cannot be read .*delete this folder"):
+    with pytest.raises(DataError, match=r"cannot be read .*delete this folder"):
         mnist.load("mnist", None, download=False)
 
 

@@ -157,17 +157,19 @@ def plain(loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[Any, jax.Arr
 
     everything = jax.tree.map(jnp.zeros_like, params.init)
     rates = overlaid(everything, expand_rates(loop.rate_kind, params.rates, learning(params.init, loop.fast)))
-    rows, last = [], []
+    rows, after = [], []
+    last = loop.reads
+    assert isinstance(last, int)
     for x, y, weight in zip(*seqs):
         weights, row = params.init, []
         for t in range(len(y)):
-            before = [y[t - i] if t >= i else -1 for i in range(1, loop.reads + 1)]
+            before = [y[t - i] if t >= i else -1 for i in range(1, last + 1)]
             read = WithOutputs(x[t], np.array(before, np.int32)) if before else x[t]
             weights, nats = step(weights, rates, read, y[t], weight[t])
             row.append(nats)
         rows.append(jnp.stack(row))
-        last.append(learning(weights, loop.fast))
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *last), jnp.stack(rows)
+        after.append(learning(weights, loop.fast))
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *after), jnp.stack(rows)
 
 
 @on("name", NAMES)

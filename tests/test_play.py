@@ -61,7 +61,7 @@ def pages(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
     for name in ("digits", "names"):
         sample.main(SampleConfig(Path(f"pretrained:{name}"), page=folder / f"{name}.html"))
-    run = load_run("pretrained:digits")
+    run: Any = load_run("pretrained:digits")
     sampler = Sampler(dataclasses.replace(run.model, inner_batch=8), (8, 8))
     (folder / "digits by rows.html").write_text(play.page(sampler, run.params, "digits, a row a step"))
     return folder
@@ -148,7 +148,7 @@ STEPS = "learner.steps.map((step) => [step.place, step.y, step.nats])"
 
 @pytest.mark.parametrize(("fill", "size"), [(True, 1), (False, 1), (True, 8)], ids=["from the top", "some pixels", "by rows"])
 def test_beliefs_and_nats_of_digits(fill, size, browser, pages):
-    run = load_run("pretrained:digits")
+    run: Any = load_run("pretrained:digits")
     model = dataclasses.replace(run.model, inner_batch=size)
     digit = run.data.splits["test"][3].ravel().astype(int)
     known = np.arange(64) < 40 if fill else np.random.default_rng(0).random(64) < 0.4

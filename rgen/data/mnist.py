@@ -149,7 +149,7 @@ def _download(name: str, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         tfds.disable_progress_bar()  # it moves the cursor
         with tempfile.TemporaryDirectory(dir=folder) as downloads, contextlib.redirect_stdout(sys.stderr):
-            got = tfds.download.DownloadManager(download_dir=downloads).download(urls)
+            got: Any = tfds.download.DownloadManager(download_dir=downloads).download(urls)
             contents = {file: Path(path).read_bytes() for file, path in got.items()}
     except Exception as error:  # of the network, the disk, and tensorflow-datasets
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -16,6 +16,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from rgen.fast.functions import names_of
 from rgen.fast.views import SLICE, TRANSPOSE, Axes, Contraction, Lookup, View, bias_axes, contraction, lookup, primitive, view_of
+from rgen.sequence import PyTree
 
 # Calls whose body is looked into, and where it stands
 INLINED = {primitive("jit"): "jaxpr", primitive("closed_call"): "call_jaxpr", primitive("remat"): "jaxpr"}
@@ -154,7 +155,7 @@ class Program:
         placed = (Use(operand, after.get(out, out), form, form.axes != axes, row) for (operand, out, form), row in zip(uses, first))
         return Layer(leaf, axes, h, m, n, tuple(placed), bias, of_bias, embed=lookups == forms)
 
-    def evaluate(self, leaves: dict[int, Any], x: Any, wanted: Iterable[Any], answers: Answers, given: Any = ()) -> list:
+    def evaluate(self, leaves: dict[int, Any], x: PyTree, wanted: Iterable[Any], answers: Answers, given: Any = ()) -> list:
         """Evaluates variables of the jaxpr, or literals, and all else that can be: XLA leaves out what they do not need.
 
         Args:
@@ -201,7 +202,7 @@ class Program:
         return on
 
 
-def capture(apply: Callable, params: Any, x: Any) -> Program:
+def capture(apply: Callable, params: PyTree, x: PyTree) -> Program:
     """Reads a network `apply(params, x)`; `params` and `x`, trees of arrays, may be shapes."""
     leaves, tree = jax.tree.flatten(params)
     inputs, of_inputs = jax.tree.flatten(x)
@@ -317,7 +318,7 @@ def _outcome(eqn: Any, values: list) -> dict:
     return dict(zip(eqn.outvars, out if eqn.primitive.multiple_results else [out]))
 
 
-def _value(env: dict, var: Any) -> Any:
+def _value(env: dict, var: Any) -> PyTree:
     return var.val if isinstance(var, Literal) else env[var]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from rgen.fast.dual import Dual
 from rgen.fast.loop import Direct, InnerLoop, Params
-from rgen.sequence import Array, Sequence
+from rgen.sequence import Array, PyTree, Sequence
 
 
 class Check(NamedTuple):
@@ -63,7 +63,7 @@ def check(loop: InnerLoop, x: Array, steps: int = 8, seed: int = 0) -> Check:
     seqs = Sequence(x[None], y, jnp.ones(y.shape))
 
     @partial(jax.jit, static_argnums=0)
-    def nats_and_gradient(loop: InnerLoop, params: Params) -> tuple[Any, Any]:
+    def nats_and_gradient(loop: InnerLoop, params: Params) -> tuple[PyTree, Any]:
         nats, pull = jax.vjp(lambda params: loop.score(params, seqs), params)
         return nats, pull(jnp.ones_like(nats))
 

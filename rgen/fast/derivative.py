@@ -18,7 +18,7 @@ from rgen.fast.plan import LEARNED, Plan
 from rgen.fast.rates import Factors, split_rates
 from rgen.fast.step import Weights, enter, leave, split
 from rgen.fast.sweep import sweep
-from rgen.sequence import Sequence
+from rgen.sequence import PyTree, Sequence
 from rgen.unroll import Scoring
 
 
@@ -51,7 +51,7 @@ def weights_of(plan: Plan, params: Params) -> Weights:
     )
 
 
-def foreseen_inputs(plan: Plan, init: Any, x: Any, shared: bool) -> dict[int, jax.Array]:
+def foreseen_inputs(plan: Plan, init: PyTree, x: PyTree, shared: bool) -> dict[int, jax.Array]:
     """Inputs of the foreseen layers for x [B, J, K, ...]: [J, H, R, M] of those that are shared, or [B, J, H, R, M] of the others."""
     wanted = {leaf: layer for leaf, layer in plan.foreseen.items() if (leaf not in plan.unshared) == shared}
     if not wanted:
@@ -92,14 +92,14 @@ def pay_late(plan: Plan, params: Params, outs: dict[int, jax.Array], seqs: Seque
 # ---------------------------------------------------------------- the score and its derivative
 
 
-def map_sequences(plan: Plan, function: Callable, inputs: dict[int, jax.Array], steps: Any, *more: Any) -> Any:
+def map_sequences(plan: Plan, function: Callable, inputs: dict[int, jax.Array], steps: PyTree, *more: Any) -> PyTree:
     """`function(inputs, steps, *more)` of every sequence; foreseen inputs have no B if all sequences share them."""
     unshared = {leaf: inputs[leaf] for leaf in inputs.keys() & plan.unshared}
     return over_sequences(lambda steps, unshared, *more: function(inputs | unshared, steps, *more), steps, unshared, *more)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def score(plan: Plan, weights: Weights, inputs: dict[int, jax.Array], seqs: Sequence) -> Any:
+def score(plan: Plan, weights: Weights, inputs: dict[int, jax.Array], seqs: Sequence) -> PyTree:
     """Nats [B, J, K] of sequences of the plan's length. Differentiable once, in `weights` and `inputs`.
 
     If the plan is late, instead the outputs from which `pay_late` computes them: number of a leaf -> [B, T, H, R, N].
@@ -124,7 +124,7 @@ def _score_forward(plan, weights, inputs, seqs):
 
 
 @jax.custom_jvp
-def _once(tree: Any) -> Any:
+def _once(tree: PyTree) -> PyTree:
     return tree
 
 
@@ -191,7 +191,7 @@ def flat(pieces_BxKxHxSxM: jax.Array) -> jax.Array:
 # ---------------------------------------------------------------- micro-batches
 
 
-def by_group(plan: Plan, params: Any, function: Callable, steps: Any) -> Any:
+def by_group(plan: Plan, params: PyTree, function: Callable, steps: PyTree) -> PyTree:
     """Runs `function` on the foreseen inputs and the steps [B, T, ...] of micro-batches, filled up with steps and rows of weight 0.
 
     Returns:

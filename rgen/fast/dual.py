@@ -21,7 +21,7 @@ from rgen.fast.past import folded
 from rgen.fast.plan import GRADIENT, Plan, Purpose, plan
 from rgen.fast.rates import rate_matrix
 from rgen.hardware import Hardware
-from rgen.sequence import Sequence, Trace
+from rgen.sequence import PyTree, Sequence, Trace
 from rgen.unroll import Drawing, Observer, Scoring
 
 
@@ -56,7 +56,7 @@ class Dual:
             if value is not None and value < 1:
                 raise ValueError(f"The dual form's {name} is {value}; it must be at least 1, or None to leave it to the cost model.")
 
-    def plan(self, loop: InnerLoop, weights: Any, x: Any, batch: int | None = None, purpose: Purpose = GRADIENT) -> Plan:
+    def plan(self, loop: InnerLoop, weights: PyTree, x: PyTree, batch: int | None = None, purpose: Purpose = GRADIENT) -> Plan:
         """What is taken over of a network, and how it is run.
 
         Args:
@@ -67,16 +67,10 @@ class Dual:
         steps = jax.eval_shape(loop.steps, Sequence(jax.ShapeDtypeStruct(x.shape, jnp.result_type(x)), of_batch, of_batch))
         return plan(self, loop, weights, steps.x, batch, purpose)
 
-    def check(self, loop: InnerLoop) -> None:
-        """Raises ValueError unless a step of the loop is one of plain SGD."""
-        options = {"optimizer": loop.optimizer, "inner_clip": loop.inner_clip, "inner_decay": loop.inner_decay or None}
-        if found := [name for name, value in options.items() if value is not None]:
-            raise ValueError(f"The dual form takes plain SGD alone, and the inner loop has {' and '.join(found)}. Give form='direct'.")
+    def score(self, loop: InnerLoop, params: Params, steps: Sequence) -> jax.Array:
+        return score(plan(self, loop, params.init, steps.x, len(steps.y), GRADIENT), params, steps)
 
-    def score(self, loop: InnerLoop, params: Params, seqs: Sequence) -> jax.Array:
-        return score(plan(self, loop, params.init, seqs.x, len(seqs.y), GRADIENT), params, seqs)
-
-    def unroll(self, loop: InnerLoop, params: Params, observer: Observer, steps: Any, adapted: bool) -> tuple[Any, Trace]:
+    def unroll(self, loop: InnerLoop, params: Params, observer: Observer, steps: PyTree, adapted: bool) -> tuple[PyTree, Trace]:
         if isinstance(observer, Drawing) and observer.reads and steps.weight.shape[2] > 1:
             # each output of a step is drawn before the next is predicted, by fast weights, and the direct form has them at hand
             return Direct().unroll(loop, params, observer, steps, adapted)
@@ -113,7 +107,7 @@ def score(plan: Plan, params: Params, seqs: Sequence) -> jax.Array:
     return derivative.ungroup_steps(plan, derivative.by_group(plan, params, of_group, seqs), *seqs.y.shape[:2])
 
 
-def drift(plan: Plan, params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
+def drift(plan: Plan, params: Params, seqs: Sequence) -> tuple[PyTree, jax.Array]:
     """(the initialization minus the mean of the final weights, nats [B, T]), where all weights learn. No final weights are formed.
 
     An embedding that is read as it was initialized moves by its rate times its gradient.

@@ -34,7 +34,7 @@ from rgen.fast.past import after, by_steps, folded, in_pieces, joined, nth, over
 from rgen.fast.plan import Plan
 from rgen.fast.rates import Factors
 from rgen.fast.step import Reads, Weights, split, step
-from rgen.sequence import Trace
+from rgen.sequence import PyTree, Trace
 from rgen.unroll import Observer
 
 
@@ -69,7 +69,7 @@ class Unrolled(NamedTuple):
     trace: Trace
 
 
-def run(plan: Plan, weights: Weights, observer: Observer, inputs: dict[int, jax.Array], steps: Any) -> Unrolled:
+def run(plan: Plan, weights: Weights, observer: Observer, inputs: dict[int, jax.Array], steps: PyTree) -> Unrolled:
     """The inner loop over one sequence of the plan's length; `inputs`: those that are foreseen, [T, H, R, M]."""
     memories = {leaf: Memory(weights.kernels[leaf], weights.factors[leaf]) for leaf in plan.learning}
     if plan.fold:
@@ -191,7 +191,7 @@ def empty_taps(layer: Layer, steps: int, dtype: Any) -> Taps:
     return Taps(x, jnp.zeros((*shape, layer.outputs), dtype))
 
 
-def write(step: jax.Array, buffers: Any, rows: Any, reads: Any) -> Any:
+def write(step: jax.Array, buffers: Any, rows: Any, reads: Any) -> PyTree:
     """Puts rows [H, R, K] of one step of a chunk at their place in buffers [H, C R, K], once all `reads` are done.
 
     The rows are made to depend on what was read. XLA then knows that its buffer is not read any more and writes into it in place; without

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from rgen.sequence import Reads
+from rgen.sequence import PyTree, Reads
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,11 @@ def as_function(network: Any) -> Function:
         ) from None
     function = network if isinstance(network, Function) else _linen(network)
     reads = function.last_outputs
-    steps = isinstance(reads, tuple) and all(isinstance(step, tuple) and all(isinstance(n, int) for n in step) for step in reads)
-    if not (steps or (isinstance(reads, int) and reads >= 0)) or (steps and len(set(map(len, reads))) > 1):
+    if isinstance(reads, tuple):
+        fit = all(isinstance(step, tuple) and len(step) == len(reads[0]) and all(isinstance(n, int) for n in step) for step in reads)
+    else:
+        fit = isinstance(reads, int) and reads >= 0
+    if not fit:
         raise ValueError(
             f"The network's last_outputs is {reads!r}. Give how many it reads: 0, 1, 2, ...; or a tuple of steps between places, all of "
             "the same length, such as ((0, 1), (1, 0)) for the output to the left and the one above."
@@ -69,18 +72,18 @@ def _linen(module: nn.Module) -> Function:
     return Function(init, lambda params, x: module.apply({"params": params}, x), getattr(module, "last_outputs", 0))
 
 
-def names_of(weights: Any) -> list[str]:
+def names_of(weights: PyTree) -> list[str]:
     """The path of every leaf, such as "heads/memory/kernel", in the order of `jax.tree.leaves`."""
     return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree_util.tree_leaves_with_path(weights)]
 
 
-def widest(tree: Any) -> Any:
+def widest(tree: PyTree) -> Any:
     """The widest type of a tree's arrays, float32 at least."""
     types = [jnp.dtype(jnp.float32), *(jnp.dtype(jnp.result_type(a)) for a in jax.tree.leaves(tree))]
     return max(types, key=lambda dtype: dtype.itemsize)
 
 
-def check_weights(weights: Any) -> None:
+def check_weights(weights: PyTree) -> None:
     """Raises ValueError unless the weights can learn: at least one, all of them float arrays."""
     if not jax.tree.leaves(weights):
         raise ValueError("The network has no parameters, so nothing can learn. Give one that has weights.")
@@ -102,7 +105,7 @@ def learns(name: str, fast: tuple[str, ...] | None) -> bool:
     return fast is None or any(name == path or name.startswith(path + "/") for path in fast)
 
 
-def learning(weights: Any, fast: tuple[str, ...] | None) -> Any:
+def learning(weights: PyTree, fast: tuple[str, ...] | None) -> PyTree:
     """The weights that learn in the inner loop: those at or below the paths `fast`; None: all.
 
     Returns:
@@ -128,7 +131,7 @@ def _is_dict(node: Any) -> bool:
     return type(node) is dict
 
 
-def _pruned(tree: Any) -> Any:
+def _pruned(tree: PyTree) -> PyTree:
     """Dicts, wherever they are, without the entries in which nothing is left."""
     if not _is_dict(tree):
         return jax.tree.map(lambda node: _pruned(node) if _is_dict(node) else node, tree, is_leaf=_is_dict)
@@ -136,7 +139,7 @@ def _pruned(tree: Any) -> Any:
     return {name: child for name, child in pruned.items() if jax.tree.leaves(child)}
 
 
-def overlaid(weights: Any, fast: Any) -> Any:
+def overlaid(weights: PyTree, fast: PyTree) -> PyTree:
     """All weights, with those of `fast` (as `learning` gives them) in their places."""
     new = {tuple(map(str, path)): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(fast)}
     return jax.tree_util.tree_map_with_path(lambda path, leaf: new.get(tuple(map(str, path)), leaf), weights)

@@ -20,7 +20,7 @@ from rgen.fast import ranges
 from rgen.fast.functions import Function, as_function, check_fast, check_weights, learning, overlaid, widest
 from rgen.fast.rates import expand_rates, init_rates
 from rgen.likelihood import PLAIN, Decoding, Likelihood
-from rgen.sequence import Array, Given, Reads, Sequence, Trace, check_keys, check_shapes, paid, with_outputs
+from rgen.sequence import Array, Given, PyTree, Reads, Sequence, Trace, check_keys, check_shapes, paid, with_outputs
 from rgen.unroll import (
     Advance,
     Drawing,
@@ -39,8 +39,8 @@ from rgen.unroll import (
 class Params(NamedTuple):
     """What is meta-learned: the initialization of the fast weights, and their inner rates (see `rgen.fast.rates`)."""
 
-    init: Any
-    rates: Any
+    init: PyTree
+    rates: PyTree
 
 
 class Form(Protocol):
@@ -49,15 +49,11 @@ class Form(Protocol):
     Sequences come as J steps of K outputs: `InnerLoop.read` makes them so.
     """
 
-    def check(self, loop: "InnerLoop") -> None:
-        """Raises ValueError if this form cannot compute the loop."""
-        ...
-
     def score(self, loop: "InnerLoop", params: Params, steps: Sequence) -> jax.Array:
         """Nats [B, J, K], differentiable in `params`."""
         ...
 
-    def unroll(self, loop: "InnerLoop", params: Params, observer: Observer, steps: Any, adapted: bool) -> tuple[Any, Trace]:
+    def unroll(self, loop: "InnerLoop", params: Params, observer: Observer, steps: PyTree, adapted: bool) -> tuple[PyTree, Trace]:
         """(fast weights after the last step [B, ...], perhaps None if they are not `adapted`; the Trace [B, J, K])."""
         ...
 
@@ -132,7 +128,10 @@ class InnerLoop:
             if self.form not in FORMS:
                 raise ValueError(f"The form of the inner loop is '{self.form}'; it must be {' or '.join(map(repr, FORMS))}.")
             object.__setattr__(self, "form", FORMS[self.form])
-        self.form.check(self)
+        if not self.plain and not isinstance(self.form, Direct):
+            options = {"optimizer": self.optimizer, "inner_clip": self.inner_clip, "inner_decay": self.inner_decay or None}
+            found = " and ".join(name for name, value in options.items() if value is not None)
+            raise ValueError(f"The dual form takes plain SGD alone, and the inner loop has {found}. Give form='direct'.")
 
     @property
     def reads(self) -> Reads:
@@ -154,19 +153,19 @@ class InnerLoop:
         check_weights(weights)
         fast = learning(weights, self.fast)
         rate = self.rate if self.rate is not None else 0.01 if self.optimizer is None else 1.0
-        rates = init_rates(self.rate_kind, fast, rate)
-        return Params(weights, Tuned(rates, found) if (found := hyperparameters(self.optimizer, fast)) else rates)
+        rates, tuned = init_rates(self.rate_kind, fast, rate), hyperparameters(self.optimizer, fast)
+        return Params(weights, Tuned(rates, tuned) if tuned else rates)
 
-    def one_input(self, x: Array) -> Any:
+    def one_input(self, x: Array) -> PyTree:
         """ONE input as the network reads it: x [...], and beside it outputs that are not there yet."""
         inputs = with_outputs(jnp.asarray(x)[None, None], None, self.reads)
         return jax.tree.map(lambda a: a[0, 0], inputs)
 
-    def apply(self, weights: Any, x: Any) -> Any:
+    def apply(self, weights: PyTree, x: PyTree) -> PyTree:
         """What the network returns for ONE input."""
         return as_function(self.network).apply(weights, x)
 
-    def apply_each(self, weights: Any, x: Any) -> Any:
+    def apply_each(self, weights: PyTree, x: PyTree) -> PyTree:
         """What it returns for the K inputs of a step."""
         return each(partial(self.apply, weights), x)
 
@@ -186,7 +185,7 @@ class InnerLoop:
         """
         return self.by_output(_score(self, params, self.read(params, seqs)), seqs)
 
-    def adapt(self, params: Params, seqs: Sequence) -> tuple[Any, jax.Array]:
+    def adapt(self, params: Params, seqs: Sequence) -> tuple[PyTree, jax.Array]:
         """Learns whole sequences.
 
         Returns:
@@ -214,15 +213,15 @@ class InnerLoop:
         self._check(params, with_outputs(x, None, self.reads), np.ones(x.shape[:2]))
         return _sample(self, params, x, keys, given, decoding)
 
-    def start(self, params: Params) -> Any:
+    def start(self, params: Params) -> PyTree:
         """The fast weights before the first step."""
         return learning(params.init, self.fast)
 
-    def predict(self, params: Params, fast: Any, x: Any) -> jax.Array:
+    def predict(self, params: Params, fast: PyTree, x: PyTree) -> jax.Array:
         """Log-probabilities [K] of all outputs at ONE input, by fast weights without a leading B."""
         return _predict(self, params, fast, x)
 
-    def step(self, params: Params, fast: Any, x: Any, y: Any, weight: Any = None) -> tuple[Any, jax.Array]:
+    def step(self, params: Params, fast: PyTree, x: PyTree, y: Any, weight: Any = None) -> tuple[PyTree, jax.Array]:
         """One inner step of ONE sequence, as it is defined, of plain SGD.
 
         Args:
@@ -250,14 +249,14 @@ class InnerLoop:
             raise ValueError("A network that reads earlier outputs cannot be asked about places out of turn.")
         return _belief(self, params, self.read(params, seqs), x, every)
 
-    def inner_norms(self, params: Params, seqs: Sequence) -> tuple[Any, Any]:
+    def inner_norms(self, params: Params, seqs: Sequence) -> tuple[PyTree, Any]:
         """How large the inner steps are: (norms of the gradients, norms of what they change the fast weights by).
 
         Each is shaped like the fast weights; for every array the norms [B, T] of the step that learns each output, the first of them.
         """
         return self.by_output(_inner_norms(self, params, self.read(params, seqs)), seqs)
 
-    def rates(self, params: Params) -> Any:
+    def rates(self, params: Params) -> PyTree:
         """The inner rate of every weight that learns: a tree like the fast weights, whose leaves broadcast against its arrays."""
         rates = params.rates.rates if isinstance(params.rates, Tuned) else params.rates
         return expand_rates(self.rate_kind, rates, learning(params.init, self.fast))
@@ -279,11 +278,11 @@ class InnerLoop:
         seqs = seqs._replace(x=with_outputs(seqs.x, seqs.y, self.reads))
         return in_batches(jax.tree.map(jnp.asarray, seqs), self.inner_batch, self.inner_steps)
 
-    def by_output(self, steps: Any, seqs: Sequence) -> Any:
+    def by_output(self, steps: PyTree, seqs: Sequence) -> PyTree:
         """Arrays [B, J, K] of the steps that `read` made, as [B, T]."""
         return out_of_batches(steps, seqs.y.shape[1], self.inner_steps)
 
-    def _check(self, params: Params, x: Any, weight: Array) -> None:
+    def _check(self, params: Params, x: PyTree, weight: Array) -> None:
         ranges.check_inputs(self.network, params.init, x)
         if getattr(self.form, "distinct", False):
             ranges.check_distinct(x, weight)
@@ -295,7 +294,7 @@ _compiled = partial(jax.jit, static_argnums=0, inline=True)
 
 
 @_compiled
-def _draw(network: Any, key: jax.Array, x: jax.Array) -> Any:
+def _draw(network: Any, key: jax.Array, x: jax.Array) -> PyTree:
     return as_function(network).init(key, x)
 
 
@@ -305,7 +304,7 @@ def _score(loop: InnerLoop, params: Params, seqs: Sequence) -> jax.Array:
 
 
 @partial(jax.jit, static_argnums=(0, 2, 4), inline=True)
-def _unroll(loop: InnerLoop, params: Params, observer: Observer, steps: Any, adapted: bool) -> tuple[Any, Trace]:
+def _unroll(loop: InnerLoop, params: Params, observer: Observer, steps: PyTree, adapted: bool) -> tuple[PyTree, Trace]:
     return loop.form.unroll(loop, params, observer, steps, adapted)
 
 
@@ -320,12 +319,12 @@ def _sample(loop: InnerLoop, params: Params, x: Array, keys: jax.Array, given: G
 
 
 @_compiled
-def _predict(loop: InnerLoop, params: Params, fast: Any, x: Any) -> jax.Array:
+def _predict(loop: InnerLoop, params: Params, fast: PyTree, x: PyTree) -> jax.Array:
     return loop.likelihood.log_probs(paid(loop.apply(overlaid(params.init, fast), x)))
 
 
 @_compiled
-def _step(loop: InnerLoop, params: Params, fast: Any, x: Any, y: Any, weight: Any) -> tuple[Any, jax.Array]:
+def _step(loop: InnerLoop, params: Params, fast: PyTree, x: PyTree, y: Any, weight: Any) -> tuple[PyTree, jax.Array]:
     one = jnp.ndim(y) == 0
     x, y = jax.tree.map(lambda a: jnp.asarray(a)[None], (x, y)) if one else (x, y)
     weight = jnp.ones(y.shape) if weight is None else jnp.asarray(weight).reshape(y.shape)
@@ -356,7 +355,7 @@ def _belief(loop: InnerLoop, params: Params, steps: Sequence, x: Array, every: i
 
 
 @_compiled
-def _inner_norms(loop: InnerLoop, params: Params, steps: Sequence) -> tuple[Any, Any]:
+def _inner_norms(loop: InnerLoop, params: Params, steps: Sequence) -> tuple[PyTree, Any]:
     def norms(tree, now):  # the same for all K outputs of the step
         return jax.tree.map(lambda a: jnp.broadcast_to(jnp.linalg.norm(a.ravel()), now.weight.shape), tree)
 
@@ -374,13 +373,10 @@ def _inner_norms(loop: InnerLoop, params: Params, steps: Sequence) -> tuple[Any,
 class Direct:
     """The definition: every sequence holds its own fast weights and changes all of them at every step."""
 
-    def check(self, loop: InnerLoop) -> None:
-        """It computes every loop."""
-
     def score(self, loop: InnerLoop, params: Params, steps: Sequence) -> jax.Array:
         return self.unroll(loop, params, Scoring(), steps, False)[1].nll
 
-    def unroll(self, loop: InnerLoop, params: Params, observer: Observer, steps: Any, adapted: bool) -> tuple[Any, Trace]:
+    def unroll(self, loop: InnerLoop, params: Params, observer: Observer, steps: PyTree, adapted: bool) -> tuple[PyTree, Trace]:
         def predict(state, x):
             return paid(loop.apply(overlaid(params.init, state.fast), x))
 
@@ -399,23 +395,23 @@ FORMS: dict[str, Form] = {"direct": Direct()}  # short names; `rgen.fast` adds t
 class Tuned(NamedTuple):
     """Inner rates with the hyperparameters of the inner optimizer, where `optax.inject_hyperparams` gives them."""
 
-    rates: Any
+    rates: PyTree
     hyperparameters: dict[str, jax.Array]
 
 
 class State(NamedTuple):
     """What a step of the direct form changes: the fast weights, and the state of the inner optimizer (None: plain SGD)."""
 
-    fast: Any
+    fast: PyTree
     optimizer: Any
 
 
-def hyperparameters(optimizer: Any, fast: Any) -> dict[str, jax.Array]:
+def hyperparameters(optimizer: Any, fast: PyTree) -> dict[str, jax.Array]:
     """Those of an optimizer that `optax.inject_hyperparams` gives, if they are floats."""
-    found = {} if optimizer is None else getattr(jax.eval_shape(optimizer.init, fast), "hyperparams", {})
-    floats = [name for name, value in found.items() if jnp.issubdtype(value.dtype, jnp.floating)]
-    start = optimizer.init(fast).hyperparams if floats else {}
-    return {name: start[name] for name in floats}
+    if optimizer is None or not hasattr(jax.eval_shape(optimizer.init, fast), "hyperparams"):
+        return {}
+    found = optimizer.init(fast).hyperparams
+    return {name: value for name, value in found.items() if jnp.issubdtype(value.dtype, jnp.floating)}
 
 
 def begin(loop: InnerLoop, params: Params) -> State:
@@ -423,7 +419,7 @@ def begin(loop: InnerLoop, params: Params) -> State:
     fast = loop.start(params)
     if loop.optimizer is None:
         return State(fast, None)
-    state: Any = loop.optimizer.init(fast)
+    state: PyTree = loop.optimizer.init(fast)
     if isinstance(params.rates, Tuned):
         state = state._replace(hyperparams=state.hyperparams | params.rates.hyperparameters)
     return State(fast, state)
@@ -449,7 +445,7 @@ class Paid(NamedTuple):
     weight: jax.Array
 
 
-def _gradient(loop: InnerLoop, params: Params, fast: Any, x: Any, observe: Observe) -> tuple[Any, Any, Paid]:
+def _gradient(loop: InnerLoop, params: Params, fast: PyTree, x: PyTree, observe: Observe) -> tuple[PyTree, Any, Paid]:
     """Predict and pay: (the gradient of the K outputs' weighted nats by the fast weights, what the observer remembers, what was paid)."""
     out, pull = jax.vjp(lambda fast: loop.apply_each(overlaid(params.init, fast), x), fast)
     seen, y, weight = observe(paid(out))
@@ -483,7 +479,7 @@ def _learner(loop: InnerLoop, params: Params) -> Callable[[State, Any, Paid], St
     return plain if loop.plain else learn
 
 
-def clipped(gradient: Any, most: float) -> Any:
+def clipped(gradient: PyTree, most: float) -> PyTree:
     """A gradient whose norm is at most this. Unlike optax's, it has a finite derivative at zero, where steps of weight 0 are."""
     square = sum((g**2).sum() for g in jax.tree.leaves(gradient))
     large = square > most**2
@@ -491,6 +487,6 @@ def clipped(gradient: Any, most: float) -> Any:
     return jax.tree.map(lambda g: scale.astype(g.dtype) * g, gradient)
 
 
-def descend(fast: Any, rates: Any, gradient: Any) -> Any:
+def descend(fast: PyTree, rates: PyTree, gradient: PyTree) -> PyTree:
     """One step of SGD."""
     return jax.tree.map(lambda w, rate, g: w - rate.astype(w.dtype) * g, fast, rates, gradient)

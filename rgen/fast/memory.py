@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from rgen.fast.rates import Factors
+from rgen.sequence import PyTree
 
 # Blocks [H, M_i, N] of the rows of a kernel, one below the other: so a bias need not be copied to stand below its weight.
 Kernel = tuple[jax.Array, ...]
@@ -27,7 +28,7 @@ Kernel = tuple[jax.Array, ...]
 class Taps(NamedTuple):
     """Inputs x [H, S, M], or row numbers [H, S, 1], and output cotangents g [H, S, N]; or what is owed to them (None: nothing)."""
 
-    x: Any
+    x: PyTree
     g: jax.Array
 
 
@@ -79,7 +80,7 @@ def read_back(memory: Memory, p_HxRxN: jax.Array) -> jax.Array:
     return _transpose(read, memory, jnp.zeros((*p_HxRxN.shape[:2], inputs), p_HxRxN.dtype), p_HxRxN)
 
 
-def _transpose(function: Callable, memory: Memory, like: jax.Array, h: Any) -> Any:
+def _transpose(function: Callable, memory: Memory, like: jax.Array, h: Any) -> PyTree:
     return jax.vjp(partial(function, memory), like)[1](h)[0]
 
 
@@ -116,7 +117,7 @@ recall.defvjp(
 TRANSPOSE: dict[Callable, Callable] = {read: read_back, read_back: read}
 
 
-def scaled_input(x_HxSxM: Any, factors: Factors) -> Any:
+def scaled_input(x_HxSxM: Any, factors: Factors) -> PyTree:
     """a x."""
     return x_HxSxM if is_lookup(x_HxSxM) else x_HxSxM * factors.row[:, None]
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from rgen.fast.capture import Layer
 from rgen.fast.memory import Memory, Pairs, Taps, change, owed, pairs_matrix, product_or_rows, row_products, stacked
 from rgen.fast.plan import Plan
+from rgen.sequence import PyTree
 
 
 def joined(memory: Memory) -> Memory:
@@ -65,7 +66,7 @@ class Later(NamedTuple):
         return Later(self.matrix + pairs_matrix(layer.inputs, taps, pairs))
 
 
-def over_chunks(plan: Plan, function: Callable, state: Any, chunks: Any, reverse: bool = False) -> tuple[Any, Any]:
+def over_chunks(plan: Plan, function: Callable, state: PyTree, chunks: PyTree, reverse: bool = False) -> tuple[PyTree, Any]:
     """`function(state, chunk) -> (state, result)` of arrays [chunks, ...]: a scan, or, where the state grows, chunk by chunk."""
     if plan.fold:
         return jax.lax.scan(function, state, chunks, reverse=reverse)
@@ -75,15 +76,15 @@ def over_chunks(plan: Plan, function: Callable, state: Any, chunks: Any, reverse
     return state, jax.tree.map(lambda *parts: jnp.stack(parts), *results)
 
 
-def nth(chunks: Any, number: int) -> Any:
+def nth(chunks: PyTree, number: int) -> PyTree:
     return jax.tree.map(lambda a: a[number], chunks)
 
 
-def in_pieces(count: int, steps: Any) -> Any:
+def in_pieces(count: int, steps: PyTree) -> PyTree:
     """Arrays [T, ...] to [count, T / count, ...]."""
     return jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:]), steps)
 
 
-def by_steps(pieces: Any) -> Any:
+def by_steps(pieces: Any) -> PyTree:
     """The way back."""
     return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), pieces)

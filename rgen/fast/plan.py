@@ -14,7 +14,7 @@ from rgen.fast.functions import learning, learns
 from rgen.fast.loop import InnerLoop
 from rgen.fast.rates import dense_layers
 from rgen.hardware import hardware
-from rgen.sequence import Prediction
+from rgen.sequence import Prediction, PyTree
 
 LEARNED = Prediction._fields.index("learned")
 
@@ -109,7 +109,7 @@ class Roles(NamedTuple):
     unshared: frozenset[int] = frozenset()
 
 
-def plan(form: Any, loop: InnerLoop, weights: Any, x: Any, batch: int | None, purpose: Purpose) -> Plan:
+def plan(form: Any, loop: InnerLoop, weights: PyTree, x: PyTree, batch: int | None, purpose: Purpose) -> Plan:
     """Chooses, from the lengths, the widths and the device, what costs least; see `rgen.fast.costs`.
 
     What is captured is the network for the K inputs of a step.
@@ -158,7 +158,7 @@ def plan(form: Any, loop: InnerLoop, weights: Any, x: Any, batch: int | None, pu
     )
 
 
-def sort_out(loop: InnerLoop, program: Program, weights: Any, once: frozenset[int], purpose: Purpose, unshared: frozenset[int]) -> Roles:
+def sort_out(loop: InnerLoop, program: Program, weights: PyTree, once: frozenset[int], purpose: Purpose, unshared: frozenset[int]) -> Roles:
     """The roles of a network's weights.
 
     Args:

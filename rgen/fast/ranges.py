@@ -12,7 +12,7 @@ from jax.core import Tracer
 from rgen.fast.capture import capture
 from rgen.fast.functions import as_function
 from rgen.likelihood import Likelihood
-from rgen.sequence import Sequence, WithOutputs, paid
+from rgen.sequence import PyTree, Sequence, WithOutputs, paid
 
 
 def concrete(*arrays: Any) -> bool:
@@ -20,7 +20,7 @@ def concrete(*arrays: Any) -> bool:
     return not any(isinstance(a, Tracer) or not getattr(a, "is_fully_addressable", True) for a in arrays)
 
 
-def check_inputs(network: Any, weights: Any, x: Any) -> None:
+def check_inputs(network: Any, weights: PyTree, x: PyTree) -> None:
     """Raises ValueError if inputs x [B, T, ...] ask an embedding of theirs for a row that it does not have."""
     if not concrete(*jax.tree.leaves(x)):
         return
@@ -40,7 +40,7 @@ def check_inputs(network: Any, weights: Any, x: Any) -> None:
             )
 
 
-def check_outputs(network: Any, likelihood: Likelihood, weights: Any, seqs: Sequence) -> None:
+def check_outputs(network: Any, likelihood: Likelihood, weights: PyTree, seqs: Sequence) -> None:
     """Raises ValueError if an output y [B, T] whose weight is not 0 is none of the K that the likelihood has."""
     if not concrete(seqs.y, seqs.weight):
         return
@@ -55,7 +55,7 @@ def check_outputs(network: Any, likelihood: Likelihood, weights: Any, seqs: Sequ
         raise ValueError(f"An output is {y[wrong][0]}; there are {count}, 0 to {count - 1}. Give a network with more logits, or weight 0.")
 
 
-def check_distinct(x: Any, weight: Any) -> None:
+def check_distinct(x: PyTree, weight: Any) -> None:
     """Raises ValueError if a number stands twice among inputs x [B, T] or [1, T], at steps whose weight [B, T] is not 0."""
     if isinstance(x, WithOutputs) or x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.integer) or not concrete(x, weight):
         return
@@ -69,7 +69,7 @@ def check_distinct(x: Any, weight: Any) -> None:
         )
 
 
-def _look(network: Any, weights: Any, x: Any) -> tuple[Callable, list[int], Any]:
+def _look(network: Any, weights: PyTree, x: PyTree) -> tuple[Callable, list[int], Any]:
     leaves, tree = jax.tree.flatten(weights)
     shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)) for a in leaves)
     inputs, of_inputs = jax.tree.flatten(jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[2:], jnp.result_type(a)), x))
@@ -77,7 +77,7 @@ def _look(network: Any, weights: Any, x: Any) -> tuple[Callable, list[int], Any]
 
 
 @lru_cache
-def _look_at(network: Any, tree: Any, shapes: tuple, of_inputs: Any, inputs: tuple) -> tuple[Callable, list[int], Any]:
+def _look_at(network: Any, tree: PyTree, shapes: tuple, of_inputs: Any, inputs: tuple) -> tuple[Callable, list[int], Any]:
     """(function of inputs [N, ...]: the row numbers [N, ...] in every embedding that depend on them alone; how many rows each of these has;
     what the network returns, as shapes)."""
     x = jax.tree.unflatten(of_inputs, inputs)

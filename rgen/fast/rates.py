@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from rgen.choices import RATE_KINDS
 from rgen.fast.functions import widest
+from rgen.sequence import PyTree
 
 
 class Factors(NamedTuple):
@@ -29,7 +30,7 @@ def rate_matrix(factors: Factors) -> jax.Array:
     return factors.row[:, :, None] * factors.column[:, None]
 
 
-def init_rates(kind: str, weights: Any, rate: float) -> Any:
+def init_rates(kind: str, weights: PyTree, rate: float) -> PyTree:
     """Rates that start at `rate` everywhere.
 
     Args:
@@ -48,7 +49,7 @@ def init_rates(kind: str, weights: Any, rate: float) -> Any:
     if kind == "fixed":
         return {"fixed": jnp.asarray(rate, dtype)}
 
-    def of(node: Any) -> Any:
+    def of(node: Any) -> PyTree:
         if kind == "per-array" or not is_dense(node):
             return jax.tree.map(lambda _: log, node)
         *heads, inputs, outputs = node["kernel"].shape
@@ -58,7 +59,7 @@ def init_rates(kind: str, weights: Any, rate: float) -> Any:
     return jax.tree.map(of, weights, is_leaf=is_dense)
 
 
-def expand_rates(kind: str, rates: Any, weights: Any) -> Any:
+def expand_rates(kind: str, rates: PyTree, weights: PyTree) -> PyTree:
     """The rate of every weight: a tree like `weights`, whose leaves broadcast against its arrays."""
 
     def product(row: jax.Array, column: jax.Array) -> jax.Array:
@@ -70,7 +71,7 @@ def expand_rates(kind: str, rates: Any, weights: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(weights), products)
 
 
-def split_rates(kind: str, rates: Any, weights: Any) -> list[tuple[jax.Array, jax.Array]]:
+def split_rates(kind: str, rates: PyTree, weights: PyTree) -> list[tuple[jax.Array, jax.Array]]:
     """The rate of every leaf of `weights` as (row, column), whose product it is.
 
     Of a Dense layer whose rates are rank-one: rows [..., m] of the kernel or [...] of the bias, and columns [..., n]. Of all others: one
@@ -92,7 +93,7 @@ def split_rates(kind: str, rates: Any, weights: Any) -> list[tuple[jax.Array, ja
     return found
 
 
-def dense_layers(kind: str, weights: Any) -> dict[int, int]:
+def dense_layers(kind: str, weights: PyTree) -> dict[int, int]:
     """Where rates are rank-one: number of a leaf of `weights` -> number of the Dense layer that it belongs to."""
     if kind != "rank-one":
         return {}

@@ -15,7 +15,7 @@ from rgen.fast.loop import descend
 from rgen.fast.memory import Kernel, Taps
 from rgen.fast.plan import LEARNED, Plan
 from rgen.fast.rates import Factors
-from rgen.sequence import paid
+from rgen.sequence import PyTree, paid
 from rgen.unroll import Observe, pay, scaled
 
 
@@ -40,7 +40,7 @@ class Reads(NamedTuple):
     """Of every use of a layer: what was read of the weights, and the cotangent of its input in the inner loop (None: there is none)."""
 
     out: tuple[jax.Array, ...]
-    back: tuple[Any, ...]
+    back: tuple[PyTree, ...]
 
 
 class Stepped(NamedTuple):
@@ -56,7 +56,7 @@ class Stepped(NamedTuple):
     carried: dict[int, jax.Array]
     taps: dict[int, Taps]
     reads: dict[int, Reads]
-    seen: Any
+    seen: PyTree
     y: jax.Array
     nats: jax.Array
 
@@ -65,7 +65,7 @@ class Stepped(NamedTuple):
 Answer = Callable[[Layer, int, Any], jax.Array]
 
 
-def step(plan: Plan, answer: Answer, weights: Weights, carried: dict, x: Any, observe: Observe) -> Stepped:
+def step(plan: Plan, answer: Answer, weights: Weights, carried: dict, x: PyTree, observe: Observe) -> Stepped:
     """Predicts, pays and learns. Zeros are added to what enters and leaves the layers that are taken over: the gradients by them are the
     cotangents of which taps are made."""
     types = {leaf: kernel[0].dtype for leaf, kernel in weights.kernels.items()}
@@ -132,7 +132,7 @@ def _zeros(layer: Layer, types: dict[int, Any], entering: bool) -> tuple[jax.Arr
     return tuple(jnp.zeros((layer.heads, use.form.rows, n), types[layer.leaf]) for use, n in zip(layer.uses, widths))
 
 
-def _unmet(layer: Layer, into: Any, out_of: tuple[jax.Array, ...]) -> list[tuple[Any, jax.Array]]:
+def _unmet(layer: Layer, into: Any, out_of: tuple[jax.Array, ...]) -> list[tuple[PyTree, jax.Array]]:
     """(operand, result) of every use as if it were not there: nothing may need what it gives."""
     nowhere = jnp.full((1, layer.taps, 1), layer.inputs, jnp.int32)
     return list(zip(split(layer, nowhere) if layer.embed else into or [None] * len(out_of), out_of))

@@ -30,7 +30,7 @@ from rgen.fast.past import Later, before, by_steps, in_pieces, joined, nth, over
 from rgen.fast.plan import Plan
 from rgen.fast.rates import Factors
 from rgen.fast.step import Reads, Weights, step
-from rgen.sequence import Sequence
+from rgen.sequence import PyTree, Sequence
 from rgen.unroll import Scoring
 
 
@@ -178,7 +178,7 @@ class ChunkSweep:
         memories = {leaf: self.memory(layer, now.number) for leaf, layer in layers.items() if layer.varies}
 
         def replay(reads, carried, fixed, rates):
-            def answer(layer, use, q) -> Any:
+            def answer(layer, use, q) -> PyTree:
                 out, back = reads[layer.leaf].out[use], reads[layer.leaf].back[use]
                 return recall(read_of(layer.uses[use]), memories[layer.leaf], q, out, back) if layer.varies else out
 

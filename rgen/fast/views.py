@@ -13,10 +13,12 @@ import numpy as np
 from jax.extend.core import primitives
 from jax.lax import GatherScatterMode
 
+from rgen.sequence import PyTree
+
 Axes = tuple[int, ...]
 
 
-def primitive(name: str) -> Any:
+def primitive(name: str) -> PyTree:
     """A primitive of JAX; None, with a warning, if this JAX has none of that name."""
     found = getattr(primitives, f"{name}_p", None)
     if found is None:
@@ -164,7 +166,7 @@ def _axes(dims: list[tuple[int, ...]]) -> Axes:
     return tuple(axis for axis, *_ in dims if axis >= 0)
 
 
-def _default_precision() -> Any:
+def _default_precision() -> PyTree:
     """The precision of a product that asks for none, as those of the memory."""
     return jax.make_jaxpr(jax.lax.dot)(jnp.ones(1), jnp.ones(1)).eqns[0].params["precision"]
 

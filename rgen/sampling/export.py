@@ -1,17 +1,16 @@
 """A sampler with its weights in one file that runs without this package, by `jax.export`."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax import export as jax_export
 
 from rgen.sampling import Sampler
+from rgen.sequence import PyTree
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def export(sampler: Sampler, params: Any) -> bytes:
+def export(sampler: Sampler, params: PyTree) -> bytes:
     """Serializes (seed uint32 [], numbers int32 [B]) -> (outputs uint8 [B, *shape], nats float32 [B]) for any B.
 
     Sample number k is the one that `rgen sample` draws, up to the rounding of a device. `bin/run_exported.py` shows how it is used.

@@ -3,7 +3,6 @@
 import io
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +12,7 @@ from rgen.errors import InputError
 from rgen.fast import InnerLoop
 from rgen.host import plots
 from rgen.sampling import Sampler, batches, belief, reorder
-from rgen.sequence import Given, Sequence, until_end
+from rgen.sequence import Given, PyTree, Sequence, until_end
 
 STRIP = 9  # moments of a filmstrip of images
 LINES = 5  # moments of a filmstrip of text
@@ -22,7 +21,7 @@ FRAMES = 64  # of an animation, at most
 MILLISECONDS, HOLD = 90, 1500  # of a frame of the animation, and of the last one
 
 
-def show(sampler: Sampler, params: Any, seed: int, count: int, given: Callable[[np.ndarray], Given] | None) -> tuple[bytes, bytes]:
+def show(sampler: Sampler, params: PyTree, seed: int, count: int, given: Callable[[np.ndarray], Given] | None) -> tuple[bytes, bytes]:
     """Draws samples 0 to `count` - 1 of a seed (of lines, only the first), and shows what the network predicts everywhere on the way.
 
     Args:

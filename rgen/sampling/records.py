@@ -10,7 +10,7 @@ from typing import IO, Any
 import numpy as np
 
 from rgen.host.files import lock, naming
-from rgen.sequence import Array
+from rgen.sequence import Array, PyTree
 
 
 class Records:
@@ -67,7 +67,7 @@ class Records:
         if delete:
             self.path.unlink()
 
-    def _all(self) -> Any:
+    def _all(self) -> PyTree:
         return np.memmap(self.path, self._type, "r", shape=(self._count,))
 
 

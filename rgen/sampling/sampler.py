@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +14,11 @@ from rgen.data import Dataset
 from rgen.devices import even_batch, fetch, place
 from rgen.fast import InnerLoop, Params
 from rgen.likelihood import PLAIN, Decoding
-from rgen.sequence import Array, Given, Sequence, SequenceModel, Trace
+from rgen.sequence import Array, Given, PyTree, Sequence, SequenceModel, Trace
 
 
 @partial(jax.jit, static_argnames=("model", "decoding"))
-def sample(model: SequenceModel, params: Any, x: Array, keys: jax.Array, decoding: Decoding = PLAIN) -> Trace:
+def sample(model: SequenceModel, params: PyTree, x: Array, keys: jax.Array, decoding: Decoding = PLAIN) -> Trace:
     """Draws sequences, each output from the network that has learned those before.
 
     Args:
@@ -33,7 +32,7 @@ def sample(model: SequenceModel, params: Any, x: Array, keys: jax.Array, decodin
 
 
 @partial(jax.jit, static_argnames=("model", "decoding"))
-def complete(model: SequenceModel, params: Any, x: Array, given: Given, keys: jax.Array, decoding: Decoding = PLAIN) -> Trace:
+def complete(model: SequenceModel, params: PyTree, x: Array, given: Given, keys: jax.Array, decoding: Decoding = PLAIN) -> Trace:
     """Completes sequences: the known outputs are fed first, in the order of `x`, then the others are drawn.
 
     This works best in the orders that a network was trained for: a prefix, or any subset if it was trained in random order.
@@ -51,7 +50,7 @@ def complete(model: SequenceModel, params: Any, x: Array, given: Given, keys: ja
 
 
 @partial(jax.jit, static_argnums=0)
-def conditional_nats(model: SequenceModel, params: Any, seqs: Sequence, known: Array) -> jax.Array:
+def conditional_nats(model: SequenceModel, params: PyTree, seqs: Sequence, known: Array) -> jax.Array:
     """Exact nats [B, T] of sequences given the outputs that are known [B, T], which are fed first; 0 where known."""
     order = known_first(known)
     nll = model.score(params, reorder(seqs, order))
@@ -72,7 +71,7 @@ def known_first(known: Array) -> jax.Array:
     return jnp.argsort(~jnp.asarray(known), axis=1, stable=True)
 
 
-def reorder(tree: Any, order: jax.Array) -> Any:
+def reorder(tree: PyTree, order: jax.Array) -> PyTree:
     """Arrays [B, T, ...], or [1, T, ...] that all share, with the steps of each row in the order [B, T]."""
     rows = jnp.arange(order.shape[0])[:, None]
     return jax.tree.map(lambda a: jnp.broadcast_to(a, (*order.shape, *a.shape[2:]))[rows, order], tree)
@@ -115,7 +114,7 @@ class Sampler:
         """x [..., T] or [..., T, 2] of places [..., T]."""
         return places if len(self.shape) == 1 else jnp.stack(jnp.unravel_index(places, self.shape), -1)
 
-    def draw(self, params: Any, seed: Array, index: Array, given: Given | None = None) -> tuple[jax.Array, jax.Array]:
+    def draw(self, params: PyTree, seed: Array, index: Array, given: Given | None = None) -> tuple[jax.Array, jax.Array]:
         """Draws numbers `index` [B] of a seed.
 
         Args:
@@ -144,7 +143,7 @@ _draw = jax.jit(Sampler.draw, static_argnums=0)
 
 def batches(
     sampler: Sampler,
-    params: Any,
+    params: PyTree,
     seed: int,
     numbers: range,
     batch: int,

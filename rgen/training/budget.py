@@ -8,6 +8,7 @@ from typing import Any
 
 from rgen import devices
 from rgen.config import TrainConfig
+from rgen.sequence import PyTree
 
 
 class AwakeClock:
@@ -69,7 +70,7 @@ class Budget:
         """Seconds of training so far."""
         return self._now() - self._began
 
-    def leave_out(self, call: Callable[..., Any], *arguments: Any) -> Any:
+    def leave_out(self, call: Callable[..., Any], *arguments: Any) -> PyTree:
         """Calls a function without counting its time."""
         before = self._now()
         try:

@@ -1,7 +1,7 @@
 """What the outer loop does every so many steps. A hook is called with the step and the state, and returns the state."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ from rgen.host.progress import Progress
 from rgen.runs.checkpoint import Checkpoints
 from rgen.runs.folder import Run
 from rgen.sampling.records import as_text
-from rgen.sequence import SequenceModel
+from rgen.sequence import PyTree, SequenceModel
 from rgen.training.budget import Budget, process_clock
 from rgen.training.outer_step import State, Window, inner_norms
 
@@ -81,7 +81,7 @@ class Validate:
         self.progress.say(f"step {step}: {nats:.3f} validation nats per sequence")
         return state
 
-    def inner_gradients(self, params: Any) -> dict[str, float]:
+    def inner_gradients(self, params: PyTree) -> dict[str, float]:
         """Mean and largest norm of the inner gradients over the scored steps of a few validation sequences."""
         if not isinstance(self.model, InnerLoop):
             return {}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import optax
 from rgen import meta
 from rgen.config import TrainConfig
 from rgen.fast import InnerLoop, Params
-from rgen.sequence import Sequence, SequenceModel
+from rgen.sequence import PyTree, Sequence, SequenceModel
 
 
 @partial(jax.jit, static_argnums=0)
@@ -47,7 +47,7 @@ class State(NamedTuple):
     """
 
     step: jax.Array
-    params: Any
+    params: PyTree
     optimizer: optax.OptState
     bad: jax.Array
     window: Window
@@ -123,7 +123,7 @@ def make_step(model: SequenceModel, algorithm: str, optimizer: optax.GradientTra
     return step
 
 
-def init_state(params: Any, optimizer: optax.GradientTransformation, timed: bool = False) -> State:
+def init_state(params: PyTree, optimizer: optax.GradientTransformation, timed: bool = False) -> State:
     """The state before the first step."""
     seconds = jnp.zeros(()) if timed else None
     state = State(jnp.zeros((), jnp.int32), params, optimizer.init(params), jnp.zeros((), jnp.int32), Window.empty(), seconds)
