@@ -79,7 +79,7 @@ def test_probabilities_are_those_that_are_paid_for(likelihood, logits):
         ({"temperature": -1.0}, "temperature is -1.0; it must be"),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"temperature": float("inf")}, "temperature is inf"),
-        ({"top_k": 0}, "top-k is 0; at least 1"),
+        ({"top_k": 0}, "top-k is 0; it must be at least 1"),
         ({"top_p": 0.0}, "top-p is 0.0; it must lie above 0"),
         ({"top_p": 1.5}, "top-p is 1.5"),
         ({"min_p": float("nan")}, "min-p is nan"),

@@ -33,11 +33,12 @@ def preset(name: str, **changes: Any) -> TrainConfig:
 
 
 TOO_LARGE = {
-    "images of 2000 by 2000": (preset("digits-maml"), images(2000, 4), ("4,000,000 steps", "by --reduce")),
-    "in random order": (preset("digits-maml", order="random"), images(2000), ("by --reduce",)),
-    "meta-batch": (preset("digits-maml", meta_batch=100_000_000), images(8), ("--meta-batch 100000000 ", "smaller --meta-batch")),
-    "lines": (preset("text-heads", meta_batch=10_000), lines(1_000_000), ("1,000,000 steps", "by --max-length")),
-    "with context": (preset("names-context"), lines(10_000_000), ("10,000,000 steps", "by --max-length")),
+    "images of 2000 by 2000": (preset("digits-maml"), images(2000, 4), ("4,000,000 steps", "--reduce 16 ")),
+    "in random order": (preset("digits-maml", order="random"), images(2000), ("--reduce 4 ",)),
+    "meta-batch": (preset("digits-maml", meta_batch=100_000_000), images(8), ("--meta-batch 100000000 ", "--meta-batch 12500000 ")),
+    "lines": (preset("text-heads", meta_batch=10_000), lines(1_000_000), ("1,000,000 steps", "--max-length 976 ")),
+    "with context": (preset("names-context"), lines(10_000_000), ("10,000,000 steps", "--max-length 305 ")),
+    "nothing fits": (preset("digits-maml", meta_batch=10**9), images(2000), ("Give a smaller --meta-batch and a larger --reduce",)),
     "places": (preset("text-heads"), lines(100_000_000), ("9,600,127,816 parameters", "shorter")),
     "of the baseline": (preset("text-lstm"), lines(100_000_000), ("12,801,676,032 parameters",)),
     "width": (preset("digits-maml", width=2**16, heads=2**16), images(8), ("parameters", "--width")),

@@ -415,7 +415,7 @@ def refused(case: str) -> tuple[Sampler, Any]:
     return Sampler(loop, (7,)), loop.init(jax.random.key(0), jnp.int32(0))
 
 
-REFUSED = {"recurrent": "has no inner loop", "context": "reads the last outputs too", "sort": "The page cannot compute 'sort'"}
+REFUSED = {"recurrent": "has no inner loop", "context": "reads earlier outputs too", "sort": "The page cannot compute 'sort'"}
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -314,7 +314,7 @@ BAD_USE = {
     "none to score": ("evaluate", ["--count", "0"], "--count is 0; it must be at least 1"),
     "none to draw": ("sample", ["--count", "0"], "--count is 0; it must be at least 1"),
     "batch": ("sample", ["--batch", "0"], "--batch is 0; it must be at least 1"),
-    "temperature": ("sample", ["--temperature", "-1"], "temperature is -1.0; it must be a number of at least 0"),
+    "temperature": ("sample", ["--temperature", "-1"], "temperature is -1.0; it must be at least 0"),
     "prompt of images": ("sample", ["--prompt", "a"], "--prompt begins a line, and this run was trained on images"),
     "part": ("sample", ["--complete", "tops"], "no part 'tops' of an image. Perhaps you meant top"),
     "picture": ("sample", ["--complete", "no.png"], "'no.png' cannot be read: No such file or directory"),

@@ -399,7 +399,7 @@ class Tuned(NamedTuple):
     hyperparameters: dict[str, jax.Array]
 
 
-class State(NamedTuple):
+class FastState(NamedTuple):
     """What a step of the direct form changes: the fast weights, and the state of the inner optimizer (None: plain SGD)."""
 
     fast: PyTree
@@ -414,15 +414,15 @@ def hyperparameters(optimizer: Any, fast: PyTree) -> dict[str, jax.Array]:
     return {name: value for name, value in found.items() if jnp.issubdtype(value.dtype, jnp.floating)}
 
 
-def begin(loop: InnerLoop, params: Params) -> State:
+def begin(loop: InnerLoop, params: Params) -> FastState:
     """Before the first step."""
     fast = loop.start(params)
     if loop.optimizer is None:
-        return State(fast, None)
+        return FastState(fast, None)
     state: PyTree = loop.optimizer.init(fast)
     if isinstance(params.rates, Tuned):
         state = state._replace(hyperparams=state.hyperparams | params.rates.hyperparameters)
-    return State(fast, state)
+    return FastState(fast, state)
 
 
 def _advance(loop: InnerLoop, params: Params) -> Advance:
@@ -456,12 +456,12 @@ def _gradient(loop: InnerLoop, params: Params, fast: PyTree, x: PyTree, observe:
     return gradient, seen, Paid(y, nll, weight)
 
 
-def _learner(loop: InnerLoop, params: Params) -> Callable[[State, Any, Paid], State]:
+def _learner(loop: InnerLoop, params: Params) -> Callable[[FastState, Any, Paid], FastState]:
     """The function that takes a step: (state, gradient, what was paid) -> state."""
     start, rates = loop.start(params), loop.rates(params)
 
     def plain(state, gradient, now):
-        return State(descend(state.fast, rates, gradient), None)
+        return FastState(descend(state.fast, rates, gradient), None)
 
     def learn(state, gradient, now):
         if loop.inner_clip is not None:
@@ -469,7 +469,7 @@ def _learner(loop: InnerLoop, params: Params) -> Callable[[State, Any, Paid], St
         updates, optimizer = jax.tree.map(jnp.negative, gradient), None
         if loop.optimizer is not None:
             updates, optimizer = loop.optimizer.update(gradient, state.optimizer, state.fast)
-        after = State(jax.tree.map(moved, start, state.fast, rates, updates), optimizer)
+        after = FastState(jax.tree.map(moved, start, state.fast, rates, updates), optimizer)
         taken = (now.weight != 0).any()  # outputs of weight 0 teach nothing, not even an optimizer with a momentum
         return jax.tree.map(lambda new, old: jnp.where(taken, new, old), after, state)
 

@@ -58,7 +58,7 @@ class Timing:
     operations: list[tuple[str, float, int]]
 
 
-class Program(NamedTuple):
+class Compiled(NamedTuple):
     """A compiled program: a call that runs it, seconds to compile, bytes of temporaries."""
 
     call: Callable[[], Any]
@@ -126,7 +126,7 @@ def model_and_data(name: str, form: str, meta_batch: int, length: int, there: Ha
     return model, seqs
 
 
-def prepare(name: str, algorithm: str, form: str, meta_batch: int, length: int, devices: int | None = None) -> Program:
+def prepare(name: str, algorithm: str, form: str, meta_batch: int, length: int, devices: int | None = None) -> Compiled:
     """Compiles a meta-gradient or the sampler."""
     model, seqs = model_and_data(name, form, meta_batch, length, hardware()._replace(devices=devices or jax.device_count()))
     models.check_network_fits(jax.eval_shape(model.init, jax.random.key(0), seqs.x[0, 0]), 1)
@@ -135,7 +135,7 @@ def prepare(name: str, algorithm: str, form: str, meta_batch: int, length: int, 
     function = jax.jit(TIMED[algorithm], static_argnums=0).lower(model, params, seqs).compile()
     seconds = time.perf_counter() - before
     memory: Any = function.memory_analysis()
-    return Program(lambda: function(params, seqs), seconds, int(memory.temp_size_in_bytes))
+    return Compiled(lambda: function(params, seqs), seconds, int(memory.temp_size_in_bytes))
 
 
 def timed(call: Callable[[], Any]) -> float:
