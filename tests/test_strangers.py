@@ -656,6 +656,19 @@ def test_networks_of_every_part(kind, parts):
     agree(loop, params, seqs, "kept")
 
 
+@pytest.mark.parametrize(
+    "parts", [pytest.param(parts, id="+".join(parts), marks=pytest.mark.slow if i else ()) for i, (_, parts) in enumerate(GROUPS)]
+)
+def test_networks_of_every_part_with_several_outputs_a_step(parts):
+    """Mapped over the outputs of a step, what is taken over of a network is taken over as before."""
+    network = composed([(part, "itself", "itself") for part in parts])
+    loop, params, seqs = problem(InnerLoop(network, Categorical(), "rank-one", 0.2, inner_batch=4, form="direct"))
+    several = dual(loop, "kept")
+    single = dataclasses.replace(several, inner_batch=1)
+    assert several.form.plan(several, params.init, seqs.x).taken == single.form.plan(single, params.init, seqs.x).taken
+    agree(loop, params, seqs, "kept")
+
+
 LISTS = st.lists(st.tuples(st.sampled_from(sorted(PARTS)), *[st.sampled_from(sorted(LIFTS))] * 2), min_size=1, max_size=3)
 CHANCE = {
     "parts": LISTS,

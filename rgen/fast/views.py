@@ -94,6 +94,7 @@ class Lookup(NamedTuple):
       axes, rows: as of a `Contraction`.
       table: how many rows it has.
       clips: whether numbers beyond the table mean its nearest row; else NaN is read.
+      columns: how many numbers there are for each row, of which the first is looked at; `jax.vmap` of a dynamic_slice has them all.
       result: shape of the result.
     """
 
@@ -101,11 +102,12 @@ class Lookup(NamedTuple):
     rows: int
     table: int
     clips: bool
+    columns: int
     result: tuple[int, ...]
 
     def into_rows(self, value: jax.Array) -> jax.Array:
         """Row numbers; `table` beyond the table, unless its nearest row is meant."""
-        index = value.reshape(1, self.rows, 1).astype(jnp.int32)
+        index = value.reshape(self.rows, self.columns)[None, :, :1].astype(jnp.int32)
         if self.clips:
             return jnp.clip(index, 0, self.table - 1)
         return jnp.where((index >= 0) & (index < self.table), index, self.table)
@@ -177,16 +179,19 @@ def lookup(eqn: Any, view: View) -> Lookup | None:
     whole = kind in (GATHER, SLICE) and params["slice_sizes"] == (1, *view.shape[1:])
     if not whole or view.repeats or view.dims[0] < 0:
         return None
-    clips = kind is SLICE or params["mode"] == GatherScatterMode.CLIP
+    clips, columns = kind is SLICE or params["mode"] == GatherScatterMode.CLIP, 1
     if kind is GATHER:
         numbers, fill = params["dimension_numbers"], params["fill_value"]
-        behind = tuple(range(len(result) - len(view.dims) + 1, len(result)))
-        if numbers.operand_batching_dims or (numbers.offset_dims, numbers.start_index_map) != (behind, (0,)):
+        columns, window = len(numbers.start_index_map), len(view.dims) - len(numbers.collapsed_slice_dims)
+        behind = tuple(range(len(result) - window, len(result)))
+        if numbers.operand_batching_dims or numbers.offset_dims != behind or numbers.collapsed_slice_dims not in ((), (0,)):
+            return None
+        if numbers.start_index_map not in ((0,), tuple(range(len(view.dims))) if clips else (0,)):
             return None
         if not clips and (params["mode"] != GatherScatterMode.FILL_OR_DROP or not (fill is None or np.isnan(fill))):
             return None
     axes = (), view.dims[:1], tuple(axis for axis in view.dims[1:] if axis >= 0)
-    return Lookup(axes, math.prod(result) // math.prod(view.shape[1:]), view.shape[0], clips, result)
+    return Lookup(axes, math.prod(result) // math.prod(view.shape[1:]), view.shape[0], clips, columns, result)
 
 
 def bias_axes(product: Contraction, view: View) -> Axes | None:
