@@ -83,7 +83,7 @@ class InnerLoop:
       inner_batch: K, how many outputs are predicted by the same fast weights, and then learned by one step on the sum of their weighted
         nats. Without earlier outputs as its input, a network draws them independently of each other.
 
-    Other arguments of the inner step, which the dual form takes only where it says so:
+    Other arguments of the inner step; all but inner_steps need form="direct":
       optimizer: an `optax.GradientTransformation`, whose updates are multiplied by the inner rates and added to the fast weights. Its
         state starts afresh for every sequence. None: plain SGD. Of `optax.inject_hyperparams`, the hyperparameters are meta-learned.
       inner_steps: how many steps are taken on the same outputs; they are paid before the first of them.
@@ -176,8 +176,7 @@ class InnerLoop:
           seqs: x [B, T, ...] (or [1, T, ...] for all), y [B, T], weight [B, T].
         Returns:
           [B, T] nats, each paid before its own update and multiplied by its weight: with weights of 0 and 1, a row's sum is the exact
-          nats of the sequence. Differentiable in the initialization and the learned rates; in the
-          direct form memory grows with sqrt(T).
+          nats of the sequence. Differentiable in the parameters; in the direct form, memory grows with sqrt(T).
         Raises:
           ValueError: x, y and weight disagree in B or T; or, if they are concrete, an input is beyond the rows of an embedding or an
             output is none of the likelihood's.
@@ -218,7 +217,7 @@ class InnerLoop:
         return learning(params.init, self.fast)
 
     def predict(self, params: Params, fast: PyTree, x: PyTree) -> jax.Array:
-        """Log-probabilities [K] of all outputs at ONE input, by fast weights without a leading B."""
+        """Log-probabilities [N] of all N outputs at ONE input, by fast weights without a leading B."""
         return _predict(self, params, fast, x)
 
     def step(self, params: Params, fast: PyTree, x: PyTree, y: Any, weight: Any = None) -> tuple[PyTree, jax.Array]:
