@@ -83,6 +83,8 @@ def neighbours(names: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
         if name not in NEIGHBOURS and not re.fullmatch(r"-?\d{1,4},-?\d{1,4}", name):
             raise InputError(f"The neighbour '{name}' is none of {', '.join(NEIGHBOURS)}, nor ROWS,COLUMNS such as 0,2.")
         found.append(NEIGHBOURS.get(name) or tuple(map(int, name.split(","))))
+        if not any(found[-1]):
+            raise InputError(f"The neighbour '{name}' is the pixel itself, which is not known yet; leave it out.")
     return tuple(found)
 
 

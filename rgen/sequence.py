@@ -109,11 +109,18 @@ def earlier(x: Array, reads: Reads) -> jax.Array:
       reads: k, for the last k outputs, the latest first; or steps, for the outputs at the places x - step.
     Returns:
       [B, T, c] numbers of steps (B is 1 if that is enough); -1 where the output is not there yet, or there is no such place.
+    Raises:
+      ValueError: the inputs are no places for these steps.
     """
     length = x.shape[1]
     if isinstance(reads, int):
         return jnp.maximum(jnp.arange(length)[:, None] - jnp.arange(1, reads + 1), -1)[None].astype(jnp.int32)
     places = jnp.asarray(x).reshape(*x.shape[:2], -1)
+    if places.shape[2] != len(reads[0]) or not jnp.issubdtype(places.dtype, jnp.integer):
+        raise ValueError(
+            f"The network reads outputs at steps such as {reads[0]} between places, and an input is {places.dtype}{list(x.shape[2:])}. "
+            f"Give places as inputs, {len(reads[0])} integers each, or steps of their length."
+        )
     return jax.vmap(lambda places: _steps_at(places, jnp.array(reads)))(places)
 
 

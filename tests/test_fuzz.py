@@ -141,3 +141,9 @@ def test_a_configuration_that_names_a_precision_is_read():
     assert from_json(json.dumps(old), Path("config.json")) == WORKS
     with pytest.raises(InputError, match=r'trained in bfloat16.*with "precision": "float32"'):
         from_json(json.dumps(old | {"precision": "bfloat16"}), Path("config.json"))
+
+
+def test_an_empty_option_is_read_as_it_was_written():
+    """So that the same command goes on."""
+    config = TrainConfig(neighbours=())
+    assert from_json(to_json(config), Path("config.json")) == config

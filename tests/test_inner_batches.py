@@ -12,7 +12,7 @@ import pytest
 from flax import linen as nn
 from problems import adapt, first_order_maml, jit, make, maml, reptile, sample, score
 
-from rgen.fast import Dual, InnerLoop, Params
+from rgen.fast import Dual, InnerLoop, Params, check
 from rgen.fast.functions import overlaid
 from rgen.fast.rates import init_rates
 from rgen.likelihood import Bernoulli, Categorical
@@ -228,10 +228,15 @@ def test_what_cannot_be_is_said(changes, sentence):
         InnerLoop(nn.Dense(2), Categorical(), **{"form": "direct"} | changes)
 
 
-def test_reptile_takes_plain_sgd():
+def test_what_takes_plain_sgd_says_so():
     loop, params, seqs = make("text-mlp", "direct")
+    loop = dataclasses.replace(loop, optimizer=optax.adam(0.1))
     with pytest.raises(ValueError, match="Reptile takes inner steps of plain SGD"):
-        reptile(dataclasses.replace(loop, optimizer=optax.adam(0.1)), params, seqs)
+        reptile(loop, params, seqs)
+    with pytest.raises(ValueError, match="only the direct form computes it"):
+        check(loop, seqs.x[0])
+    with pytest.raises(ValueError, match="keeps no state of the inner optimizer"):
+        loop.step(params, loop.start(params), seqs.x[0, 0], seqs.y[0, 0])
 
 
 # ---------------------------------------------------------------- earlier outputs by their places
@@ -249,6 +254,9 @@ def test_earlier_outputs_are_found_by_their_places():
                 s = when.get(tuple(places[p] - step), -1)
                 assert found_in[t, i] == (s if s < t else -1)
     np.testing.assert_array_equal(earlier(np.zeros((1, 4)), 2), [[[-1, -1], [0, -1], [1, 0], [2, 1]]])
+    for no_places in (np.arange(4)[None], np.zeros((1, 4, 2))):
+        with pytest.raises(ValueError, match=r"Give places as inputs, 2 integers each"):
+            earlier(no_places, steps)
 
 
 class Neighbours(nn.Module):
@@ -262,6 +270,12 @@ class Neighbours(nn.Module):
         key = jnp.concatenate([jax.nn.one_hot(x[0], 3), jax.nn.one_hot(x[1], 4)])
         read = nn.Dense(5, name="outputs")(jax.nn.one_hot(outputs + 1, 3).ravel())
         return nn.Dense(1, name="after")(jnp.tanh(nn.Dense(5, name="place")(key) + read))
+
+
+def test_a_network_that_reads_neighbours_is_checked():
+    places = np.argwhere(np.ones((2, 4)))
+    found = check(InnerLoop(Neighbours(), Bernoulli(), inner_batch=3), places)
+    assert found.same and "place/kernel" in found.taken + found.carried
 
 
 @on(("order", "size"), [("raster", 1), ("random", 3)])

@@ -16,6 +16,8 @@ def main(config: CheckConfig) -> None:
     run = load_run(config.run)
     if not isinstance(run.model, InnerLoop):
         raise InputError(f"The run in {config.run} is the recurrent baseline; it has no inner loop to check.")
+    if not run.model.plain:
+        raise InputError(f"The inner loop of {config.run} is not plain SGD: only the direct form computes it; nothing to compare.")
     x = make_sampler(run.model, run.data).inputs(np.arange(run.data.length))
     found = check(run.model, x, config.steps, config.seed)
     print(found)

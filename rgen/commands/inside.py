@@ -111,7 +111,7 @@ def _draw_learned(part: Any, learned: dict[str, np.ndarray]) -> None:
         axis.plot(np.arange(1, len(norms) + 1), norms, color=colormaps["viridis"](index / max(1, len(learned) - 1)), label=layer)
     norms = np.concatenate(list(learned.values()))
     wide = np.nanmax(norms) > 10 * np.nanmin(norms)  # ticks of a narrow logarithmic axis cannot be read
-    axis.set(xlabel="inner step", ylabel="norm of the change", yscale="log" if wide else "linear")
+    axis.set(xlabel="output", ylabel="norm of the change", yscale="log" if wide else "linear")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 

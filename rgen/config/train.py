@@ -204,7 +204,7 @@ def from_json(text: str, origin: Path) -> TrainConfig:
         for path in ("run", "data_dir"):
             values[path] = values.get(path) and Path(values[path])
         for several in ("widths", "fast", "neighbours"):
-            values[several] = values.get(several) and tuple(values[several])
+            values[several] = None if values.get(several) is None else tuple(values[several])
         return TrainConfig(**values)
     except (json.JSONDecodeError, TypeError, AttributeError) as error:
         raise InputError(f"{origin} is not the configuration of a run: {error}. Restore it, or train anew in another folder.") from None

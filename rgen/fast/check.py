@@ -52,8 +52,10 @@ def check(loop: InnerLoop, x: Array, steps: int = 8, seed: int = 0) -> Check:
       steps: how many of them are used.
       seed: of the initialization and the outputs.
     Raises:
-      ValueError: as `InnerLoop.init` and `InnerLoop.score`.
+      ValueError: as `InnerLoop.init` and `InnerLoop.score`; or the loop has more than plain SGD, which only the direct form computes.
     """
+    if not loop.plain:
+        raise ValueError("The inner loop has an optimizer, inner_clip or inner_decay: only the direct form computes it.")
     x = jnp.asarray(x)[:steps]
     form = loop.form if isinstance(loop.form, Dual) else Dual()
     dual = replace(loop, form=replace(form, chunk=(len(x) + 1) // 2, fold=False, every_layer=True))
@@ -68,7 +70,7 @@ def check(loop: InnerLoop, x: Array, steps: int = 8, seed: int = 0) -> Check:
         return nats, pull(jnp.ones_like(nats))
 
     (a, by_a), (b, by_b) = (nats_and_gradient(loop, params) for loop in (dual, direct))
-    planned = dual.form.plan(dual, params.init, dual.read(params, seqs).x)
+    planned = dual.form.plan(dual, params.init, seqs.x)
     names = planned.program.names
     taken = sorted(names[leaf] for layer in planned.learning.values() for leaf in layer.leaves)
     carried = tuple(names[leaf] for leaf in planned.carried)

@@ -85,7 +85,9 @@ class InnerLoop:
 
     Other arguments of the inner step; all but inner_steps need form="direct":
       optimizer: an `optax.GradientTransformation`, whose updates are multiplied by the inner rates and added to the fast weights. Its
-        state starts afresh for every sequence. None: plain SGD. Of `optax.inject_hyperparams`, the hyperparameters are meta-learned.
+        state starts afresh for every sequence. None: plain SGD. MAML needs its derivative, also where a gradient is zero: of
+        `optax.adam`, give eps_root. If it is one of `optax.inject_hyperparams` itself, its hyperparameters that are floats are
+        meta-learned, without bounds; name those that stay as they are, such as eps and eps_root, in `static_args`.
       inner_steps: how many steps are taken on the same outputs; they are paid before the first of them.
       inner_clip: the largest norm of an inner gradient, of all fast weights together; larger ones are scaled down.
       inner_decay: the share of the way back to the initialization that each step begins with, from 0 to 1.
@@ -116,14 +118,14 @@ class InnerLoop:
         as_function(self.network)
         check_fast(self.fast)
         for name in ("inner_batch", "inner_steps"):
-            if not isinstance(value := getattr(self, name), int) or value < 1:
+            if not isinstance(value := getattr(self, name), (int, np.integer)) or value < 1:
                 raise ValueError(f"The inner loop's {name} is {value!r}; give a whole number of at least 1.")
         if self.inner_clip is not None and not self.inner_clip > 0:
             raise ValueError(f"The inner loop's inner_clip is {self.inner_clip}; it must be positive, or None to clip nothing.")
         if not 0 <= self.inner_decay <= 1:
             raise ValueError(f"The inner loop's inner_decay is {self.inner_decay}; it must lie between 0, no decay, and 1.")
         if self.optimizer is not None and not isinstance(self.optimizer, optax.GradientTransformation):
-            raise ValueError(f"The inner optimizer is a {type(self.optimizer).__name__}; give one of optax, such as optax.adam(1e-3).")
+            raise ValueError(f"The inner optimizer is a {type(self.optimizer).__name__}; give one of optax, such as optax.sgd(1.0, 0.9).")
         if isinstance(self.form, str):
             if self.form not in FORMS:
                 raise ValueError(f"The form of the inner loop is '{self.form}'; it must be {' or '.join(map(repr, FORMS))}.")
@@ -221,14 +223,18 @@ class InnerLoop:
         return _predict(self, params, fast, x)
 
     def step(self, params: Params, fast: PyTree, x: PyTree, y: Any, weight: Any = None) -> tuple[PyTree, jax.Array]:
-        """One inner step of ONE sequence, as it is defined, of plain SGD.
+        """One inner step of ONE sequence, as it is defined, without an `optimizer`, whose state would be lost.
 
         Args:
           x, y: one input and output; or K of each.
           weight: [] or [K]; None: 1.
         Returns:
           (fast weights after it, the nats [] or [K] that were paid before)
+        Raises:
+          ValueError: the loop has an optimizer.
         """
+        if self.optimizer is not None:
+            raise ValueError("A single step keeps no state of the inner optimizer. Give whole sequences to `adapt`.")
         return _step(self, params, fast, x, y, weight)
 
     def belief(self, params: Params, seqs: Sequence, x: Array, every: int = 1) -> jax.Array:
