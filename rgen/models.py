@@ -87,7 +87,8 @@ def fitting_batch(model: SequenceModel, data: Dataset, budget: float = 1e9) -> i
     """
     loop = model if isinstance(model, InnerLoop) else None
     most = 4096 if loop and isinstance(loop.form, Dual) and hardware().platform != "cpu" else 256
-    fast = numbers(parameter_shapes(model, data)) if loop and isinstance(loop.form, Direct) else 0
+    in_turn = loop and loop.reads and loop.inner_batch > 1  # drawn by the direct form
+    fast = numbers(parameter_shapes(model, data)) if loop and (in_turn or isinstance(loop.form, Direct)) else 0
     return max(1, min(most, int(budget / (3 * 4 * (data.length + fast)))))
 
 

@@ -218,6 +218,7 @@ def test_a_gradient_of_zero_is_clipped_to_zero():
         ({"inner_steps": 1.5}, "inner_steps is 1.5"),
         ({"inner_clip": -1.0}, "inner_clip is -1.0"),
         ({"inner_decay": 2.0}, "inner_decay is 2.0"),
+        ({"inner_clip": "a"}, "inner_clip is 'a'"),
         ({"optimizer": "adam"}, "optimizer is a str"),
         ({"optimizer": optax.sgd(0.1), "form": "dual"}, "has optimizer. Give form='direct'"),
         ({"inner_clip": 1.0, "inner_decay": 0.1, "form": "dual"}, "inner_clip and inner_decay"),

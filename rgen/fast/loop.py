@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -120,10 +121,10 @@ class InnerLoop:
         for name in ("inner_batch", "inner_steps"):
             if not isinstance(value := getattr(self, name), (int, np.integer)) or value < 1:
                 raise ValueError(f"The inner loop's {name} is {value!r}; give a whole number of at least 1.")
-        if self.inner_clip is not None and not self.inner_clip > 0:
-            raise ValueError(f"The inner loop's inner_clip is {self.inner_clip}; it must be positive, or None to clip nothing.")
-        if not 0 <= self.inner_decay <= 1:
-            raise ValueError(f"The inner loop's inner_decay is {self.inner_decay}; it must lie between 0, no decay, and 1.")
+        if self.inner_clip is not None and not (isinstance(self.inner_clip, Real) and self.inner_clip > 0):
+            raise ValueError(f"The inner loop's inner_clip is {self.inner_clip!r}; it must be a positive number, or None to clip nothing.")
+        if not (isinstance(self.inner_decay, Real) and 0 <= self.inner_decay <= 1):
+            raise ValueError(f"The inner loop's inner_decay is {self.inner_decay!r}; it must be a number between 0, no decay, and 1.")
         if self.optimizer is not None and not isinstance(self.optimizer, optax.GradientTransformation):
             raise ValueError(f"The inner optimizer is a {type(self.optimizer).__name__}; give one of optax, such as optax.sgd(1.0, 0.9).")
         if isinstance(self.form, str):
@@ -252,6 +253,8 @@ class InnerLoop:
         """
         if self.reads:
             raise ValueError("A network that reads earlier outputs cannot be asked about places out of turn.")
+        if every < 1:
+            raise ValueError(f"There are {every} inner steps between two moments; give at least 1.")
         return _belief(self, params, self.read(params, seqs), x, every)
 
     def inner_norms(self, params: Params, seqs: Sequence) -> tuple[PyTree, Any]:
