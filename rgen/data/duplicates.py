@@ -13,7 +13,8 @@ BLOCK = 8192  # rows
 def also_in_train(splits: Mapping[str, np.ndarray], what: str) -> tuple[str, ...]:
     """A sentence that says how many sequences of valid and test are in train too, if any are."""
     train = _digests(splits["train"])
-    counts = {split: int(np.isin(_digests(splits[split]), train).sum()) for split in ("valid", "test")}
+    # by sorting, since numpy 2.0 cannot tell how large a table of such numbers would be
+    counts = {split: int(np.isin(_digests(splits[split]), train, kind="sort").sum()) for split in ("valid", "test")}
     said = " and ".join(f"{count:,} of {len(splits[split]):,} {split}" for split, count in counts.items() if count)
     return (f"{what.capitalize()} that are in train too: {said}; --deduplicate drops repeated ones.",) if said else ()
 
@@ -30,7 +31,7 @@ def first_of_each(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     digests = {name: _digests(rows) for name, rows in found.items()}
     first = np.sort(np.unique(digests[cut], return_index=True)[1])
     for name in found.keys() - {cut}:
-        first = first[~np.isin(digests[cut][first], digests[name])]
+        first = first[~np.isin(digests[cut][first], digests[name], kind="sort")]
     if not len(first):
         raise DataError("With --deduplicate nothing is left of train, since all of it is in the other splits; leave it out.")
     return {name: np.arange(len(rows)) for name, rows in found.items()} | {cut: first}
