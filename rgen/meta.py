@@ -25,7 +25,7 @@ def maml(model: SequenceModel, params: PyTree, seqs: Sequence) -> tuple[jax.Arra
     Source: Finn et al. 2017, arXiv:1703.03400.
     """
     if isinstance(model, InnerLoop):
-        model.read(params, seqs)  # here values can be seen, and what is out of range be said
+        model.checked(params, seqs)  # here values can be seen, and what is out of range be said
     return _maml(model, params, seqs)
 
 
@@ -72,7 +72,7 @@ def reptile(loop: InnerLoop, params: Params, seqs: Sequence) -> tuple[jax.Array,
         raise ValueError("Reptile takes inner steps of plain SGD: leave out the optimizer, inner_clip and inner_decay, or use MAML.")
     if loop.fast is not None:
         raise ValueError(f"Only {', '.join(loop.fast)} learns in the inner loop; Reptile needs weights that all do.")
-    loop.read(params, seqs)  # as in `maml`
+    loop.checked(params, seqs)  # as in `maml`
     return _reptile(loop, params, seqs)
 
 

@@ -147,8 +147,8 @@ def with_outputs(x: Array, y: Array | None, reads: Reads) -> PyTree:
     steps = earlier(x, reads)
     if y is None:
         return WithOutputs(x, jnp.full_like(steps, -1))
-    each = jax.vmap(lambda y, steps: jnp.where(steps < 0, -1, y[steps]), in_axes=(0, 0 if len(steps) == len(y) else None))
-    return WithOutputs(x, each(jnp.asarray(y, jnp.int32), steps if len(steps) == len(y) else steps[0]))
+    steps = jnp.broadcast_to(steps, (len(y), *steps.shape[1:]))
+    return WithOutputs(x, jax.vmap(lambda y, steps: jnp.where(steps < 0, -1, y[steps]))(jnp.asarray(y, jnp.int32), steps))
 
 
 def check_shapes(seqs: Sequence) -> None:

@@ -207,7 +207,7 @@ def unroll(advance: Advance, state: PyTree, observer: Observer, steps: PyTree, p
     of weight 0, which change nothing.
 
     Args:
-      predict: (state, one input) -> logits. Given where outputs of a step read each other: they are then drawn one after the other.
+      predict: (state, one input) -> logits; needed where outputs are drawn `in_turn`.
     Returns:
       (last state, Trace of [J, K]).
     """
@@ -218,7 +218,7 @@ def unroll(advance: Advance, state: PyTree, observer: Observer, steps: PyTree, p
 
     def step(carry, now):
         state, seen = carry
-        if predict is None:
+        if predict is None or not in_turn(observer, steps):
             observe = partial(observer, seen, now)
         else:
             seen, y, weight = one_by_one(observer, partial(predict, state), seen, now)
@@ -230,6 +230,11 @@ def unroll(advance: Advance, state: PyTree, observer: Observer, steps: PyTree, p
     segment = jax.checkpoint(lambda carry, steps: jax.lax.scan(step, carry, steps), prevent_cse=False)
     (state, _), trace = jax.lax.scan(segment, (state, observer.start()), filled)
     return state, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:length], trace)
+
+
+def in_turn(observer: Observer, steps: PyTree) -> bool:
+    """Whether outputs of a step, of several, read each other, so that each is drawn before the next is predicted."""
+    return isinstance(observer, Drawing) and observer.reads and steps.weight.shape[-1] > 1
 
 
 def one_by_one(observer: Observer, predict: Callable, seen: PyTree, now: PyTree) -> tuple[PyTree, jax.Array, jax.Array]:

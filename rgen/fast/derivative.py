@@ -51,8 +51,8 @@ def weights_of(plan: Plan, params: Params) -> Weights:
     )
 
 
-def foreseen_inputs(plan: Plan, init: PyTree, x: PyTree, shared: bool) -> dict[int, jax.Array]:
-    """Inputs of the foreseen layers for x [B, J, K, ...]: [J, H, R, M] of those that are shared, or [B, J, H, R, M] of the others."""
+def foreseen_inputs(plan: Plan, init: PyTree, steps: PyTree, shared: bool) -> dict[int, jax.Array]:
+    """Inputs of the foreseen layers for steps [B, J, K, ...]: [J, H, R, M] of those that are shared, or [B, J, H, R, M] of the others."""
     wanted = {leaf: layer for leaf, layer in plan.foreseen.items() if (leaf not in plan.unshared) == shared}
     if not wanted:
         return {}
@@ -67,11 +67,8 @@ def foreseen_inputs(plan: Plan, init: PyTree, x: PyTree, shared: bool) -> dict[i
         return found
 
     if shared:
-        return jax.vmap(of_step)(jax.tree.map(lambda a: a[0], x))
-    batch = max(map(len, jax.tree.leaves(x)))
-    axes = jax.tree.map(lambda a: 0 if len(a) == batch else None, x)
-    x = jax.tree.map(lambda a: a if len(a) == batch else a[0], x)
-    return jax.vmap(jax.vmap(of_step), in_axes=(axes,))(x)
+        return jax.vmap(of_step)(jax.tree.map(lambda a: a[0], steps.x))
+    return over_sequences(lambda steps: jax.vmap(of_step)(steps.x), steps)
 
 
 def pay_late(plan: Plan, params: Params, outs: dict[int, jax.Array], seqs: Sequence) -> jax.Array:
@@ -199,10 +196,10 @@ def by_group(plan: Plan, params: PyTree, function: Callable, steps: PyTree) -> P
     """
     steps = pad_rows(steps, plan.length, axis=1)
     groups = group_rows(steps, plan.micro_batch, plan.devices)
-    shared = foreseen_inputs(plan, params.init, steps.x, shared=True)
+    shared = foreseen_inputs(plan, params.init, steps, shared=True)
 
     def run(steps):
-        return function(shared | foreseen_inputs(plan, params.init, steps.x, shared=False), steps)
+        return function(shared | foreseen_inputs(plan, params.init, steps, shared=False), steps)
 
     if groups.weight.shape[0] == 1:
         return jax.tree.map(lambda a: a[None], run(jax.tree.map(lambda a: a[0], groups)))

@@ -22,7 +22,7 @@ from rgen.fast.plan import GRADIENT, Plan, Purpose, plan
 from rgen.fast.rates import rate_matrix
 from rgen.hardware import Hardware
 from rgen.sequence import PyTree, Sequence, Trace
-from rgen.unroll import Drawing, Observer, Scoring
+from rgen.unroll import Observer, Scoring, in_turn
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,7 @@ class Dual:
         return score(plan(self, loop, params.init, steps.x, len(steps.y), GRADIENT), params, steps)
 
     def unroll(self, loop: InnerLoop, params: Params, observer: Observer, steps: PyTree, adapted: bool) -> tuple[PyTree, Trace]:
-        if isinstance(observer, Drawing) and observer.reads and steps.weight.shape[2] > 1:
-            # each output of a step is drawn before the next is predicted, by fast weights, and the direct form has them at hand
+        if in_turn(observer, steps):  # by the fast weights, which the direct form has at hand
             return Direct().unroll(loop, params, observer, steps, adapted)
         batch, length = steps.weight.shape[:2]
         purpose = Purpose(gradient=False, drawn=not isinstance(observer, Scoring), adapted=adapted)
@@ -121,7 +120,7 @@ def drift(plan: Plan, params: Params, seqs: Sequence) -> tuple[PyTree, jax.Array
 
     def of_group(inputs, steps):
         def of_inputs(init):
-            shared, unshared = (derivative.foreseen_inputs(plan, init, steps.x, shared) for shared in (True, False))
+            shared, unshared = (derivative.foreseen_inputs(plan, init, steps, shared) for shared in (True, False))
             return shared | unshared
 
         lost, chunks, nats = derivative.map_sequences(plan, one, inputs, steps)

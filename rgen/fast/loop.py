@@ -269,21 +269,28 @@ class InnerLoop:
         rates = params.rates.rates if isinstance(params.rates, Tuned) else params.rates
         return expand_rates(self.rate_kind, rates, learning(params.init, self.fast))
 
-    def read(self, params: Params, seqs: Sequence) -> Sequence:
-        """The sequences as the forms take them: x as the network reads it, J steps of K outputs, each `inner_steps` times in a row.
+    def checked(self, params: Params, seqs: Sequence) -> Sequence:
+        """The sequences with x as the network reads it.
 
         Raises:
           ValueError: their shapes disagree, or values are out of range.
         """
         check_shapes(seqs)
-        x = with_outputs(seqs.x, seqs.y, self.reads)
-        self._check(params, x, seqs.weight)
-        ranges.check_outputs(self.network, self.likelihood, params.init, seqs._replace(x=x))
-        return self.steps(seqs._replace(weight=jnp.asarray(seqs.weight, widest(params.init))))
+        seqs = seqs._replace(x=with_outputs(seqs.x, seqs.y, self.reads))
+        self._check(params, seqs.x, seqs.weight)
+        ranges.check_outputs(self.network, self.likelihood, params.init, seqs)
+        return seqs
+
+    def read(self, params: Params, seqs: Sequence) -> Sequence:
+        """The sequences as the forms take them: `checked`, and cut into J steps of K outputs, each `inner_steps` times in a row."""
+        seqs = self.checked(params, seqs)
+        return self._cut(seqs._replace(weight=jnp.asarray(seqs.weight, widest(params.init))))
 
     def steps(self, seqs: Sequence) -> Sequence:
-        """What `read` returns, without looking at values."""
-        seqs = seqs._replace(x=with_outputs(seqs.x, seqs.y, self.reads))
+        """The same without looking at values."""
+        return self._cut(seqs._replace(x=with_outputs(seqs.x, seqs.y, self.reads)))
+
+    def _cut(self, seqs: Sequence) -> Sequence:
         return in_batches(jax.tree.map(jnp.asarray, seqs), self.inner_batch, self.inner_steps)
 
     def by_output(self, steps: PyTree, seqs: Sequence) -> PyTree:
@@ -388,10 +395,8 @@ class Direct:
         def predict(state, x):
             return paid(loop.apply(overlaid(params.init, state.fast), x))
 
-        in_turn = isinstance(observer, Drawing) and observer.reads and steps.weight.shape[2] > 1
-
         def one(steps):
-            return unroll(_advance(loop, params), begin(loop, params), observer, steps, predict if in_turn else None)
+            return unroll(_advance(loop, params), begin(loop, params), observer, steps, predict)
 
         state, trace = over_sequences(one, steps)
         return state.fast, trace

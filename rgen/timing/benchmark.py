@@ -118,7 +118,7 @@ def model_and_data(name: str, form: str, meta_batch: int, length: int, there: Ha
     """The model of a network or preset, planned for some devices, and made-up data for it."""
     config = dataclasses.replace(configuration(name), form=form)
     # the recurrent baseline takes both; by its own name, images
-    text = networks.NETWORKS.get(config.network, ("image",))[0] == "text" or (name.split()[0] in PRESETS and config.data not in data.IMAGES)
+    text = networks.NETWORKS.get(config.network, ("image",))[0] == "text" or config.data not in data.IMAGES
     shape, symbols, seqs = made_up("text" if text else "image", meta_batch, length)
     model = models.configured(config, shape, symbols)
     if isinstance(model, InnerLoop) and isinstance(model.form, Dual):
