@@ -14,7 +14,9 @@ FormName = Literal["direct", "dual"]
 InnerLoss = Literal["nats", "memory"]
 Order = Literal["raster", "random"]
 Binarize = Literal["threshold", "static", "dynamic"]
-Network = Literal["text-mlp", "text-heads", "lstm-block", "siren", "gated", "image-heads", "lstm"]
+Network = Literal["heads", "text-mlp", "lstm-block", "siren", "gated", "lstm", "text-heads", "image-heads"]
+LikelihoodName = Literal["categorical", "logistic"]
+Kind = Literal["text", "image", "array"]
 Timed = Literal[Algorithm, "score", "sample"]
 
 ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
@@ -25,6 +27,8 @@ NETWORKS: tuple[Network, ...] = get_args(Network)
 INNER_LOSSES: tuple[InnerLoss, ...] = get_args(InnerLoss)
 ORDERS: tuple[Order, ...] = get_args(Order)
 BINARIZE: tuple[Binarize, ...] = get_args(Binarize)
+RENAMED: dict[str, Network] = {"text-heads": "heads", "image-heads": "heads"}
+"""Networks by their names in earlier versions, in which there were two of them."""
 ONE_CPU_DEVICE: tuple[Network, ...] = ("lstm",)
 """Networks in whose training XLA spreads products over the cores, so that one CPU device is faster than one for each (docs/scaling.md)."""
 OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)

@@ -14,7 +14,7 @@ from rgen.data import Dataset
 from rgen.errors import InputError
 from rgen.fast import Direct, Dual, InnerLoop
 from rgen.hardware import hardware, require_memory, total_memory
-from rgen.likelihood import Bernoulli, Categorical
+from rgen.likelihood import Bernoulli, Categorical, Likelihood, Logistic
 from rgen.recurrent import LSTM, Recurrent
 from rgen.sequence import PyTree, SequenceModel
 
@@ -31,24 +31,24 @@ INNER_OPTIMIZERS: dict[InnerOptimizer, Any] = {
 
 
 def configured(config: TrainConfig, shape: tuple[int, ...], symbols: int, end: int | None = None) -> SequenceModel:
-    """Builds the model of a `TrainConfig` for sequences in which no place comes twice, as in lines and pictures.
+    """Builds the model of a `TrainConfig` for sequences in which no place comes twice.
 
     Args:
-      shape: (T,) for lines, (rows, columns) for images.
-      symbols: how many different outputs there are; 2 are predicted as a bit.
+      shape: sizes of the axes of the places.
+      symbols: how many different outputs there are.
       end: the output that ends a sequence, if one does.
     Raises:
       InputError: as `networks.build`.
     """
-    likelihood, outputs = (Bernoulli(), 1) if symbols == 2 else (Categorical(), symbols)
+    likelihood, outputs = _likelihood(config, symbols)
     name, sizes = config.network, {option: getattr(config, option) for option in networks.OPTIONS}
     if config.neighbours:
-        if name != "image-heads":
-            raise InputError(f"--neighbours is for image-heads, and the network is {name}; leave it out.")
-        sizes["context"] = networks.neighbours(config.neighbours)
+        if name != "heads":
+            raise InputError(f"--neighbours is for heads, and the network is {name}; leave it out.")
+        sizes["context"] = networks.neighbours(config.neighbours, len(shape))
     if name == "lstm":
         return Recurrent(networks.configure(LSTM, name, sizes, shape=shape, symbols=symbols, outputs=outputs), likelihood, end)
-    network = networks.build(name, shape, outputs, **sizes)
+    network = networks.build(name, shape, outputs, symbols, **sizes)
     form = Direct() if config.form == "direct" else Dual(config.chunk, config.fold, config.micro_batch, distinct=True)
     inner = {option: getattr(config, option) for option in ("inner_batch", "inner_steps", "inner_clip", "inner_decay")}
     optimizer = INNER_OPTIMIZERS[config.inner_optimizer]
@@ -56,10 +56,20 @@ def configured(config: TrainConfig, shape: tuple[int, ...], symbols: int, end: i
     return InnerLoop(network, likelihood, *rates, config.fast, end, optimizer=optimizer, form=form, **inner)
 
 
+def _likelihood(config: TrainConfig, symbols: int) -> tuple[Likelihood, int]:
+    """How outputs are read, and how many logits that needs."""
+    if config.likelihood != "logistic":
+        return (Bernoulli(), 1) if symbols == 2 else (Categorical(), symbols)
+    if symbols == 2:
+        raise InputError("--likelihood logistic is for three levels or more, and the data have two; leave it out.")
+    return (likelihood := Logistic(symbols)), likelihood.outputs
+
+
 def from_config(config: TrainConfig, data: Dataset) -> SequenceModel:
-    """Builds the model of a `TrainConfig` for its data; lines end with a NUL unless the padding is scored."""
-    end = 0 if data.kind == "text" and not config.score_padding else None
-    model = configured(config, data.shape, data.symbols, end)
+    """Builds the model of a `TrainConfig` for its data."""
+    if config.likelihood == "logistic" and data.kind == "text":
+        raise InputError("--likelihood logistic is for ordered levels, and the bytes of a text have no order; leave it out.")
+    model = configured(config, data.shape, data.symbols, data.end)
     if config.fast is not None:
         try:
             parameter_shapes(model, data)
@@ -70,7 +80,7 @@ def from_config(config: TrainConfig, data: Dataset) -> SequenceModel:
 
 def init(model: SequenceModel, data: Dataset, seed: int) -> PyTree:
     """Parameters before training, as a function of the seed."""
-    x = np.zeros(2 if data.kind == "image" else (), np.int32)  # a pixel's row and column, or a place in a line
+    x = np.zeros(() if len(data.shape) == 1 else len(data.shape), np.int32)  # a place
     return model.init(jax.random.key(seed, impl=GENERATOR), x)
 
 
@@ -138,9 +148,11 @@ def check_training_fits(config: TrainConfig, model: SequenceModel, data: Dataset
     if data.kind == "text":
         shorter, halves = "a smaller --max-length", [length >> k for k in range(1, length.bit_length())]
         remedies["--max-length"] = next((size for size in halves if fits(batch, size)), None)
-    else:
-        shorter, sides = "a larger --reduce", [side for side in range(2, min(data.shape)) if not any(n % side for n in data.shape)]
+    elif data.kind == "image":
+        shorter, sides = "a larger --reduce", [side for side in range(2, min(data.shape[:2])) if not any(n % side for n in data.shape[:2])]
         remedies["--reduce"] = next((config.reduce * side for side in sides if fits(batch, length // side**2)), None)
+    else:
+        shorter = "shorter sequences"
     found = " or ".join(f"{option} {value}" for option, value in remedies.items() if value)
     remedy = f"With {found} it should fit." if found else f"Give a smaller --meta-batch and {shorter}."
     what = f"An outer step with --meta-batch {batch} on sequences of {length:,} steps"

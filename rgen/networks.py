@@ -1,20 +1,21 @@
-"""Networks by name: Linen modules that map ONE input (a position, or a row and column) to logits. No batch axis, no memory.
+"""Networks by name: Linen modules that map ONE input (a position, or coordinates) to logits. No batch axis, no memory.
 
 `text-mlp`, `lstm-block`, `siren` and `gated` are those of the original program, unixpickle/reptile-gen, with its sizes and PyTorch's
-initializations. `text-heads` and `image-heads` are ours.
+initializations. `heads` is ours, for places of any number of axes.
 """
 
 import dataclasses
+import itertools
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from rgen.choices import INNER_LOSSES, check_choice
+from rgen.choices import INNER_LOSSES, RENAMED, check_choice
 from rgen.errors import InputError
 from rgen.sequence import Prediction, Reads
 
@@ -65,26 +66,41 @@ class LSTMBlock(nn.Module):
 
 
 def places_before(shape: tuple[int, ...], count: int) -> list[tuple[int, ...]]:
-    """Steps to the `count` nearest places before a place in the order of reading: 1, 2, ... in a line; left, above, ... in a picture."""
-    if len(shape) == 1:
-        return [(i + 1,) for i in range(count)]
-    far = math.isqrt(count) + 1  # within which there are more than `count`
-    near = [(i, j) for i in range(far + 1) for j in range(-far, far + 1) if (i, j) > (0, 0)]
-    return sorted(near, key=lambda step: (step[0] ** 2 + step[1] ** 2, step))[:count]
+    """Steps to the `count` nearest places before a place in the order of reading: 1, 2, ... in a line; left, above, ... in a picture.
+
+    Steps that are longer than the grid come last, where it is too small for so many.
+    """
+    far = 1
+    while True:
+        box = itertools.product(range(far + 1), *[range(-far, far + 1)] * (len(shape) - 1))
+        near = [step for step in box if step > (0,) * len(shape) and math.hypot(*step) <= far]
+        inside = [step for step in near if all(abs(n) < size for n, size in zip(step, shape))]
+        if len(inside) >= count or (far >= max(shape) and len(near) >= count):
+            break
+        far += 1
+    steps = inside if len(inside) >= count else near
+    return sorted(steps, key=lambda step: (sum(n * n for n in step), step))[:count]
 
 
 NEIGHBOURS = {"left": (0, 1), "above": (1, 0), "above-left": (1, 1), "above-right": (1, -1)}
 
 
-def neighbours(names: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
-    """Steps to pixels by their names in NEIGHBOURS, or by "ROWS,COLUMNS" up and to the left; raises InputError if one is neither."""
+def neighbours(names: tuple[str, ...], axes: int) -> tuple[tuple[int, ...], ...]:
+    """Steps back between places with so many axes, by their names in NEIGHBOURS or as "ROWS,COLUMNS"; those left out are 0.
+
+    Raises:
+      InputError: one is neither, or has more axes.
+    """
     found = []
     for name in names:
-        if name not in NEIGHBOURS and not re.fullmatch(r"-?\d{1,4},-?\d{1,4}", name):
-            raise InputError(f"The neighbour '{name}' is none of {', '.join(NEIGHBOURS)}, nor ROWS,COLUMNS such as 0,2.")
-        found.append(NEIGHBOURS.get(name) or tuple(map(int, name.split(","))))
-        if not any(found[-1]):
-            raise InputError(f"The neighbour '{name}' is the pixel itself, which is not known yet; leave it out.")
+        if name not in NEIGHBOURS and not re.fullmatch(r"-?\d{1,4}(,-?\d{1,4})*", name):
+            raise InputError(f"The neighbour '{name}' is none of {', '.join(NEIGHBOURS)}, nor steps along each axis such as 0,2.")
+        step = NEIGHBOURS.get(name) or tuple(map(int, name.split(",")))
+        if len(step) > axes:
+            raise InputError(f"The neighbour '{name}' is a step along {len(step)} axes, and the sequences have {axes}.")
+        if not any(step):
+            raise InputError(f"The neighbour '{name}' is the place itself, which is not known yet; leave it out.")
+        found.append((*step, *[0] * (axes - len(step))))
     return tuple(found)
 
 
@@ -100,7 +116,7 @@ class FourierKeys(nn.Module):
     Source: random Fourier features (Rahimi and Recht 2007), here with learned frequencies and amplitudes.
 
     Attributes:
-      shape: (T,) or (rows, columns), of the places.
+      shape: sizes of the axes of the places, as (T,) or (rows, columns).
       heads, keys: H, and twice the number of frequencies.
     """
 
@@ -136,7 +152,7 @@ class Heads(nn.Module):
     what has been written, and a constant, which keeps the LayerNorm behind it from dividing by nearly nothing.
 
     Attributes:
-      shape: (T,) or (rows, columns), of the places.
+      shape: sizes of the axes of the places, as (T,) or (rows, columns).
       heads, keys, values: H, features of a place for each head, outputs of each head.
     """
 
@@ -238,10 +254,12 @@ class HeadsNetwork(nn.Module):
     It is enough that the memory learns in the inner loop: `InnerLoop(fast=("heads/memory",))`.
 
     Attributes:
-      shape: (T,) for lines, inputs []; (rows, columns) for images, inputs [2].
+      shape: sizes of the axes of the places: (T,) for lines, inputs []; (rows, columns) for images, inputs [2]; and so on.
       width: of the residual stream, divisible by `heads`.
       heads: each has width / heads outputs.
       keys: features of a place for each head, an even number.
+      outputs: how many logits; see `rgen.likelihood`.
+      symbols: how many different outputs there are, where earlier ones are read; None: as many as logits, or 2 if that is one.
       context: which earlier outputs are read beside the input: k for the last k, or steps between places; see `rgen.Function`.
       features: width of their embedding.
       inner_loss: what SGD descends: "nats", those that are paid; or "memory", those of a readout of the memory by a gated layer of its
@@ -255,6 +273,7 @@ class HeadsNetwork(nn.Module):
     heads: int = 8
     keys: int = 24
     outputs: int = 256
+    symbols: int | None = None
     context: Reads = 0
     features: int = 24
     inner_loss: str = "nats"
@@ -279,7 +298,7 @@ class HeadsNetwork(nn.Module):
         # the keys know the steps between places, not where they are
         beside = [embed(place[i], size, self.width, name=f"place_{i}") for i, size in enumerate(self.shape)]
         if recent is not None:
-            nothing = max(self.outputs, 2)  # where there is no output yet
+            nothing = self.symbols or max(self.outputs, 2)  # where there is no output yet
             embedded = embed(jnp.where(recent < 0, nothing, recent), nothing + 1, self.features, name="recent")
             beside.append(dense(embedded.reshape(-1), self.width, name="context"))
         for part in beside:
@@ -294,36 +313,40 @@ class HeadsNetwork(nn.Module):
 
 # ---------------------------------------------------------------- by name
 
-NETWORKS: dict[str, tuple[Literal["text", "image"], Any]] = {
-    "text-mlp": ("text", TextMLP),
-    "text-heads": ("text", HeadsNetwork),
-    "lstm-block": ("image", LSTMBlockNetwork),
-    "siren": ("image", Siren),
-    "gated": ("image", Gated),
-    "image-heads": ("image", HeadsNetwork),
+NETWORKS: dict[str, tuple[int | None, Any]] = {
+    "heads": (None, HeadsNetwork),
+    "text-mlp": (1, TextMLP),
+    "lstm-block": (2, LSTMBlockNetwork),
+    "siren": (2, Siren),
+    "gated": (2, Gated),
 }
+"""Name -> number of axes of the places, None for any; and class."""
 SIZES = ("width", "widths", "depth", "features", "heads", "keys")
 OPTIONS = (*SIZES, "context", "inner_loss")
 
 
-def build(name: str, shape: tuple[int, ...], outputs: int, **options: int | tuple[int, ...] | str | None) -> nn.Module:
+def build(
+    name: str, shape: tuple[int, ...], outputs: int, symbols: int | None = None, **options: int | tuple[int, ...] | str | None
+) -> nn.Module:
     """Builds a network by name.
 
     Args:
-      name: a key of NETWORKS.
-      shape: (T,) for lines, inputs []; (rows, columns) for images, inputs [2].
-      outputs: how many logits: symbols of a line, 1 for a bit.
+      name: a key of NETWORKS, or a former name.
+      shape: sizes of the axes of the places: (T,) for lines, inputs []; (rows, columns) for images, inputs [2]; and so on.
+      outputs: how many logits: as many as symbols, 1 for a bit, or what the likelihood needs.
+      symbols: how many different outputs there are, which heads must know to read earlier ones; None: as many as logits, or 2.
       **options: those of OPTIONS that the network has; None means its default.
     Raises:
       InputError: an unknown name, the wrong kind of data, an option the network does not have, a size that cannot be.
     """
+    name = RENAMED.get(name, name)
     check_choice("The network", name, tuple(NETWORKS))
-    kind, cls = NETWORKS[name]
-    if (kind == "text") != (len(shape) == 1):
-        raise InputError(
-            f"The network '{name}' is for {kind} data; sequences of shape {shape} are not. Choose another network or data set."
-        )
-    return configure(cls, name, options, shape=shape, outputs=outputs)
+    axes, cls = NETWORKS[name]
+    if axes not in (None, len(shape)):
+        what = "lines" if axes == 1 else "pictures without colours"
+        raise InputError(f"The network '{name}' is for {what}, and the sequences have the shape {shape}. Choose heads, or other data.")
+    known = {"symbols": symbols} if cls is HeadsNetwork else {}
+    return configure(cls, name, options, shape=shape, outputs=outputs, **known)
 
 
 def configure(cls: Any, name: str, options: Mapping[str, Any], **fixed: Any) -> Any:

@@ -17,13 +17,13 @@ from rgen.unroll import Drawing, Observer, Scoring, drawn_steps, in_batches, out
 class LSTM(nn.Module):
     """LSTM cells for one step: (state, x, previous output) to (state, logits).
 
-    The input is the embedded position (row and column for images) beside the embedded previous output; the initial state is trained.
+    The input is the embedded place, one embedding for each axis, beside the embedded previous output; the initial state is trained.
     With shape (28, 28) and its defaults this is the original program's baseline, but for PyTorch's second bias in each gate.
 
     Attributes:
-      shape: (T,) for lines, inputs []; (rows, columns) for images, inputs [2].
+      shape: sizes of the axes of the places, as (T,) for lines, whose inputs are [], or (rows, columns) for pictures, inputs [2].
       symbols: how many different outputs there are.
-      outputs: how many logits: `symbols`, or 1 for a bit.
+      outputs: how many logits; see `rgen.likelihood`.
     """
 
     shape: tuple[int, ...]

@@ -76,7 +76,7 @@ def make(name: str, form: str = "direct") -> Problem:
 
 def build_loop(name: str, rate: float = 0.1) -> InnerLoop:
     network, kind = PROBLEMS[name]
-    text = networks.NETWORKS[network][0] == "text"
+    text = network.startswith("text")
     sizes = SIZES[network] | ({"context": CONTEXT[name], "features": 2} if name in CONTEXT else {})
     sizes |= {"inner_loss": "memory"} if name in BY_MEMORY else {}
     module = networks.build(network, SHAPES["text" if text else "image"], SYMBOLS if text else 1, **sizes)

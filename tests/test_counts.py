@@ -31,7 +31,7 @@ def test_probabilities_of_all_lines_sum_to_one():
     first, second = np.divmod(np.arange(256 * 256), 256)
     every = np.stack([first, second], axis=-1).astype(np.uint8)
     every = every[(first > 0) | (second == 0)]  # nothing but NUL follows a NUL
-    data = Dataset("text", {"train": rows("a", "ab", "b", "ca", "a"), "test": every})
+    data = Dataset("text", {"train": rows("a", "ab", "b", "ca", "a"), "test": every}, 256)
     nats = reference_nats(data, "test", range(len(every)))
     assert set(nats) == {"independent symbols", "previous symbol"}
     for each in nats.values():
@@ -40,7 +40,7 @@ def test_probabilities_of_all_lines_sum_to_one():
 
 def test_text_nats_by_hand():
     line = np.array([[97, 0, 0, 0]], np.uint8)
-    data = Dataset("text", {"train": np.repeat(line, 9, axis=0), "test": line})
+    data = Dataset("text", {"train": np.repeat(line, 9, axis=0), "test": line}, 256)
     nats = reference_nats(data, "test", [0])
     one = 9.5 / (18 + 128)  # nine a and nine NUL in 18 scored steps, half a count for each of 256 bytes
     assert nats["independent symbols"][0] == pytest.approx(-2 * np.log(one))
@@ -49,7 +49,7 @@ def test_text_nats_by_hand():
 
 def test_padding_counts_when_it_is_scored():
     line = np.array([[97, 0, 0, 0]], np.uint8)
-    data = Dataset("text", {"train": np.repeat(line, 9, axis=0), "test": line}, score_padding=True)
+    data = Dataset("text", {"train": np.repeat(line, 9, axis=0), "test": line}, 256, score_padding=True)
     a, nul = 9.5 / (36 + 128), 27.5 / (36 + 128)
     nats = reference_nats(data, "test", [0])
     assert nats["independent symbols"][0] == pytest.approx(-np.log(a) - 3 * np.log(nul))

@@ -319,7 +319,7 @@ def test_batches_come_from_train_only():
 
 
 def black_and_white(grey, white: int, reduce: int) -> np.ndarray:
-    return images.binarized(images.chances(np.array(grey, np.uint8), white, reduce), "train", "threshold", 0)
+    return images.in_levels(images.chances(np.array(grey, np.uint8), white, reduce), 2)
 
 
 def test_threshold_is_half_of_white_inclusive_and_comes_after_the_block_means():

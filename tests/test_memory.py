@@ -25,7 +25,7 @@ def images(side: int, count: int = 2) -> Dataset:
 
 
 def lines(length: int) -> Dataset:
-    return Dataset("text", {split: np.full((2, 4), ord("a"), np.uint8) for split in ("train", "valid", "test")}, max_length=length)
+    return Dataset("text", {split: np.full((2, 4), ord("a"), np.uint8) for split in ("train", "valid", "test")}, 256, max_length=length)
 
 
 def preset(name: str, **changes: Any) -> TrainConfig:

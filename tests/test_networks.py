@@ -22,7 +22,7 @@ def default():
 
     def get(name: str) -> dict[str, np.ndarray]:
         if name not in drawn:
-            text = networks.NETWORKS[name][0] == "text"
+            text = name.startswith("text")
             network = networks.build(name, SHAPES["text" if text else "image"], 256 if text else 1)
             x = np.zeros((), np.int32) if text else np.zeros(2, np.int32)
             tree = jit(network.init)(jax.random.key(0), x)["params"]
@@ -92,7 +92,7 @@ def uniform_within(a: np.ndarray, bound: float) -> None:
 def test_every_head_begins_with_one_of_the_nearest_places_before_and_an_empty_memory(shape):
     steps = networks.places_before(shape, 4)
     assert steps == ([(1,), (2,), (3,), (4,)] if len(shape) == 1 else [(0, 1), (1, 0), (1, -1), (1, 1)])
-    network: Any = networks.build("text-heads" if len(shape) == 1 else "image-heads", shape, 3, heads=4, keys=2048)
+    network: Any = networks.build("heads", shape, 3, heads=4, keys=2048)
     params = jit(network.init)(jax.random.key(0), np.zeros(len(shape), np.int32))["params"]
     assert not params["heads"]["memory"]["kernel"].any() and params["heads"]["memory"]["bias"].all()
     k = np.asarray(networks.keys_of(network, params))
@@ -109,17 +109,17 @@ def test_every_head_begins_with_one_of_the_nearest_places_before_and_an_empty_me
     ("name", "shape", "options", "sentence"),
     [
         ("text-mpl", (9,), {}, r"The network is 'text-mpl'\. Perhaps you meant text-mlp"),
-        ("text-mlp", (4, 4), {}, r"'text-mlp' is for text data; sequences of shape \(4, 4\) are not"),
-        ("siren", (9,), {}, r"'siren' is for image data; sequences of shape \(9,\) are not"),
+        ("text-mlp", (4, 4), {}, r"'text-mlp' is for lines, and the sequences have the shape \(4, 4\)"),
+        ("siren", (9,), {}, r"'siren' is for pictures without colours, and the sequences have the shape \(9,\)"),
         ("siren", (4, 4), {"heads": 2}, r"'siren' has no option 'heads'; it has widths\."),
         ("text-mlp", (9,), {"width": 8}, r"'text-mlp' has no option 'width'; it has features, widths\."),
         ("gated", (4, 4), {"width": 0}, r"width is 0; sizes must be at least 1"),
         ("siren", (4, 4), {"widths": (8, -1)}, r"widths is \(8, -1\); sizes must be at least 1"),
         ("siren", (4, 4), {"widths": ()}, r"widths is \(\); sizes must be at least 1"),
-        ("image-heads", (4, 4), {"keys": 3}, r"keys are 3; they are pairs of a cosine and a sine"),
-        ("text-heads", (9,), {"inner_loss": "memroy"}, r"inner_loss is 'memroy'\. Perhaps you meant memory"),
-        ("image-heads", (4, 4), {"width": 9, "heads": 2}, r"width is 9, which is not divisible by its 2 heads"),
-        ("text-heads", (9,), {"heads": 7}, r"width is 96, which is not divisible by its 7 heads"),  # against a default
+        ("heads", (4, 4), {"keys": 3}, r"keys are 3; they are pairs of a cosine and a sine"),
+        ("heads", (9,), {"inner_loss": "memroy"}, r"inner_loss is 'memroy'\. Perhaps you meant memory"),
+        ("heads", (4, 4), {"width": 9, "heads": 2}, r"width is 9, which is not divisible by its 2 heads"),
+        ("heads", (9,), {"heads": 7}, r"width is 96, which is not divisible by its 7 heads"),  # against a default
     ],
 )
 def test_what_cannot_be_built_is_said(name, shape, options, sentence):

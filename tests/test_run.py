@@ -75,7 +75,7 @@ def test_every_preset_can_be_built(name):
     preset = PRESETS[name][1]
     shape = (preset.max_length,) if preset.data == "names.txt" else SHAPES[preset.data]
     kind = "text" if len(shape) == 1 else "image"
-    model = models.from_config(preset, Dataset(kind, {"train": np.zeros((1, *shape), np.uint8)}))
+    model = models.from_config(preset, Dataset(kind, {"train": np.zeros((1, *shape), np.uint8)}, 256 if kind == "text" else 2))
     assert isinstance(model, Recurrent if preset.network == "lstm" else InnerLoop) and getattr(model.network, "shape") == shape  # noqa: B009
 
 
@@ -264,8 +264,8 @@ BAD_TRAINING = {
     "width zero": ([*DIGITS, "--width", "0"], "--width is 0; it must be at least 1"),
     "heads": ([*DIGITS, "--heads", "7"], "width is 64, which is not divisible by its 7 heads"),
     "keys": ([*DIGITS, "--keys", "7"], "keys are 7; they are pairs of a cosine and a sine"),
-    "no such size": ([*DIGITS, "--widths", "3"], "'image-heads' has no option 'widths'"),
-    "network of text": ([*DIGITS, "--network", "text-heads"], "'text-heads' is for text data"),
+    "no such size": ([*DIGITS, "--widths", "3"], "'heads' has no option 'widths'"),
+    "network of text": ([*DIGITS, "--network", "text-mlp"], "'text-mlp' is for lines"),
     "run is a file": (["digits-maml", "--run", "empty.txt"], "empty.txt is a file; --run needs a folder"),
     "run is full": (["digits-maml", "--run", "full"], "full is not empty and holds no run"),
     "unknown option": ([*DIGITS, "--stepz", "3"], "--stepz"),
@@ -364,8 +364,8 @@ def test_the_forms_of_a_run_are_compared(trained, tmp_path):
 DAMAGE = {
     "configuration": (lambda run: cut(run / "config.json"), "config.json is not the configuration of a run"),
     "option of another version": (
-        lambda run: (run / "config.json").write_text('{"colour": 1}'),
-        "has options that this version of rgen does not know: colour",
+        lambda run: (run / "config.json").write_text('{"sound": 1}'),
+        "has options that this version of rgen does not know: sound",
     ),
     "data": (lambda run: cut(run / "data.npz"), "data.npz, the run's own copy of its data, is damaged"),
     "checkpoint cut": (lambda run: [cut(path) for path in (run / "best").rglob("*") if path.is_file()], "checkpoint of step"),

@@ -209,7 +209,7 @@ def test_pictures(tmp_path):
         assert y[0].all() and not y[1].any()
 
 
-LINES = Dataset("text", {"train": np.zeros((1, 6), np.uint8)})
+LINES = Dataset("text", {"train": np.zeros((1, 6), np.uint8)}, 256)
 BAD_PARTS = {
     "prompt of images": (lambda folder: conditioning.prompt(IMAGES, "a"), "this run was trained on images"),
     "no prompt": (lambda folder: conditioning.prompt(LINES, ""), "The prompt has 0 bytes; this run's lines have 1 to 5"),

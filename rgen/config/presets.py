@@ -17,7 +17,7 @@ _QUICK = TrainConfig(outer_rate=5e-3, warmup=50, schedule="cosine", beta2=0.99, 
 # sequences.
 _HEADS = replace(_QUICK, rates="rank-one", inner_rate=0.1, fast=("heads/memory",), inner_loss="memory")
 # For pixels, many narrow heads: there are more places near one than in a line.
-_PIXELS = replace(_HEADS, network="image-heads", width=128, heads=64, keys=32)
+_PIXELS = replace(_HEADS, width=128, heads=64, keys=32)
 _DIGITS = replace(_PIXELS, width=64, heads=32, weight_decay=0.3)
 # The sets of docs/results.md, where all networks have the same sequences and outer steps.
 _NAMES: dict[str, Any] = {"data": "names.txt", "max_length": 16, "held_out": 0.03122, "meta_batch": 64, "steps": 2500, "eval_count": 0}
@@ -35,7 +35,6 @@ _PRESETS: dict[str, tuple[str, TrainConfig]] = {
         "Reptile on the embedded digits, our network, all of which learns.",
         replace(
             _QUICK,
-            network="image-heads",
             width=64,
             algorithm="reptile",
             inner_rate=2e-2,
@@ -51,9 +50,9 @@ _PRESETS: dict[str, tuple[str, TrainConfig]] = {
     ),
     "names-heads": (
         "Our network on names, MAML; give --data names.txt, one name a line.",
-        replace(_HEADS, network="text-heads", depth=1, **_NAMES),
+        replace(_HEADS, depth=1, **_NAMES),
     ),
-    "names-context": ("The same, which reads the last 3 symbols too.", replace(_HEADS, network="text-heads", context=3, **_NAMES)),
+    "names-context": ("The same, which reads the last 3 symbols too.", replace(_HEADS, context=3, **_NAMES)),
     "names-lstm": ("A recurrent baseline of the same size on names.", replace(_SMALL_LSTM, **_NAMES)),
     "names-maml": ("The original's text model on names, MAML.", replace(_TEXT, **_NAMES)),
     "names-reptile": ("The original's text model on names, Reptile.", replace(_TEXT, algorithm="reptile", **_NAMES)),
@@ -61,7 +60,7 @@ _PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "small-mnist-lstm": ("A recurrent baseline on MNIST of 14x14 pixels.", replace(_SMALL_LSTM, **_SMALL)),
     "text-maml": ("The original's text model, MAML.", replace(_TEXT, algorithm="maml")),
     "text-reptile": ("The original's text model, Reptile: its own settings.", replace(_TEXT, algorithm="reptile")),
-    "text-heads": ("Our network on text, MAML.", replace(_HEADS, data="listing", network="text-heads", weight_decay=0.3)),
+    "text-heads": ("Our network on text, MAML.", replace(_HEADS, data="listing", weight_decay=0.3)),
     "text-lstm": ("The recurrent baseline on text.", replace(_LSTM, data="listing")),
     "mnist-maml": ("The original's MNIST model, MAML.", replace(_MNIST, algorithm="maml")),
     "mnist-reptile": ("The original's MNIST model, Reptile: its own settings.", replace(_MNIST, algorithm="reptile")),

@@ -6,7 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from rgen.choices import Algorithm, Binarize, FormName, InnerLoss, InnerOptimizer, Network, Optimizer, Order, RateKind, Schedule
+from rgen.choices import (
+    RENAMED,
+    Algorithm,
+    Binarize,
+    FormName,
+    InnerLoss,
+    InnerOptimizer,
+    LikelihoodName,
+    Network,
+    Optimizer,
+    Order,
+    RateKind,
+    Schedule,
+)
 from rgen.config.validation import Checked, Count, CountOrZero, NotNegative, Number, Positive, Range, Seed, Size, flag, require_folders
 from rgen.errors import InputError
 
@@ -23,7 +36,7 @@ class TrainConfig(Checked):
     data: str = "digits"
     """listing, digits, mnist or binarized-mnist; or one of these:
     a text file with one sequence per line, in UTF-8, or UTF-16 or UTF-32 with a byte order mark, also compressed by gzip, xz or bzip2;
-    a folder of pictures, with subfolders; a .npy or .npz file of images [N, H, W] in which white is 1."""
+    a folder of pictures, with subfolders; a .npy or .npz file of pictures [N, H, W] in which white is 1, or of symbols [N, ...]."""
     data_dir: Path | None = None
     """MNIST: the folder with its two files of images (gzipped or not), or Keras' mnist.npz; binarized-mnist: with its three .amat files."""
     download: bool = False
@@ -38,7 +51,7 @@ class TrainConfig(Checked):
     """Drop repeated lines or images, as they are after cutting or reducing, so that no held-out sequence is trained on.
     Official validation and test splits stay whole."""
     order: Order = "raster"
-    """Images: pixel order, raster or random (a different one for each image)."""
+    """Images and arrays: order of the places, raster or random (a different one for each sequence)."""
     reduce: Count = 1
     """Images: reduce the size by averaging blocks of this many by this many pixels."""
     binarize: Binarize = "threshold"
@@ -46,11 +59,18 @@ class TrainConfig(Checked):
     threshold: white from one half on.
     static: drawn once, white with the probability given by the grey value.
     dynamic: as static, but training images are drawn again each time."""
+    levels: Annotated[int, Range(2, 256)] | None = None
+    """Images: number of equal steps from black to white. None: 2, black and white."""
+    colour: bool = False
+    """Images: keep colours; red, green and blue of a pixel are predicted one after the other."""
+    symbols: Annotated[int, Range(2, 256)] | None = None
+    """Arrays: how many symbols there are, and that a .npy or .npz file does not hold pictures. None: one more than the largest."""
     score_padding: bool = False
     """Text: also score and learn the NULs after the end of a line, as the original program does."""
 
-    network: Network = "image-heads"
-    """text-mlp, text-heads, lstm-block, siren, gated, image-heads; or lstm, the recurrent baseline."""
+    network: Network = "heads"
+    """heads, our own, for any data; the original's: text-mlp for lines, lstm-block, siren and gated for images; or lstm, the recurrent
+    baseline. text-heads and image-heads are former names of heads."""
     width: Size | None = None
     """Width of the network's layers. None: the network's default."""
     widths: tuple[Size, ...] | None = None
@@ -60,15 +80,18 @@ class TrainConfig(Checked):
     features: Size | None = None
     """Width of the embeddings. None: the network's default."""
     heads: Size | None = None
-    """Number of memory heads in text-heads and image-heads; divides the width. None: the network's default."""
+    """Number of memory heads; divides the width. None: the network's default."""
     keys: Size | None = None
     """Key size of each head, an even number. None: the network's default."""
 
     context: Annotated[int, Range(0, 2**10)] | None = None
-    """How many of the last outputs text-heads and image-heads read in addition to the position. None: 0."""
+    """How many of the last outputs the network of heads reads in addition to the position. None: 0."""
     neighbours: tuple[str, ...] | None = None
-    """Images: which pixels image-heads reads in addition to the position, where they came earlier (instead of --context):
-    left, above, above-left, above-right; or ROWS,COLUMNS up and to the left, such as 0,2."""
+    """Which outputs the network of heads reads in addition to the position, where they came earlier (instead of --context). For images:
+    left, above, above-left, above-right; or steps back along each axis, such as 0,2 for the pixel two to the left."""
+    likelihood: LikelihoodName | None = None
+    """How the network's outputs are read: categorical (a logit for each symbol; of two symbols, one for both), or logistic (a mixture
+    of discretized logistic distributions, for ordered levels). None: categorical."""
 
     rates: RateKind = "fixed"
     """Inner learning rates: fixed (one constant), per-array (one learned rate per parameter array),
@@ -91,7 +114,7 @@ class TrainConfig(Checked):
     """The parameters that learn in the inner loop, by path, such as heads/memory; all others stay fixed there. None: all learn."""
 
     inner_loss: InnerLoss | None = None
-    """Loss of the inner loop of text-heads and image-heads: nats (the reported loss),
+    """Loss of the inner loop of the network of heads: nats (the reported loss),
     or memory (nats of a small gated readout of the memory). None: nats."""
 
     form: FormName = "dual"
@@ -151,6 +174,7 @@ class TrainConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "network", RENAMED.get(self.network, self.network))
         require_folders(self.run)
         if not 0 < self.beta2 < 1:
             raise InputError(f"--beta2 is {self.beta2}; it must lie between 0 and 1.")

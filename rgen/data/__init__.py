@@ -1,13 +1,15 @@
 """Data sets, by name or from files.
 
-`load("digits")`, `load("mnist")`, `load("listing")`, `load("my/lines.txt")` or `load("my/images.npy")` return a `Dataset`.
+`load("digits")`, `load("mnist")`, `load("listing")`, `load("my/lines.txt")` or `load("my/arrays.npy")` return a `Dataset`.
 """
 
 import difflib
+import inspect
 import os
+from pathlib import Path
 
 from rgen.config import TrainConfig
-from rgen.data import images, pictures, text
+from rgen.data import arrays, grids, images, text
 from rgen.data.dataset import DataError, Dataset
 
 __all__ = ["IMAGES", "NAMES", "DataError", "Dataset", "from_config", "load"]
@@ -27,24 +29,31 @@ def load(
     order: str = "raster",
     reduce: int = 1,
     binarize: str = "threshold",
+    levels: int | None = None,
+    colour: bool = False,
+    symbols: int | None = None,
     score_padding: bool = False,
     download: bool = False,
 ) -> Dataset:
-    """Loads a data set by its name, or a text file or images by their path.
+    """Loads a data set by its name, or a text file, pictures or arrays by their path.
 
     Args:
-      name: one of NAMES; the path of a folder of pictures, or of a .npy or .npz file of images (see `rgen.data.pictures`); else the path
-        of a text file with one sequence per line.
+      name: one of NAMES; the path of a folder of pictures, or of a .npy or .npz file of pictures or symbols (see `rgen.data.arrays`); else
+        the path of a text file with one sequence per line.
       data_dir: for `mnist` and `binarized-mnist`: where their files are (see `rgen.data.mnist`).
       max_length: for text: T, the steps of a sequence; longer lines are cut so that all end with a NUL.
       held_out: fraction of the data that becomes test, and half as much valid. Data with their own splits ignore it.
       split_seed: shuffles the data before they are split, and fixes the random pixel orders.
       deduplicate: drops repeated sequences, so that no two splits share any. Of data with their own splits, only train loses sequences.
-        Lines are compared as cut to `max_length`; images after `reduce`, in black and white, or in grey where pixels are drawn.
-      order: for images: `raster`, or `random`, another order for every image.
+        Lines are compared as cut to `max_length`; images after `reduce`, in their levels, or in grey where pixels are drawn.
+      order: not for text: `raster`, or `random`, another order for every sequence.
       reduce: for images: side of the blocks that are averaged into one pixel, before it becomes 0 or 1.
       binarize: for images: how grey becomes 0 or 1. `threshold`: 1 from a half on. `static`: drawn once by `split_seed`, the grey value
         being the probability of 1. `dynamic`: the same, but training images are drawn anew each time.
+      levels: for images: K, from 2 to 256 equal steps from black to white; None: 2.
+      colour: for images: keep red, green and blue, which are steps of their own.
+      symbols: for arrays: K, how many symbols there are, from 2 to 256. It says that a file does not hold pictures. None: one more than
+        the largest in it.
       score_padding: for text: weight 1 also after the NUL that ends a line.
       download: whether a data set that is not there may be downloaded.
     Raises:
@@ -59,13 +68,25 @@ def load(
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         what = f"neither a data set ({', '.join(NAMES)}) nor the path of a text file or of images that exists"
         raise DataError(f"{os.fspath(name)!r} is {what}.{hint}")
-    if name in IMAGES or (name != "listing" and pictures.is_images(name)):
-        name = os.fspath(name)
-        return images.load(name, order, reduce, binarize, held_out, split_seed, deduplicate, data_dir, download)
+    path, is_named = Path(name), name in NAMES
+    is_array = not is_named and os.fspath(name).lower().endswith((".npy", ".npz")) and not path.is_dir()
+    is_picture = levels is not None or colour or reduce > 1 or binarize != "threshold"
+    if symbols is not None and (not is_array or is_picture):
+        what = "an option of pictures was given too" if is_array else f"--data is {os.fspath(name)!r}"
+        raise DataError(f"--symbols is for the symbols of a .npy or .npz file, and {what}. Leave out one of them.")
+    if is_array and not is_picture:
+        found = arrays.splits(path)
+        if symbols is not None or arrays.are_symbols(found, path):
+            return grids.load(found, path, symbols, order, held_out, split_seed, deduplicate)
+    if name in IMAGES or is_array or (not is_named and path.is_dir()):
+        options = order, reduce, binarize, levels or 2, colour
+        return images.load(os.fspath(name), *options, held_out, split_seed, deduplicate, data_dir, download)
+    if levels is not None or colour:
+        raise DataError(f"{'--colour' if colour else '--levels'} is for pictures, and --data is {os.fspath(name)!r}, text; leave it out.")
     return text.load(None if name == "listing" else name, max_length, held_out, split_seed, deduplicate, score_padding)
 
 
 def from_config(config: TrainConfig) -> Dataset:
     """The data set that a configuration names. Raises DataError as `load`."""
-    names = ("data_dir", "max_length", "held_out", "split_seed", "deduplicate", "order", "reduce", "binarize", "score_padding", "download")
+    names = [name for name in inspect.signature(load).parameters if name != "name"]
     return load(config.data, **{name: getattr(config, name) for name in names})

@@ -1,5 +1,6 @@
-"""Arrays of NumPy in files that others wrote, and images from them."""
+"""Arrays of NumPy in files that others wrote: which of them are splits, and whether they are pictures or symbols."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,16 @@ import numpy as np
 from rgen.data.dataset import DataError, check_regular
 from rgen.data.kinds import kind_of
 
+SPLIT_NAMES = {
+    "train": ("train", "x_train", "training"),
+    "valid": ("valid", "val", "validation", "x_valid", "x_val"),
+    "test": ("test", "x_test"),
+}
+"""Names of folders or arrays that are splits."""
 LUMA = np.array([299, 587, 114])  # of red, green and blue, as Pillow and JPEG weigh them
-EXPECTED = "Expected are bytes 0 to 255, booleans, or numbers 0 to 1, as [N, H, W], or [N, H, W, 3] in colour"
+BRIGHT = 200  # pictures of bytes reach it, and symbols seldom do
+PICTURES = "Expected are bytes 0 to 255, booleans, or numbers 0 to 1, as [N, H, W], or [N, H, W, 3] in colour"
+EXPECTED = f"{PICTURES}; or symbols, integers from 0 to 255, as [N, T] or with up to four axes behind N"
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -30,26 +39,98 @@ def read(path: Path) -> dict[str, np.ndarray]:
         if not why and not head.startswith((b"\x93NUMPY", b"PK")) and (kind := kind_of(head)):
             why = f"it is {kind}"
         why = why or f"it is damaged, too large, or not NumPy's ({error})"
-        raise DataError(f"The array {str(path)!r} cannot be read: {why}. Save the images with numpy.save as bytes [N, H, W].") from error
+        raise DataError(f"The array {str(path)!r} cannot be read: {why}. Save the data with numpy.save. {EXPECTED}.") from error
 
 
-def as_bytes(array: np.ndarray, shown: str) -> np.ndarray:
-    """Images as uint8 [N, H, W] of 0 to 255, rounded, a half up. If there are only 0 and 1, 1 is white.
+def splits(path: Path) -> dict[str, np.ndarray]:
+    """The array of each split (see SPLIT_NAMES) of a file, or the one of all sequences as "".
 
     Raises:
-      DataError: the array is not one of images.
+      DataError: as `read`; the file has other arrays, or such as cannot be data.
     """
+    found = read(path)
+    if not found:
+        raise DataError(f"{str(path)!r} has no array. {EXPECTED}.")
+    named = by_split(found, path, "arrays")
+    if not named:
+        grids = [name for name, array in found.items() if array.ndim > 2]
+        if len(found) > 1 and len(grids) != 1:
+            what = f"{str(path)!r} has the arrays {', '.join(found)}. Which are the sequences is not clear"
+            raise DataError(f"{what}: call them train, valid and test, or give one.")
+        named = {"": grids[0] if grids else next(iter(found))}
+    for name in named.values():
+        _check(found[name], shown(path, name))
+    return {split: found[name] for split, name in named.items()}
+
+
+def shown(path: Path, name: str) -> str:
+    """An array of a file, for sentences."""
+    return f"{str(path)!r}" + f", {name}," * bool(name)
+
+
+def by_split(names: Iterable[str], path: Path, what: str) -> dict[str, str]:
+    """Split -> name of the folder or array that is it; empty if none is a split.
+
+    Raises:
+      DataError: train or test is missing, or two are the same split.
+    """
+    names, found = list(names), {}
+    for split, its_names in SPLIT_NAMES.items():
+        matching = [name for name in names if name.lower() in its_names]
+        if len(matching) > 1:
+            raise DataError(f"{str(path)!r} has the {what} {' and '.join(matching)}, which are the same split; leave one of them.")
+        if matching:
+            found[split] = matching[0]
+    if found and not {"train", "test"} <= set(found):
+        lacks = " and ".join(split for split in ("train", "test") if split not in found)
+        raise DataError(f"{str(path)!r} has {what} for {' and '.join(found)}, and none for {lacks}; give both, or one for all of them.")
+    return found
+
+
+def _check(array: np.ndarray, shown: str) -> None:
+    """Raises DataError for what is neither pictures nor symbols."""
     if array.dtype.kind not in "buif":
         raise DataError(f"{shown} has elements of the type {array.dtype}. {EXPECTED}.")
-    if array.ndim == 4 and array.shape[-1] == 1:
-        array = array[..., 0]
-    colour = array.ndim == 4 and array.shape[-1] == 3
-    if (array.ndim != 3 and not colour) or 0 in array.shape:
+    if not 2 <= array.ndim <= 5 or 0 in array.shape:
         raise DataError(f"{shown} has the shape {array.shape}. {EXPECTED}.")
     least, most = float(array.min()), float(array.max())  # NaN if there is one
-    white = 1 if array.dtype.kind == "f" or most <= 1 else 255
-    if not (least >= -1e-3 and most <= white + 1e-3):  # arithmetic may leave a hair below or above
+    proportions = array.dtype.kind == "f" and least >= -1e-3 and most <= 1 + 1e-3  # arithmetic may leave a hair below or above
+    if not proportions and (not (least >= 0 and most <= 255) or (array.dtype.kind == "f" and np.any(array != np.floor(array)))):
         raise DataError(f"{shown} has numbers from {least:.9g} to {most:.9g}. {EXPECTED}.")
+
+
+def are_symbols(found: dict[str, np.ndarray], path: Path) -> bool:
+    """Whether the arrays of `splits` hold symbols, and not pictures, by their types and shapes.
+
+    Raises:
+      DataError: they could be both.
+    """
+    array = next(iter(found.values()))
+    if array.ndim == 2 or (array.ndim > 3 and array.shape[-1] not in (1, 3, 4)) or array.ndim > 4:
+        return True  # no picture has such a shape, not even with transparency
+    most = max(float(array.max()) for array in found.values())
+    if most <= 1 + 1e-3 or most >= BRIGHT:
+        return False  # black and white, or numbers 0 to 1; or bytes
+    raise DataError(
+        f"{str(path)!r} has integers from 0 to {most:.0f} of the shape {array.shape}: dark pictures, or symbols? "
+        f"For symbols give --symbols, as --symbols {most + 1:.0f}; for pictures, whose white is 255, give --levels, as --levels 2."
+    )
+
+
+def as_bytes(array: np.ndarray, colour: bool, shown: str) -> np.ndarray:
+    """Pictures as uint8 [N, H, W] of 0 to 255, rounded, a half up; or [N, H, W, 3] if they stay in colour. Of only 0 and 1, 1 is white.
+
+    Raises:
+      DataError: the array is not one of pictures, or has no colours.
+    """
+    if array.ndim == 4 and array.shape[-1] == 1:
+        array = array[..., 0]
+    in_colour = array.ndim == 4 and array.shape[-1] == 3
+    if array.ndim != 3 and not in_colour:
+        raise DataError(f"{shown} has the shape {array.shape}. {PICTURES}.")
+    if colour and not in_colour:
+        raise DataError(f"{shown} has the shape {array.shape}, and --colour is for pictures [N, H, W, 3]; leave it out.")
+    white = 1 if float(array.max()) <= 1 + 1e-3 else 255
     if array.dtype != np.uint8 or white == 1:
         array = np.floor(array * np.float32(255 / white) + np.float32(0.5)).astype(np.uint8)
-    return ((array @ LUMA + 500) // 1000).astype(np.uint8) if colour else array
+    return array if colour or not in_colour else ((array @ LUMA + 500) // 1000).astype(np.uint8)

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from rgen.choices import SPLITS
+from rgen.choices import SPLITS, Kind
 from rgen.errors import InputError
 from rgen.sequence import Sequence, until_end
 
 BLOCK = 65_536  # sequences
+COLOURS = 3  # red, green and blue
 SURE = 65_535  # the chance of a pixel that is always 1; a multiple of 255
 
 
@@ -23,23 +24,29 @@ class DataError(InputError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Arrays of symbols in splits: lines of text, or black and white images.
+    """Sequences in splits: each has one of K symbols at every place of a grid, whose coordinates are the inputs.
 
     Attributes:
-      kind: "text", lines of bytes that are padded with NULs, whose input is the position; or "image", pixels of 0 and 1, whose input is the
-        (row, column).
-      splits: split name -> uint8 array [N, H, W], or [N, W] with W at most T, the columns in which some line has more than padding; `rows`
-        has them in the shape of the data set.
+      kind: how sequences are read, written and shown, of which models know nothing: "text", lines of bytes that are padded with NULs;
+        "image", whose symbols are levels of grey or colour; or "array", of any symbols.
+      splits: split name -> uint8 array [N, *shape] of symbols from 0 to K - 1. Of text, [N, W] with W at most T, the columns in which some
+        line has more than padding; `rows` has them in the shape of the data set.
+      symbols: K, how many symbols there are: 256 for text. Level 0 of an image is black if there are more than
+        two; of two it is shown as paper, and 1 as ink.
+      colour: of images: whether the last axis is that of red, green and blue.
       notes: sentences for the user: sizes of the splits, and what was cut or dropped.
       split_seed: the seed that shuffled the data before cutting the splits, where they are not official ones.
-      order: of the places in a sequence: "raster", or "random", another one for each sequence.
+      order: of the places in a sequence: "raster", or "random", another one for each sequence, in which the colours of a pixel stay
+        together.
       chances: uint16 [N, H, W], if training images are drawn anew each time: how likely each of their pixels is 1, in parts of SURE.
       max_length: T of text; 0 for W.
       score_padding: of text: the steps after a line's first NUL have weight 1 too, as in the original, and not 0.
     """
 
-    kind: str
+    kind: Kind
     splits: dict[str, np.ndarray]
+    symbols: int = 2
+    colour: bool = False
     notes: tuple[str, ...] = ()
     split_seed: int = 0
     order: str = "raster"
@@ -48,13 +55,18 @@ class Dataset:
     score_padding: bool = False
 
     @property
-    def symbols(self) -> int:
-        """How many different outputs there are."""
-        return 256 if self.kind == "text" else 2
+    def end(self) -> int | None:
+        """The symbol that ends a sequence, behind which nothing is scored; None if all sequences are whole."""
+        return 0 if self.kind == "text" and not self.score_padding else None
+
+    @property
+    def together(self) -> int:
+        """How many places next to each other stay so in any order: the colours of a pixel."""
+        return COLOURS if self.colour else 1
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(T,) for text, (H, W) for images."""
+        """Sizes of the grid's axes: (T,) for text; (H, W) or (H, W, 3) for images."""
         return (self.max_length,) if self.max_length else self.splits["train"].shape[1:]
 
     @property
@@ -92,7 +104,7 @@ class Dataset:
         order = self._orders(split, index, rng)
         x = order if len(self.shape) == 1 else np.stack(np.unravel_index(order, self.shape), axis=-1)
         y = np.take_along_axis(rows.reshape(len(index), self.length), order, axis=1).astype(np.int32)
-        weight = until_end(y, end=0) if self.kind == "text" and not self.score_padding else np.ones(y.shape)
+        weight = np.ones(y.shape) if self.end is None else until_end(y, self.end)
         return Sequence(x.astype(np.int32), y, weight.astype(np.float32))
 
     def batch(self, seed: int, step: int, size: int) -> Sequence:
@@ -109,28 +121,29 @@ class Dataset:
         return digest.hexdigest()
 
     def decode(self, x: Any, y: Any) -> Any:
-        """The images or lines of inputs x [B, T, ...] or [1, T, ...] and outputs y [B, T].
+        """The grids or lines of inputs x [B, T, ...] or [1, T, ...] and outputs y [B, T].
 
         Returns:
-          Images uint8 [B, H, W]; or of lines, whose positions are not needed, a list of B byte strings, each up to its first NUL.
+          Grids uint8 [B, *shape]; or of lines, whose positions are not needed, a list of B byte strings, each up to its first NUL.
         """
         if self.kind == "text":
             return [row.tobytes().split(b"\0", 1)[0] for row in np.asarray(y).astype(np.uint8)]
-        places = np.moveaxis(np.asarray(x, np.int64), -1, 0)
-        images = np.zeros((len(y), *self.shape), np.uint8)
-        images[(np.arange(len(y))[:, None], *places)] = y
-        return images
+        places = np.moveaxis(np.asarray(x, np.int64).reshape(*x.shape[:2], -1), -1, 0)
+        grids = np.zeros((len(y), *self.shape), np.uint8)
+        grids[(np.arange(len(y))[:, None], *places)] = y
+        return grids
 
     def _orders(self, split: str, index: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
         """The raster index of each step's place: [B, T], or [1, T] if shared."""
-        raster = np.arange(self.length)[None]
+        count = self.length // self.together
         if self.order == "raster":
-            return raster
-        raster = raster.repeat(len(index), 0)
-        if rng is not None:
-            return rng.permuted(raster, axis=1)
-        generators = (np.random.default_rng([self.split_seed, SPLITS.index(split), number]) for number in index)
-        return np.array([generator.permutation(self.length) for generator in generators], np.int64).reshape(raster.shape)
+            order = np.arange(count)[None]
+        elif rng is not None:
+            order = rng.permuted(np.arange(count)[None].repeat(len(index), 0), axis=1)
+        else:
+            generators = (np.random.default_rng([self.split_seed, SPLITS.index(split), number]) for number in index)
+            order = np.array([generator.permutation(count) for generator in generators], np.int64).reshape(len(index), count)
+        return (order[..., None] * self.together + np.arange(self.together)).reshape(len(order), self.length)
 
 
 def draw(chances: np.ndarray, rng: np.random.Generator) -> np.ndarray:

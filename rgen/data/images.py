@@ -1,4 +1,4 @@
-"""Black and white images, made of grey ones."""
+"""Images in black and white, or in levels of grey or colour, made of grey or coloured ones."""
 
 import os
 from pathlib import Path
@@ -14,17 +14,17 @@ VALID = 5_000  # images cut from the end of MNIST's official training images
 
 
 def chances(grey: np.ndarray, white: int, reduce: int) -> np.ndarray:
-    """Averages blocks of grey values [N, H, W]: uint16 [N, H / reduce, W / reduce], from 0 for black to SURE for `white`.
+    """Averages blocks of values [N, H, W, ...]: uint16 [N, H / reduce, W / reduce, ...], from 0 for black to SURE for `white`.
 
     Raises:
       DataError: the side of a block does not divide the sides of the images.
     """
-    height, width = grey.shape[1:]
+    height, width = grey.shape[1:3]
     fit = [factor for factor in range(1, max(height, width, 2)) if height % factor == 0 == width % factor]
     if reduce not in fit:
         fit = ", ".join(map(str, fit))
         raise DataError(f"Images of {height} by {width} pixels cannot be reduced by {reduce}; factors that fit are {fit}.")
-    total = np.zeros((len(grey), height // reduce, width // reduce), np.uint16 if white * reduce**2 < 2**16 else np.uint32)
+    total = np.zeros((len(grey), height // reduce, width // reduce, *grey.shape[3:]), np.uint16 if white * reduce**2 < 2**16 else np.uint32)
     for i in range(reduce):
         for j in range(reduce):
             total += grey[:, i::reduce, j::reduce]
@@ -32,11 +32,14 @@ def chances(grey: np.ndarray, white: int, reduce: int) -> np.ndarray:
     return ((np.arange(most + 1) * SURE * 2 + most) // (2 * most)).astype(np.uint16)[total]  # rounded, a half up
 
 
-def binarized(chances: np.ndarray, split: str, how: str, split_seed: int) -> np.ndarray:
-    """Pixels uint8 of 0 and 1 from the chances of a split: 1 from a half on, or drawn once by the split seed."""
-    if how == "threshold":
-        return (chances > SURE // 2).astype(np.uint8)
+def binarized(chances: np.ndarray, split: str, split_seed: int) -> np.ndarray:
+    """Pixels uint8 of 0 and 1 from the chances of a split, drawn once by the split seed."""
     return draw(chances, np.random.default_rng([split_seed, SPLITS.index(split)]))
+
+
+def in_levels(chances: np.ndarray, levels: int) -> np.ndarray:
+    """Grey values from 0 to SURE in equal steps: uint8 from 0 for black to `levels` - 1 for white, rounded, a half up."""
+    return ((chances.astype(np.uint32) * (levels - 1) * 2 + SURE) // (2 * SURE)).astype(np.uint8)
 
 
 def load(
@@ -44,6 +47,8 @@ def load(
     order: str,
     reduce: int,
     binarize: str,
+    levels: int,
+    colour: bool,
     held_out: float,
     split_seed: int,
     deduplicate: bool,
@@ -59,6 +64,12 @@ def load(
     check_choice("The pixel order", order, ORDERS)
     check_choice("The way to binarize", binarize, BINARIZE)
     notes = ()
+    if levels > 2 and binarize != "threshold":
+        raise DataError(f"--binarize {binarize} makes two levels, and --levels is {levels}; leave out one of them.")
+    if colour and name in NAMES:
+        raise DataError(f"{name} has no colours; leave out --colour.")
+    if name == "binarized-mnist" and levels > 2:
+        raise DataError(f"binarized-mnist has two levels, and --levels is {levels}; leave it out, or take mnist.")
     if name == "digits":
         from sklearn.datasets import load_digits  # slow to import
 
@@ -71,14 +82,14 @@ def load(
         if "valid" not in found:
             found |= {"train": found["train"][:-VALID], "valid": found["train"][-VALID:]}
     else:
-        found, notes = pictures.load(Path(name))
-        height, width = next(iter(found.values())).shape[1:]
+        found, notes = pictures.load(Path(name), colour)
+        height, width = next(iter(found.values())).shape[1:3]
         white, what = 255, f"images of {height} by {width} pixels of {name!r}"
     likely = {split: chances(images, white, reduce) for split, images in found.items()}
     del found
 
-    def compared(values: np.ndarray) -> np.ndarray:  # of images that count as the same: black and white, or grey if that is drawn
-        return values > SURE // 2 if binarize == "threshold" else values
+    def compared(values: np.ndarray) -> np.ndarray:  # of images that count as the same: their levels, or grey if that is drawn
+        return in_levels(values, levels) if binarize == "threshold" else values
 
     if deduplicate:
         rows = duplicates.first_of_each({split: compared(values) for split, values in likely.items()})
@@ -86,7 +97,11 @@ def load(
         likely = {split: values[rows[split]] for split, values in likely.items()}
         notes += (f"Images dropped, since they are repeated: {dropped:,}.",) * (dropped > 0)
     likely, how = divide(likely, held_out, split_seed)
-    splits = {split: binarized(values, split, binarize, split_seed) for split, values in likely.items()}
+    splits = {
+        split: in_levels(values, levels) if binarize == "threshold" else binarized(values, split, split_seed)
+        for split, values in likely.items()
+    }
     again = duplicates.also_in_train({split: compared(values) for split, values in likely.items()}, "images")
     notes = (sizes(splits, what, how), *notes, *again)
-    return Dataset("image", splits, notes, split_seed, order, likely["train"] if binarize == "dynamic" else None)
+    drawn = likely["train"] if binarize == "dynamic" else None
+    return Dataset("image", splits, levels, colour, notes, split_seed, order, drawn)

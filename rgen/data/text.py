@@ -74,7 +74,7 @@ def load(
     if len(lines) < len(whole):
         notes.append(f"Lines dropped, since they are repeated: {len(whole) - len(lines):,}.")
     notes += duplicates.also_in_train(splits, "lines")
-    return Dataset("text", splits, tuple(notes), split_seed, max_length=max_length, score_padding=score_padding)
+    return Dataset("text", splits, 256, notes=tuple(notes), split_seed=split_seed, max_length=max_length, score_padding=score_padding)
 
 
 def lines_of(content: bytes) -> list[bytes]:

@@ -108,8 +108,10 @@ def _load_data(name: str, config: TrainConfig, about: dict[str, Any], source: So
 def _without_data(config: TrainConfig, shape: tuple[int, ...]) -> Dataset:
     """A data set of the same kind and shape, without sequences."""
     splits = {split: np.zeros((0, *shape), np.uint8) for split in SPLITS}
-    kind = "text" if len(shape) == 1 else "image"
-    return Dataset(kind, splits, split_seed=config.split_seed, order=config.order, score_padding=config.score_padding)
+    options = {name: getattr(config, name) for name in ("split_seed", "order", "score_padding")}
+    if len(shape) == 1:
+        return Dataset("text", splits, 256, **options)
+    return Dataset("image", splits, config.levels or 2, config.colour, **options)
 
 
 def _load_params(path: Path, like: Any) -> Any:

@@ -83,14 +83,16 @@ class Sampler:
 
     Attributes:
       model: a model that was trained on such sequences.
-      shape: (T,) for lines, (rows, columns) for images.
+      shape: sizes of the axes of the places, as (T,) for lines or (rows, columns) for images.
       random_order: whether the order of the places is drawn too, or is the raster.
+      together: how many places next to each other stay so in a random order, as the colours of a pixel.
       decoding: see `sample`.
     """
 
     model: SequenceModel
     shape: tuple[int, ...]
     random_order: bool = False
+    together: int = 1
     decoding: Decoding = PLAIN
 
     def keys(self, seed: Array, index: Array) -> jax.Array:
@@ -100,18 +102,20 @@ class Sampler:
 
     def places(self, keys: jax.Array, known: Array | None = None) -> jax.Array:
         """The order of the places, as raster indices: [B, T], or [1, T] if shared; places that are `known` [B, *shape] come first."""
-        raster = jnp.arange(math.prod(self.shape))
-        places = raster[None]
+        length = math.prod(self.shape)
+        groups = jnp.arange(length // self.together)
+        order = groups[None]
         if self.random_order:  # each step's key is folded from 0 .. T - 1
             with jax.threefry_partitionable(True):  # as in `Decoding.draw`
-                places = jax.vmap(lambda key: jax.random.permutation(jax.random.fold_in(key, raster.size), raster))(keys)
+                order = jax.vmap(lambda key: jax.random.permutation(jax.random.fold_in(key, length), groups))(keys)
+        places = (order[..., None] * self.together + jnp.arange(self.together)).reshape(len(order), length)
         if known is None:
             return places
-        places = jnp.broadcast_to(places, (len(known), raster.size))
+        places = jnp.broadcast_to(places, (len(known), length))
         return reorder(places, known_first(reorder(known.reshape(places.shape), places)))
 
     def inputs(self, places: Array) -> jax.Array:
-        """x [..., T] or [..., T, 2] of places [..., T]."""
+        """x [..., T] of places [..., T] in a grid with one axis, or [..., T, n] with n."""
         return places if len(self.shape) == 1 else jnp.stack(jnp.unravel_index(places, self.shape), -1)
 
     def draw(self, params: PyTree, seed: Array, index: Array, given: Given | None = None) -> tuple[jax.Array, jax.Array]:
@@ -135,7 +139,7 @@ class Sampler:
 
 def make_sampler(model: SequenceModel, data: Dataset, decoding: Decoding = PLAIN) -> Sampler:
     """The sampler of a model for the data it was trained on, in the order it was trained for."""
-    return Sampler(model, data.shape, data.order == "random", decoding)
+    return Sampler(model, data.shape, data.order == "random", data.together, decoding)
 
 
 _draw = jax.jit(Sampler.draw, static_argnums=0)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rgen import data, meta, models, networks, scoring
+from rgen import data, meta, models, scoring
 from rgen.batching import shards_of
 from rgen.choices import NETWORKS, ONE_CPU_DEVICE
 from rgen.config import PRESETS, BenchmarkConfig, TrainConfig
@@ -69,7 +69,8 @@ class Compiled(NamedTuple):
 def configuration(name: str) -> TrainConfig:
     """Of a network with its default sizes, or of a preset; "NAME K=2" has two outputs per inner step."""
     name, _, size = name.partition(" K=")
-    config = TrainConfig(network=name) if name in NETWORKS else PRESETS[name][1]
+    data = "listing" if name.startswith("text") else "digits"
+    config = TrainConfig(network=name, data=data) if name in NETWORKS else PRESETS[name][1]
     return dataclasses.replace(config, inner_batch=int(size)) if size else config
 
 
@@ -117,9 +118,7 @@ def device_counts(config: BenchmarkConfig, network: str, algorithm: str) -> tupl
 def model_and_data(name: str, form: str, meta_batch: int, length: int, there: Hardware | None = None) -> tuple[SequenceModel, Sequence]:
     """The model of a network or preset, planned for some devices, and made-up data for it."""
     config = dataclasses.replace(configuration(name), form=form)
-    # the recurrent baseline takes both; by its own name, images
-    text = networks.NETWORKS.get(config.network, ("image",))[0] == "text" or config.data not in data.IMAGES
-    shape, symbols, seqs = made_up("text" if text else "image", meta_batch, length)
+    shape, symbols, seqs = made_up("image" if config.data in data.IMAGES else "text", meta_batch, length)
     model = models.configured(config, shape, symbols)
     if isinstance(model, InnerLoop) and isinstance(model.form, Dual):
         model = dataclasses.replace(model, form=dataclasses.replace(model.form, hardware=there))
