@@ -55,7 +55,7 @@ def score_all(
     """Nats [N, T] of the sequences `index` [N] of a split, `batch` at a time.
 
     Args:
-      known: booleans [N, H, W] of images. With it, the nats are those of the rest given the known pixels, as in
+      known: booleans [N, *shape]. With it, the nats are those of the rest given the known pixels, as in
         `rgen.sampling.conditional_nats`.
     """
     rows, total = [], 0.0
@@ -64,7 +64,7 @@ def score_all(
         part = np.arange(first, min(first + batch, len(index)))
         filled = np.resize(part, batch)  # the last batch repeats its sequences
         seqs = data.sequences(split, index[filled])
-        at = None if known is None else known[(filled[:, None], *np.moveaxis(seqs.x, -1, 0))]  # [batch, T]
+        at = None if known is None else known[(filled[:, None], *np.moveaxis(seqs.x.reshape(*seqs.x.shape[:2], -1), -1, 0))]
         params, (seqs, at) = place(params, (seqs, at))
         nats = score(model, params, seqs) if at is None else conditional_nats(model, params, seqs, at)
         rows.append(fetch(nats)[: len(part)])
@@ -76,7 +76,7 @@ def score_all(
 
 
 def summarize(nats: np.ndarray, symbols: np.ndarray) -> dict[str, float | int]:
-    """Means and the standard error.
+    """Means and the standard error. Bits per symbol are called bits per dim where symbols are pixels, or their colours.
 
     Args:
       nats: [N] of each sequence.
@@ -89,5 +89,6 @@ def summarize(nats: np.ndarray, symbols: np.ndarray) -> dict[str, float | int]:
         "standard_error": float(nats.std(ddof=1) / math.sqrt(n)) if n > 1 else 0.0,
         "nats_per_symbol": per_symbol,
         "bits_per_symbol": per_symbol / math.log(2),
+        "bits_per_dim": per_symbol / math.log(2),
         "sequences": n,
     }

@@ -17,6 +17,7 @@ from rgen.runs.folder import load_run
 from rgen.scoring import choose_exactly, score_all, summarize
 
 COLUMNS = {"nats_per_sequence": ".3f", "standard_error": ".3f", "nats_per_symbol": ".4f", "bits_per_symbol": ".4f"}
+OF_IMAGES = {"nats_per_sequence": ".3f", "standard_error": ".3f", "bits_per_dim": ".4f"}
 
 
 def main(config: EvaluateConfig) -> None:
@@ -34,7 +35,7 @@ def main(config: EvaluateConfig) -> None:
     who = name if name.startswith(PREFIX) else "this run"
     title = f"{len(index)} {config.split} sequences"
     rows = [{title: name, **row} for name, row in {f"{who}, step {step}": summary, **references}.items()]
-    print(table({title: "", **COLUMNS}, rows))
+    print(table({title: "", **(OF_IMAGES if data.kind == "image" else COLUMNS)}, rows))
     if config.json:
         replace(config.json, (json.dumps(summary, indent=2) + "\n").encode(), config.overwrite)
     if config.out:

@@ -10,6 +10,7 @@ from flax import traverse_util
 
 from rgen import devices, scoring
 from rgen.config import InsideConfig
+from rgen.data import Dataset
 from rgen.errors import InputError
 from rgen.fast import InnerLoop
 from rgen.host import plots
@@ -17,6 +18,7 @@ from rgen.host.files import check_results, replace
 from rgen.models import fitting_batch
 from rgen.networks import keys_of
 from rgen.runs.folder import Trained, load_run
+from rgen.sampling import look
 from rgen.sequence import Sequence
 
 FEW = 64  # sequences whose inner gradients are measured
@@ -60,45 +62,50 @@ def learned(model: InnerLoop, params: Any, seqs: Sequence) -> dict[str, np.ndarr
     return {layer: np.sqrt(square) for layer, square in squares.items()}
 
 
-def similarities(model: InnerLoop, params: Any) -> np.ndarray | None:
-    """[H, T, T]: how much of what is written at one position each head reads at another, relative to the same; None without heads."""
+def similarities(model: InnerLoop, params: Any, places: np.ndarray) -> np.ndarray | None:
+    """How much of what is written at one position each head reads at another, relative to the same: [H, P, T] for P places, by their
+    numbers in the raster; None without heads."""
     if "heads" not in params.init:
         return None
     rates = np.asarray(model.rates(params)["heads"]["memory"]["kernel"])  # [H, keys, values], or one for all
     network: Any = model.network
     keys = np.asarray(keys_of(network, params.init))
-    found = (keys * rates.mean(-1, keepdims=True).swapaxes(-1, -2) if rates.ndim else keys) @ keys.swapaxes(1, 2)
-    return found / np.einsum("hii->hi", found).mean(-1)[:, None, None]
+    written = keys * rates.mean(-1, keepdims=True).swapaxes(-1, -2) if rates.ndim else keys
+    same = (written * keys).sum(-1).mean(-1)  # of each place with itself
+    return written[:, places] @ keys.swapaxes(1, 2) / same[:, None, None]
 
 
 def picture(run: Trained, seqs: Sequence, nats: np.ndarray) -> bytes:
     """The panels as a PNG, one above the other."""
     shape, model = run.data.shape, run.model
     assert isinstance(model, InnerLoop)
-    heads = similarities(model, run.params)
+    middle = tuple(size // 2 for size in shape)
+    places = np.arange(run.data.length) if len(shape) == 1 else np.array([np.ravel_multi_index(middle, shape)])
+    heads = similarities(model, run.params, places)
     heights = [3.5, 3.5]  # inches
     if heads is not None:
         rows, columns = _grid(len(heads))
         heights.append(0.4 + WIDTH * rows / columns)
     figure = plots.figure(figsize=(WIDTH, sum(heights)), layout="constrained")
     parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
-    _draw_nats(parts[0], nats)
+    _draw_nats(parts[0], nats, run.data)
     _draw_learned(parts[1], learned(model, run.params, Sequence(*(np.asarray(a)[:FEW] for a in seqs))))
     if heads is not None:
-        _draw_heads(parts[2], heads, shape)
+        _draw_heads(parts[2], heads, middle, run.data)
     return plots.png(figure, pad=None)
 
 
-def _draw_nats(part: Any, nats: np.ndarray) -> None:
+def _draw_nats(part: Any, nats: np.ndarray, data: Dataset) -> None:
     axis = part.subplots()
+    nats = nats.sum(-1) if data.colour else nats
     most = "" if nats.ndim == 1 else f", 0 (dark) to {np.nanmax(nats):.2f} (bright)"
-    part.suptitle(f"Nats at each position{most}", fontsize=11, color=plots.INK)
+    part.suptitle(f"Nats {'of each pixel' if data.colour else 'at each position'}{most}", fontsize=11, color=plots.INK)
     if nats.ndim == 1:
         axis.bar(np.arange(len(nats)), nats, color=plots.ACCENT)
         axis.set_xlabel("position in the line")
         axis.spines[["top", "right"]].set_visible(False)
         return
-    axis.imshow(nats, cmap="magma", vmin=0, interpolation="nearest")
+    axis.imshow(look.flat(nats[..., None], nats.ndim, np.nan)[..., 0], cmap="magma", vmin=0, interpolation="nearest")
     axis.set_axis_off()
 
 
@@ -122,22 +129,23 @@ def _grid(count: int) -> tuple[int, int]:
     return math.ceil(count / columns), columns
 
 
-def _draw_heads(part: Any, heads: np.ndarray, shape: tuple[int, ...]) -> None:
-    """For lines, all pairs of positions; for images, what the position in the middle (a dot) reads of all others."""
-    text = len(shape) == 1
+def _draw_heads(part: Any, heads: np.ndarray, middle: tuple[int, ...], data: Dataset) -> None:
+    """In a grid with one axis, all pairs of positions; else what the position in the middle (a dot, in pictures) reads of all others."""
+    text, axes_count = len(data.shape) == 1, len(data.shape)
     part.suptitle(
-        "What each head reads (across) at each position (down)" if text else "What each head reads at the position of the dot",
+        "What each head reads (across) at each position (down)" if text else "What each head reads at the position in the middle",
         fontsize=11,
         color=plots.INK,
     )
-    middle = tuple(size // 2 for size in shape)
     axes = np.ravel(part.subplots(*_grid(len(heads)), squeeze=False))
     for axis in axes[len(heads) :]:
         axis.set_axis_off()
     for axis, head in zip(axes, heads):
-        shown = np.tril(head, -1) if text else head[np.ravel_multi_index(middle, shape)].reshape(shape)
+        grid = head[0].reshape(data.shape)
+        grid = np.moveaxis(grid, -1, 0) if data.colour else grid  # a slice for each colour
+        shown = np.tril(head, -1) if text else look.flat(grid[..., None], axes_count, np.nan)[..., 0]
         axis.imshow(shown, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
-        if not text:
+        if axes_count == 2:
             axis.plot(middle[1], middle[0], "o", color="black", ms=3)
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_color(plots.PALE)

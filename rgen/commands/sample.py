@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from rgen import devices, play
+from rgen.choices import Kind
 from rgen.config import SampleConfig
 from rgen.data import Dataset, conditioning
 from rgen.errors import InputError
@@ -23,12 +24,12 @@ from rgen.host.signals import leaving
 from rgen.likelihood import Decoding
 from rgen.models import fitting_batch
 from rgen.runs.folder import Trained, load_run
-from rgen.sampling import Sampler, batches, export, film, make_sampler
+from rgen.sampling import Sampler, batches, export, film, look, make_sampler
 from rgen.sampling.records import Records, as_text, digest
 from rgen.scoring import choose, score_all
 from rgen.sequence import Given
 
-SHOWN = 64  # images on a contact sheet
+SHOWN = 64  # sequences on a contact sheet
 COLUMNS, ROWS = 8, 16  # of a sheet of completions, at most
 SECONDS = 30  # between lines about progress
 LINES = 16  # lines of the split shown after the samples
@@ -65,13 +66,13 @@ def make_task(config: SampleConfig, data: Dataset) -> Task:
     if config.complete is None:
         return Task()
     if not config.completes_split:
-        return Task(Given(*(a[None] for a in conditioning.picture(data, Path(config.complete)))), each=sys.maxsize)
+        return Task(Given(*(a[None] for a in conditioning.file(data, Path(config.complete)))), each=sys.maxsize)
     each = 1 if config.belief else config.each or 4
     count, size = math.ceil((config.belief or config.count) / each), len(data.splits[config.split])
     known = conditioning.part(data, config.complete, count, config.seed)
     if count > size:
         raise InputError(
-            f"--count {config.count} with --each {each} completes {count} images, and {config.split} has {size}. "
+            f"--count {config.count} with --each {each} completes {count} {data.kind}s, and {config.split} has {size}. "
             "Give a larger --each or a smaller --count."
         )
     index = choose(data, config.split, count, config.seed)
@@ -83,40 +84,42 @@ def main(config: SampleConfig) -> None:
     decoding = Decoding(config.temperature, config.top_k, config.top_p, config.min_p)
     trained = load_run(config.run, **config.source(), needs_data=config.completes_split)
     data, step = trained.data, trained.step
-    images = data.kind == "image"
-    if (images or config.belief) and config.out and config.out.suffix.lower() != ".png":
-        raise InputError(f"--out is '{config.out}'; a picture must end with .png, and what else there is comes beside it.")
-    if config.nats and images:
-        raise InputError("--nats writes nats in front of lines, and this run was trained on images; those of images are in the NPZ.")
+    kind = "image" if config.belief else data.kind
+    suffix = {"image": ".png", "array": ".npy"}.get(kind)
+    if suffix and config.out and config.out.suffix.lower() != suffix:
+        what = "a picture" if kind == "image" else "an array"
+        raise InputError(f"--out is '{config.out}'; {what} must end with {suffix}, and what else there is comes beside it.")
+    if config.nats and data.kind != "text":
+        raise InputError(f"--nats writes nats in front of lines, and this run was trained on {data.kind}s, with nats in a file.")
     out = config.out
-    if out is None and (images or config.belief):
-        out = trained.place("belief.png" if config.belief else "samples.png")
-    beside = _beside(out, config, images)
+    if out is None and suffix:
+        out = trained.place(f"belief{suffix}" if config.belief else f"samples{suffix}")
+    beside = _beside(out, kind, bool(config.belief))
     if config.export or config.page:
         check_results([("export", config.export), ("page", config.page)], config.replaces)
     else:
-        check_results([("out", out), ("out", beside), ("json", config.json)], config.replaces)
+        check_results([("out", out), *(("out", file) for file in beside), ("json", config.json)], config.replaces)
     sampler = make_sampler(trained.model, data, decoding)
     task = make_task(config, data)
     if task.given is not None and not sampler.random_order and not _is_prefix(task.given.known):
-        print("This network was trained in raster order; the given pixels are fed first, out of that order.", file=sys.stderr)
+        print("This network was trained in raster order; what is given is fed first, out of that order.", file=sys.stderr)
     if config.export:
         exported = export.export(sampler, trained.params)
         replace(config.export, exported, config.overwrite)
         print(f"The sampler of step {step}: {config.export}, {len(exported) / 1e6:.1f} MB")
         return
     if config.page:
-        page = play.page(sampler, trained.params, trained.name).encode()
+        page = play.page(sampler, trained.params, data, trained.name).encode()
         replace(config.page, page, config.overwrite)
         print(f"A page to play on, of step {step}: {config.page}, {len(page) / 1e3:.0f} kB; open it in a browser.")
         return
     print(devices.sentence(), file=sys.stderr)
     if config.belief:
-        assert out and beside
-        strip, animation = film.show(sampler, trained.params, config.seed, config.belief, task.known if task.given else None)
-        replace(out, strip, config.replaces("out"))
-        replace(beside, animation, config.replaces("out"))
-        print(f"Predictions of the network of step {step}: {out} and {beside}")
+        assert out
+        strip, animation = film.show(sampler, trained.params, data, config.seed, config.belief, task.known if task.given else None)
+        for path, content in zip((out, *beside), (strip, animation)):
+            replace(path, content, config.replaces("out"))
+        print(f"Predictions of the network of step {step}: {out} and {beside[0]}")
         return
     with temporary() as folder:  # what is printed leaves nothing behind
         keep = out is not None and not is_special(out)
@@ -125,11 +128,14 @@ def main(config: SampleConfig) -> None:
         records.close(delete=len(records) <= config.count)  # an earlier call may have drawn more
 
 
-def _beside(out: Path | None, config: SampleConfig, images: bool) -> Path | None:
-    """The second file: the animation of beliefs, all images, or the nats of lines. None: there is none beside stdout or a device."""
-    if out is None or (config.belief or images):
-        return out and out.with_suffix(".gif" if config.belief else ".npz")
-    return None if is_special(out) else Path(f"{out}.nats")  # a folder has no name to change
+def _beside(out: Path | None, kind: Kind, belief: bool) -> list[Path]:
+    """Further files: the animation of beliefs; all images; or the nats of lines and arrays, and a picture of these. Devices have none."""
+    if out is None or is_special(out):
+        return []
+    if kind == "image":
+        return [out.with_suffix(".gif" if belief else ".npz")]
+    nats = Path(f"{out}.nats")  # a folder has no name to change
+    return [nats, out.with_suffix(".png")] if kind == "array" else [nats]
 
 
 def _is_prefix(known: np.ndarray) -> bool:
@@ -169,7 +175,7 @@ def _draw(config: SampleConfig, trained: Trained, sampler: Sampler, task: Task, 
     return records
 
 
-def _write(records: Records, config: SampleConfig, trained: Trained, task: Task, out: Path | None, beside: Path | None) -> None:
+def _write(records: Records, config: SampleConfig, trained: Trained, task: Task, out: Path | None, beside: list[Path]) -> None:
     """Writes the samples and the summary, and says what was drawn."""
     data = trained.data
     nats, numbers = records.nats(config.count), np.arange(config.count)
@@ -188,17 +194,23 @@ def _write(records: Records, config: SampleConfig, trained: Trained, task: Task,
         def write_to(path: Path, option: str) -> IO[bytes]:
             return files.enter_context(replacing(path, config.replaces(option)))
 
-        stream = sys.stdout
-        if data.kind == "image":
-            assert out and beside
-            records.save_npz(write_to(beside, "out"), order, "images")
-            write_to(out, "out").write(_sheet(records, order, task, data, config))
-            said += f": {out} {beside}"
-        else:
+        stream, further = sys.stdout, [write_to(path, "out") for path in beside]
+        if data.kind == "text":
             lines = write_to(out, "out") if out else sys.stdout.buffer
-            counts = _write_lines(records, order, lines, write_to(beside, "out") if beside else None, data, config.nats)
+            counts = _write_lines(records, order, lines, further[0] if further else None, data, config.nats)
             summary |= counts
             said, stream = f"{said}{_compared(counts, data, config)}.", sys.stderr
+        else:
+            assert out
+            sheet = _sheet(records, order, task, data, config)
+            if data.kind == "image":
+                records.save_npz(further[0], order, "images")
+                write_to(out, "out").write(sheet)
+            else:
+                records.save_npy(write_to(out, "out"), order)
+                for file, content in zip(further, (_nats(nats[order]), sheet)):
+                    file.write(content)
+            said += f": {out} {' '.join(map(str, beside))}"
         if config.json:
             write_to(config.json, "json").write((json.dumps(summary, indent=2) + "\n").encode())
     print(said, file=stream)
@@ -214,9 +226,14 @@ def _write_lines(records: Records, order: np.ndarray, lines: Any, beside: IO[byt
             counts[f"in_{places[line]}" if line in places else "new"] += 1
         lines.write(as_text(drawn, rows["nats"] if nats else None))
         if beside:
-            beside.write(b"".join(b"%.4f\n" % value for value in rows["nats"]))
+            beside.write(_nats(rows["nats"]))
     lines.flush()
     return counts if places else {}
+
+
+def _nats(nats: np.ndarray) -> bytes:
+    """One number per line."""
+    return b"".join(b"%.4f\n" % value for value in nats)
 
 
 def _compared(counts: dict[str, int], data: Dataset, config: SampleConfig) -> str:
@@ -236,18 +253,19 @@ def _sheet(records: Records, order: np.ndarray, task: Task, data: Dataset, confi
         shown = next(records.read(order, SHOWN))["values"]
         groups = {f"{len(shown)} samples": shown}
         real = data.splits[config.split][choose(data, config.split, len(shown), config.seed)]
-        return plots.sheet(groups | ({f"{len(real)} {config.split} images": real} if len(real) else {}))
+        groups |= {f"{len(real)} {config.split} {data.kind}s": real} if len(real) else {}
+        return plots.sheet({caption: look.pictures(data, values) for caption, values in groups.items()})
     columns = min(task.each, COLUMNS, len(order))
-    same_image = np.split(order, np.flatnonzero(np.diff(task.rows(order))) + 1)
-    rows = [part[i : i + columns] for part in same_image for i in range(0, len(part), columns)]
+    same_row = np.split(order, np.flatnonzero(np.diff(task.rows(order))) + 1)
+    rows = [part[i : i + columns] for part in same_row for i in range(0, len(part), columns)]
     given, drawn, truth = [], [], []
     for numbers in rows[:ROWS]:
-        y, known = (a[0] for a in task.known(numbers[:1]))
-        values = next(records.read(numbers))["values"]
-        given.append(plots.paint(np.where(known, y, np.nan), known))
-        drawn += [*plots.paint(values, np.broadcast_to(known, values.shape))]
+        of_row, values = task.known(numbers), next(records.read(numbers))["values"]
+        first = Given(*(a[0] for a in of_row))
+        given.append(look.partly_known(data, first))
+        drawn += [*look.partly_known(data, of_row, values)]
         drawn += [np.ones_like(given[0])] * (columns - len(values))
-        truth.append(plots.paint(y, np.ones_like(known)))
+        truth.append(look.partly_known(data, first._replace(known=np.ones_like(first.known))))
     groups = {"given": np.stack(given), f"{columns} completions" if columns > 1 else "completion": np.stack(drawn)}
     if task.index is not None:
         groups["truth"] = np.stack(truth)

@@ -28,7 +28,7 @@ def main(config: TrainConfig) -> None:
         os._exit(2)  # at exit JAX would wait for processes that are gone
     if not run.writes:
         return
-    for what, file in (("Curves: ", "curves.png"), ("Samples:", "samples.png"), ("Samples:", "samples.txt")):
+    for what, file in (("Curves: ", "curves.png"), ("Samples:", "samples.png"), ("Samples:", "samples.txt"), ("Samples:", "samples.npy")):
         if (run.folder / file).exists():  # unless they were moved away
             print(f"{what} {run.folder / file}")
     print(f"Next:    {command('evaluate')} --run {run.folder}   and   {command('sample')} --run {run.folder}")

@@ -82,12 +82,13 @@ class SampleConfig(Writes, _Reads):
     prompt: str | None = None
     """Text: the beginning of every line."""
     complete: str | None = None
-    """Images: the given part of each image of the split: top, bottom, left, right or random:0.3 (30 % of the pixels);
-    or a PNG file of the same size, in which black is 1, white is 0 and grey is unknown."""
+    """Images and arrays: the given part of each one of the split: top, bottom, left, right or random:0.3 (30 % of the places);
+    or a PNG file of the same size, in which transparent pixels are unknown, and grey ones if there are two levels;
+    or an NPY file of symbols, in which -1 is unknown."""
     each: Count | None = None
-    """Images: completions of each image of the split. None: 4."""
+    """Completions of each image or array of the split. None: 4."""
     split: Split = "test"
-    """Split to complete images of, and to show next to the samples: train, valid or test."""
+    """Split to complete sequences of, and to show next to the samples: train, valid or test."""
 
     sort: bool = False
     """Sort the samples by nats, most probable first."""
@@ -96,6 +97,7 @@ class SampleConfig(Writes, _Reads):
     out: Path | None = None
     """Images: the PNG file, with all samples in an .npz file next to it. None: RUN/samples.png.
     Text: the file of lines, with their nats in FILE.nats. None: stdout.
+    Arrays: the NPY file, with their nats in FILE.nats and a picture next to it. None: RUN/samples.npy.
     Pretrained weights have no RUN; the current folder is used."""
     json: Path | None = None
     """Write a summary to this JSON file: mean nats, and for text how many lines occur in each split."""
@@ -115,7 +117,7 @@ class SampleConfig(Writes, _Reads):
             if len(together) > 1:
                 raise InputError(f"{flag(together[0])} and {flag(together[1])} cannot be used together; choose one.")
         if self.each is not None and not self.completes_split:
-            raise InputError("--each needs --complete with a part of the split's images, such as top. Add it, or leave out --each.")
+            raise InputError("--each needs --complete with a part of the split's sequences, such as top. Add it, or leave out --each.")
         idle = [option for option in ("json", "sort", "nats") if getattr(self, option)]
         if modes and idle:
             raise InputError(f"{flag(idle[0])} is about samples, and with {flag(modes[0])} none are written; leave it out.")
@@ -126,8 +128,8 @@ class SampleConfig(Writes, _Reads):
 
     @property
     def completes_split(self) -> bool:
-        """Whether images of a split are completed."""
-        return self.complete is not None and not self.complete.lower().endswith(".png")
+        """Whether sequences of a split are completed."""
+        return self.complete is not None and not self.complete.lower().endswith((".png", ".npy"))
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,18 @@
-"""What is known of a sequence before the rest is drawn: the beginning of a line, a part of an image, or a picture."""
+"""What is known of a sequence before the rest is drawn: the beginning of a line, a part of a grid, or a picture or an array of it."""
 
 import os
 from pathlib import Path
 
 import numpy as np
 
-from rgen.data import pictures
+from rgen.data import arrays, pictures
 from rgen.data.dataset import DataError, Dataset
 from rgen.errors import nearest
 from rgen.sequence import Given
 
 SIDES = ("top", "bottom", "left", "right")
-GREY = (64, 192)  # pixels between these are unknown
+GREY = (64, 192)  # pixels of two levels between these are unknown
+COLOURFUL = 32  # a difference of red, green and blue that is no accident of a format
 
 
 def prompt(data: Dataset, text: str) -> Given:
@@ -21,7 +22,7 @@ def prompt(data: Dataset, text: str) -> Given:
       DataError: the data are images, or the text does not fit into a line.
     """
     if data.kind != "text":
-        raise DataError("--prompt begins a line, and this run was trained on images; give a part of an image with --complete.")
+        raise DataError(f"--prompt begins a line, and this run was trained on {data.kind}s; give a part of one with --complete.")
     line = os.fsencode(text)
     if not line or b"\0" in line or len(line) >= data.length:
         nul = " and a NUL among them" if b"\0" in line else ""
@@ -31,48 +32,80 @@ def prompt(data: Dataset, text: str) -> Given:
 
 
 def part(data: Dataset, name: str, count: int, seed: int) -> np.ndarray:
-    """Which pixels are known, [count, H, W]: one of SIDES, or for "random:0.3" three tenths of them, other ones in each image.
+    """Which places are known, [count, *shape]: one of SIDES, or for "random:0.3" three tenths of them, other ones in each sequence.
+
+    Top and bottom are halves along the first axis, left and right along the second. The colours of a pixel are known together.
 
     Raises:
       DataError: the data are lines, or there is no such part.
     """
-    _must_be_images(data)
-    height, width = data.shape
-    row, column = np.indices(data.shape)
-    halves = {"top": row < height // 2, "bottom": row >= height - height // 2}
-    halves |= {"left": column < width // 2, "right": column >= width - width // 2}
-    if name in halves:
-        return np.broadcast_to(halves[name], (count, *data.shape))
+    _must_be_grids(data)
     kind, _, fraction = name.partition(":")
+    if name in SIDES[: 2 * len(data.shape)]:
+        axis, is_last = divmod(SIDES.index(name), 2)
+        size, along = data.shape[axis], np.indices(data.shape)[axis]
+        half = along >= size - size // 2 if is_last else along < size // 2
+        return np.broadcast_to(half, (count, *data.shape))
     if kind != "random":
-        raise DataError(f"There is no part '{name}' of an image. {nearest(name, (*SIDES, 'random:0.3', 'the path of a PNG'))}")
+        choices = (*SIDES[: 2 * len(data.shape)], "random:0.3", "the path of a PNG" if data.kind == "image" else "the path of an NPY")
+        raise DataError(f"There is no part '{name}' of an {data.kind}. {nearest(name, choices)}")
     try:
         share = float(fraction)
     except ValueError:
         share = -1.0
     if not 0 <= share <= 1:
         raise DataError(f"--complete is '{name}'; behind 'random:' comes the known share of the pixels, from 0 to 1, as in random:0.3.")
-    ranks = np.random.default_rng(seed).permuted(np.tile(np.arange(data.length), (count, 1)), axis=1)
-    return (ranks < round(share * data.length)).reshape(count, *data.shape)
+    groups = data.length // data.together
+    ranks = np.random.default_rng(seed).permuted(np.tile(np.arange(groups), (count, 1)), axis=1)
+    return (ranks < round(share * groups)).repeat(data.together, axis=1).reshape(count, *data.shape)
 
 
-def picture(data: Dataset, path: Path) -> Given:
-    """Reads a picture of the data's size: black is 1, white is 0, grey is unknown. Returns y and known [H, W].
+def file(data: Dataset, path: Path) -> Given:
+    """Reads what is known from a picture, or from an NPY file of symbols in which -1 is unknown. Returns y and known [*shape].
+
+    Of pictures transparent pixels are unknown. With two levels black is 1, white is 0, and grey is unknown too.
 
     Raises:
-      DataError: it cannot be read, or has another size.
+      DataError: it cannot be read, has another shape, or what the run does not know, as colours.
     """
-    _must_be_images(data)
-    grey, frames = pictures.read(path, paper=128)  # transparent pixels are unknown too
+    _must_be_grids(data)
+    if path.suffix.lower() == ".npy":
+        return _array(data, path)
+    if data.kind == "array":
+        raise DataError(f"This run was trained on arrays, and --complete is {str(path)!r}; give an NPY file, in which -1 is unknown.")
+    on_black, frames = pictures.read(path, 0, colour=True)
     if frames > 1:
         raise DataError(f"The picture {str(path)!r} has {frames} frames, pages or layers; save one of them as a picture of its own.")
-    if grey.shape != data.shape:
-        height, width = data.shape
-        raise DataError(f"The picture {str(path)!r} has {grey.shape[1]} by {grey.shape[0]} pixels; this run's have {width} by {height}.")
-    dark, light = GREY
-    return Given((grey < dark).astype(np.int32), (grey < dark) | (grey >= light))
+    height, width = data.shape[:2]
+    rows, columns = on_black.shape[:2]
+    if (rows, columns) != (height, width):
+        raise DataError(f"The picture {str(path)!r} has {columns} by {rows} pixels; this run's have {width} by {height}.")
+    if not data.colour and np.ptp(on_black.astype(int), axis=-1).max() > COLOURFUL:
+        raise DataError(f"The picture {str(path)!r} has colours, and this run's pictures have none; save it in grey.")
+    grey = pictures.read(path, 128)[0]
+    if data.is_black_and_white:
+        dark, light = GREY
+        return Given((grey < dark).astype(np.int32), (grey < dark) | (grey >= light))
+    on_white = pictures.read(path, 255, colour=True)[0]
+    opaque = on_white.astype(int) - on_black < 128  # elsewhere the paper shows through
+    values, known = (on_black, opaque) if data.colour else (grey, opaque.all(-1))
+    return Given((values * (data.symbols - 1.0) / 255 + 0.5).astype(np.int32), known)
 
 
-def _must_be_images(data: Dataset) -> None:
-    if data.kind != "image":
-        raise DataError("--complete is for images, and this run was trained on text; give the beginning of a line with --prompt.")
+def _array(data: Dataset, path: Path) -> Given:
+    values = arrays.read(path)[""]
+    if values.shape != data.shape or values.dtype.kind not in "iu":
+        raise DataError(
+            f"{str(path)!r} has {values.dtype} of the shape {values.shape}; this run needs integers {data.shape}, -1 for unknown."
+        )
+    if values.min() < -1 or values.max() >= data.symbols:
+        numbers = f"{values.min()} to {values.max()}"
+        raise DataError(f"{str(path)!r} has numbers from {numbers}; this run's are 0 to {data.symbols - 1}, and -1 for unknown.")
+    return Given(values.astype(np.int32), values >= 0)
+
+
+def _must_be_grids(data: Dataset) -> None:
+    if data.kind == "text":
+        raise DataError(
+            "--complete is for images and arrays, and this run was trained on text; give the beginning of a line with --prompt."
+        )

@@ -22,12 +22,45 @@ def reference_nats(data: Dataset, split: str, index: Many[int] | np.ndarray) -> 
     """Nats of each sequence under tables of counts of the whole training split.
 
     Args:
-      data: images or text; pixels are taken in each image's own fixed order.
+      data: sequences are taken in their own fixed order.
       index: [B] which sequences of `split`.
     Returns:
       name of the model -> float64 [B] nats per sequence, over the steps whose weight is not 0.
     """
-    return (_images if data.kind == "image" else _text)(data, split, np.asarray(index, np.int64).reshape(-1))
+    tables = _text if data.kind == "text" else _images if data.kind == "image" and data.is_black_and_white else _grids
+    return tables(data, split, np.asarray(index, np.int64).reshape(-1))
+
+
+def _grids(data: Dataset, split: str, index: np.ndarray) -> dict[str, np.ndarray]:
+    """A table for each place; and, for each axis, of a symbol after the one before it along this axis."""
+    train, held = (data.rows(name, rows) for name, rows in (("train", np.s_[:]), (split, index)))
+    symbols, place = data.symbols, np.arange(data.length)
+
+    def cells(rows: np.ndarray) -> np.ndarray:
+        return symbols * place + rows.reshape(len(rows), -1)
+
+    anywhere = _cost(_count(train, (symbols,)))
+    alone = _after(_count(cells(train), (data.length, symbols)), anywhere)
+    nats = {"independent places": alone.ravel()[cells(held)].sum(1)}
+    for axis, size in enumerate(data.shape if data.order == "raster" else ()):  # else what is before may come later
+
+        def before(rows: np.ndarray, axis: int = axis, size: int = size) -> np.ndarray:
+            shifted = np.take(rows, np.arange(-1, size - 1), axis + 1).astype(np.intp)
+            first = np.arange(size).reshape(-1, *[1] * (len(data.shape) - 1 - axis)) == 0
+            return np.where(first, symbols, shifted)
+
+        two = _after(_count(symbols * before(train) + train, (symbols + 1, symbols)), anywhere)
+        nats[f"previous along axis {axis + 1}"] = two[before(held), held].reshape(len(held), -1).sum(1)
+    return nats
+
+
+def _after(counts: np.ndarray, alone: np.ndarray) -> np.ndarray:
+    """Nats of each symbol by counts [cells, K], with the table of single symbols `alone` [K] as one more line of counts.
+
+    So a symbol that was not seen in a cell is as likely as it is anywhere.
+    """
+    weight = np.count_nonzero(counts, axis=1, keepdims=True) + HALF
+    return -np.log((counts + weight * np.exp(-alone)) / (counts.sum(axis=1, keepdims=True) + weight))
 
 
 def _images(data: Dataset, split: str, index: np.ndarray) -> dict[str, np.ndarray]:
@@ -75,9 +108,7 @@ def _text(data: Dataset, split: str, index: np.ndarray) -> dict[str, np.ndarray]
     scored = train.weight > 0
     alone = _cost(_count(np.asarray(train.y)[scored], (256,)))
     two = _count((256 * _before(train) + np.asarray(train.y))[scored], (257, 256))
-    # A byte not seen after this one is as likely as the byte is anywhere: the table of single bytes counts as one more line of counts.
-    weight = np.count_nonzero(two, axis=1, keepdims=True) + HALF
-    after = -np.log((two + weight * np.exp(-alone)) / (two.sum(axis=1, keepdims=True) + weight))
+    after = _after(two, alone)
     costs = {"independent symbols": alone[held.y], "previous symbol": after[_before(held), held.y]}
     return {name: np.where(held.weight > 0, cost, 0).sum(axis=1) for name, cost in costs.items()}
 

@@ -60,6 +60,11 @@ class Dataset:
         return 0 if self.kind == "text" and not self.score_padding else None
 
     @property
+    def is_black_and_white(self) -> bool:
+        """Whether a place is ink or paper, so that colours are free to tell known from drawn ones."""
+        return self.symbols == 2 and not self.colour
+
+    @property
     def together(self) -> int:
         """How many places next to each other stay so in any order: the colours of a pixel."""
         return COLOURS if self.colour else 1

@@ -10,6 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+DOTS = 130  # per inch
 INK, PALE, ACCENT = "#1b2a49", "#9fb3d1", "#d1495b"
 
 
@@ -32,11 +33,14 @@ def sheet(groups: dict[str, np.ndarray], columns: Sequence[int] = (8, 8, 8), inc
     Args:
       groups: caption -> images [N, H, W] of 0 (white) to 1 (black), or RGB [N, H, W, 3] of 0 to 1.
       columns: images per row in each group.
-      inches: width of an image.
+      inches: width of an image, or more if it has many pixels, and then fewer columns.
     """
+    width = next(iter(groups.values())).shape[2]
+    inches = max(inches, width * 2 / DOTS)  # at least two dots for a pixel
+    columns = [max(1, min(count, int(20 / inches))) for count in columns]
     tiles = [tile(images, columns) for images, columns in zip(groups.values(), columns)]
     widths = [t.shape[1] for t in tiles]
-    scale = inches / (next(iter(groups.values())).shape[2] + 1)
+    scale = inches / (width + 1)
     size = (sum(widths) * scale + 1.2, max(t.shape[0] for t in tiles) * scale + 0.5)
     figure, axes = subplots(1, len(tiles), figsize=size, width_ratios=widths, squeeze=False)
     for axis, image, caption in zip(axes[0], tiles, groups, strict=True):
@@ -142,7 +146,7 @@ def png(figure: "Figure", pad: float | None = 1.08) -> bytes:
         warnings.simplefilter("ignore")  # of letters in names that no font has
         if pad is not None:
             figure.tight_layout(pad=pad)
-        figure.savefig(content, dpi=130)
+        figure.savefig(content, dpi=DOTS)
     return content.getvalue()
 
 

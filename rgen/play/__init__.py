@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rgen.data import Dataset
 from rgen.errors import InputError
 from rgen.fast import InnerLoop, Params
 from rgen.play.instructions import Arrays
@@ -21,13 +22,14 @@ HERE = Path(__file__).parent
 MOST = 64e6  # bytes of a page; browsers load larger ones, but too slowly
 
 
-def page(sampler: Sampler, params: Any, title: str) -> str:
+def page(sampler: Sampler, params: Any, data: Dataset, title: str) -> str:
     """The page, as HTML.
 
     Args:
       sampler: of a network in an inner loop, for images of 0 and 1 or lines of bytes. If its orders are random, the page has the order of
         sample 0 of seed 0.
       params: its parameters; the page computes in float32.
+      data: what it was trained on.
       title: the page's headline.
     Raises:
       InputError: the model cannot be shown on a page.

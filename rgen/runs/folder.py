@@ -5,7 +5,7 @@ data.npz        the data set, so that a run does not depend on files elsewhere
 metrics.jsonl   a line every --log-every steps, and one for each validation
 checkpoints/    the newest training states; STEP.damaged is one that was damaged, kept aside
 best/           parameters with the least validation nats so far, and those before them
-curves.png, samples.png (samples.txt for text)
+curves.png, samples.png (samples.txt for text, samples.npy too for arrays)
 tensorboard/    the metrics once more, if --tensorboard asks for it
 """
 
@@ -55,10 +55,6 @@ class Run:
         self.metrics_file = folder / "metrics.jsonl"
         self._lock: IO[Any] | None = None
         self._logged: list[dict] = []  # the rows of metrics.jsonl, for `rescue`
-
-    def samples_file(self, kind: str) -> Path:
-        """The samples drawn in training; `kind` is image or text."""
-        return self.folder / {"image": "samples.png", "text": "samples.txt"}[kind]
 
     def exists(self) -> bool:
         return self.config_file.exists()

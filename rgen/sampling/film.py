@@ -8,23 +8,29 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from rgen.data import Dataset
 from rgen.errors import InputError
 from rgen.fast import InnerLoop
 from rgen.host import plots
-from rgen.sampling import Sampler, batches, belief, reorder
+from rgen.sampling import Sampler, batches, belief, look, reorder
 from rgen.sequence import Given, PyTree, Sequence, until_end
 
 STRIP = 9  # moments of a filmstrip of images
 LINES = 5  # moments of a filmstrip of text
 KNOWN = "#dde5f1"  # known pixels that are 0
 FRAMES = 64  # of an animation, at most
+BYTES = 5e8  # of the probabilities of all frames
 MILLISECONDS, HOLD = 90, 1500  # of a frame of the animation, and of the last one
 
 
-def show(sampler: Sampler, params: PyTree, seed: int, count: int, given: Callable[[np.ndarray], Given] | None) -> tuple[bytes, bytes]:
-    """Draws samples 0 to `count` - 1 of a seed (of lines, only the first), and shows what the network predicts everywhere on the way.
+def show(
+    sampler: Sampler, params: PyTree, data: Dataset, seed: int, count: int, given: Callable[[np.ndarray], Given] | None
+) -> tuple[bytes, bytes]:
+    """Draws samples 0 to `count` - 1 of a seed (of grids with one axis, only the first), and shows what the network predicts everywhere on
+    the way.
 
     Args:
+      data: what the network was trained on.
       given: as for `rgen.sampling.batches`.
     Returns:
       A filmstrip as PNG, and all moments as GIF.
@@ -45,39 +51,51 @@ def show(sampler: Sampler, params: PyTree, seed: int, count: int, given: Callabl
     weight = np.ones(y.shape) if loop.end is None else until_end(y, loop.end)
     seqs = Sequence(sampler.inputs(places), y, weight.astype(np.float32))
     size = min(loop.inner_batch, y.shape[1])
-    every = math.ceil(y.shape[1] / size / FRAMES)  # inner steps
+    frames = min(FRAMES, max(STRIP, int(BYTES / (4 * y.size * data.symbols))))
+    every = math.ceil(y.shape[1] / size / frames)  # inner steps
     probs = np.exp(belief(loop, params, seqs, sampler.inputs(np.arange(y.shape[1])), every))
     steps = np.minimum(np.arange(probs.shape[1]) * every * size, y.shape[1])
     if len(shape) == 1:
         line = values[0].tobytes()
-        return lines(probs[0], line[: (line + b"\0").index(b"\0") + 1], steps)
+        if data.kind == "text":
+            return lines(probs[0], line[: (line + b"\0").index(b"\0") + 1], steps, _byte)
+        return lines(probs[0], line, steps, str)
     when = np.argsort(places, axis=1).reshape(len(numbers), 1, *shape)
-    return images(probs[..., 1].reshape(len(numbers), -1, *shape), values, when < steps[:, None, None], steps)
+    return grids(data, probs.reshape(*probs.shape[:2], *shape, data.symbols), values, when < steps.reshape(-1, *[1] * len(shape)), steps)
 
 
-def images(probs: np.ndarray, truth: np.ndarray, seen: np.ndarray, steps: np.ndarray) -> tuple[bytes, bytes]:
-    """A filmstrip as PNG and all moments as GIF: known pixels are dark or pale blue, the probability of the others is red.
+def grids(data: Dataset, probs: np.ndarray, truth: np.ndarray, seen: np.ndarray, steps: np.ndarray) -> tuple[bytes, bytes]:
+    """A filmstrip as PNG and all moments as GIF.
+
+    In black and white, known pixels are dark or pale blue, and the probability of the others is red. Else what is not known is shown by its
+    mean, and how unsure that is below; see `rgen.sampling.look`.
 
     Args:
-      probs: [N, F, H, W] of a 1.
-      truth: [N, H, W] the outputs.
-      seen: [N, F, H, W] booleans: whether the pixel has been learned.
-      steps: [F] how many pixels have been learned.
+      probs: [N, F, *shape, K].
+      truth: [N, *shape] the outputs.
+      seen: [N, F, *shape] booleans: whether the output has been learned.
+      steps: [F] how many outputs have been learned.
     """
-    painted = plots.paint(np.where(seen, truth[:, None], probs), seen, KNOWN)
+    if data.is_black_and_white:
+        rows = look.paint(data, np.where(seen, truth[:, None], probs[..., 1]), seen, KNOWN)
+    else:
+        probs = np.where(seen[..., None], np.eye(data.symbols, dtype=probs.dtype)[truth][:, None], probs)
+        both = np.stack([look.expected(data, probs), look.spread(data, probs)], 1)
+        rows = both.reshape(-1, *both.shape[2:])  # two for each sequence
     chosen = np.unique(np.linspace(0, len(steps) - 1, STRIP).round().astype(int))
     captions = [f"{step} known" if i == 0 else str(step) for i, step in enumerate(steps[chosen])]
-    strip = plots.strip([[sequence[i] for i in chosen] for sequence in painted], captions)
-    return strip, _animate([plots.tile(painted[:, i], len(painted)) for i in range(len(steps))], 200)
+    strip = plots.strip([[sequence[i] for i in chosen] for sequence in rows], captions)
+    return strip, _animate([plots.tile(rows[:, i], len(rows)) for i in range(len(steps))], 200)
 
 
-def lines(probs: np.ndarray, line: bytes, steps: np.ndarray) -> tuple[bytes, bytes]:
-    """The same for a line: heat maps of position and byte.
+def lines(probs: np.ndarray, line: bytes, steps: np.ndarray, name: Callable[[int], str]) -> tuple[bytes, bytes]:
+    """The same for a grid with one axis: heat maps of position and symbol.
 
     Args:
-      probs: [F, T, 256].
-      line: its bytes [T], the one that ends it (0) included; other places are not shown.
-      steps: [F] how many bytes have been learned.
+      probs: [F, T, K].
+      line: its symbols [T], with the one that ends it (0); other places are not shown.
+      steps: [F] how many symbols have been learned.
+      name: of a symbol, for the axes.
     """
     line = line[: probs.shape[1]]
     length = len(line)
@@ -86,31 +104,31 @@ def lines(probs: np.ndarray, line: bytes, steps: np.ndarray) -> tuple[bytes, byt
     probs, steps = probs[: last + 1], steps[: last + 1]
     symbols = sorted({*line, *np.flatnonzero((probs > 0.05).any((0, 1))).tolist()})
     chosen = np.unique(np.linspace(0, last, LINES).round().astype(int))
-    width, height = 1.6 + 0.17 * max(length, 20), 0.8 + 0.13 * len(symbols)
+    width, height = 1.6 + 0.17 * min(max(length, 20), 400), 0.8 + 0.13 * len(symbols)
     figure, axes = plots.subplots(len(chosen), 1, figsize=(width, height * len(chosen)), sharex=True, squeeze=False)
     for axis, i in zip(axes[:, 0], chosen):
-        _heat(axis, probs[i], line, int(steps[i]), symbols)
+        _heat(axis, probs[i], line, int(steps[i]), symbols, name)
     strip = plots.png(figure)
     frames = []
     for moment, step in zip(probs, steps):
         figure, axis = plots.subplots(figsize=(width, height))
-        _heat(axis, moment, line, int(step), symbols)
+        _heat(axis, moment, line, int(step), symbols, name)
         frames.append(plots.pixels(figure))
     return strip, _animate(frames, 1)
 
 
-def _heat(axis, probs: np.ndarray, line: bytes, step: int, symbols: list[int]) -> None:
-    """Probability by position and byte; the bytes known so far are marked."""
+def _heat(axis, probs: np.ndarray, line: bytes, step: int, symbols: list[int], name: Callable[[int], str]) -> None:
+    """Probability by position and symbol; those known so far are marked."""
     axis.imshow(probs[:, symbols].T, cmap="Reds", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     axis.scatter(range(step), [symbols.index(byte) for byte in line[:step]], marker="s", s=16, facecolors="none", edgecolors=plots.INK)
-    axis.set_yticks(range(len(symbols)), [_name(symbol) for symbol in symbols], fontsize=6, family="monospace")
-    axis.set_xticks(range(len(line)), [_name(byte) if t < step else "" for t, byte in enumerate(line)], fontsize=6, family="monospace")
+    axis.set_yticks(range(len(symbols)), [name(symbol) for symbol in symbols], fontsize=6, family="monospace")
+    axis.set_xticks(range(len(line)), [name(byte) if t < step else "" for t, byte in enumerate(line)], fontsize=6, family="monospace")
     axis.set_title(f"after {step} of {len(line)}", fontsize=8, color=plots.INK, loc="left")
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
 
 
-def _name(byte: int) -> str:
+def _byte(byte: int) -> str:
     return "end" if byte == 0 else chr(byte) if 32 < byte < 127 else "␣" if byte == 32 else f"x{byte:02x}"
 
 

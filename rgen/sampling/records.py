@@ -1,6 +1,7 @@
 """Samples on their way to disk: records of one size, appended to a file, so that a stopped command can go on."""
 
 import hashlib
+import io
 import json
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -62,6 +63,12 @@ class Records:
                 _write_npy(file, name, base, shape, (rows[field] for rows in self.read(order)))
             _write_npy(file, "number", order.dtype, order.shape, [order])
 
+    def save_npy(self, out: IO[bytes], order: np.ndarray) -> None:
+        """Writes the outputs of the records of these numbers as an NPY."""
+        field = self._type["values"]
+        for part in _npy(field.base, (len(order), *field.shape), (rows["values"] for rows in self.read(order))):
+            out.write(part)
+
     def close(self, delete: bool = False) -> None:
         self._file.close()
         if delete:
@@ -69,6 +76,11 @@ class Records:
 
     def _all(self) -> PyTree:
         return np.memmap(self.path, self._type, "r", shape=(self._count,))
+
+
+def as_npy(array: np.ndarray) -> bytes:
+    """An array as the content of an NPY file."""
+    return b"".join(_npy(array.dtype, array.shape, [array]))
 
 
 def as_text(lines: Sequence[bytes], nats: np.ndarray | None = None) -> bytes:
@@ -80,10 +92,16 @@ def as_text(lines: Sequence[bytes], nats: np.ndarray | None = None) -> bytes:
 def _write_npy(file: zipfile.ZipFile, name: str, dtype: np.dtype, shape: tuple[int, ...], parts: Iterable[np.ndarray]) -> None:
     """One array of an NPZ, part by part: `np.savez` would need it whole, and memory must not grow with the number of samples."""
     with file.open(f"{name}.npy", "w", force_zip64=True) as member:
-        about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(member, about)
-        for part in parts:
-            member.write(part.tobytes())
+        for part in _npy(dtype, shape, parts):
+            member.write(part)
+
+
+def _npy(dtype: np.dtype, shape: tuple[int, ...], parts: Iterable[np.ndarray]) -> Iterator[bytes]:
+    """An NPY file, part by part."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
+    yield header.getvalue()
+    yield from (np.ascontiguousarray(part).tobytes() for part in parts)
 
 
 def digest(arrays: Iterable[Array]) -> str:

@@ -15,7 +15,8 @@ from rgen.host.files import replace
 from rgen.host.progress import Progress
 from rgen.runs.checkpoint import Checkpoints
 from rgen.runs.folder import Run
-from rgen.sampling.records import as_text
+from rgen.sampling import look
+from rgen.sampling.records import as_npy, as_text
 from rgen.sequence import PyTree, SequenceModel
 from rgen.training.budget import Budget, process_clock
 from rgen.training.outer_step import State, Window, inner_norms
@@ -102,9 +103,12 @@ class DrawSamples:
         batches = sampling.batches(self.sampler, state.params, self.seed, range(16), self.batch)
         drawn = np.concatenate([values for values, _ in batches])
         if self.run.writes:
-            image = self.data.kind == "image"
-            content = plots.sheet({"16 samples": drawn}) if image else as_text(self.data.decode(None, drawn))
-            replace(self.run.samples_file(self.data.kind), content)
+            if self.data.kind == "text":
+                replace(self.run.folder / "samples.txt", as_text(self.data.decode(None, drawn)))
+            else:
+                replace(self.run.folder / "samples.png", plots.sheet({"16 samples": look.pictures(self.data, drawn)}))
+            if self.data.kind == "array":
+                replace(self.run.folder / "samples.npy", as_npy(drawn))
         return state
 
 
