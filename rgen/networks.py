@@ -34,8 +34,9 @@ def dense(x: jax.Array, features: int, name: str | None = None) -> jax.Array:
 
 
 def embed(index: jax.Array, count: int, features: int, name: str | None = None) -> jax.Array:
-    """An embedding with PyTorch's default: standard normal."""
-    return nn.Embed(count, features, embedding_init=nn.initializers.normal(1.0), name=name)(index)
+    """An embedding [features] of an index [] with PyTorch's default: standard normal."""
+    # with an axis, since Flax cannot look up one of one row without
+    return nn.Embed(count, features, embedding_init=nn.initializers.normal(1.0), name=name)(index[None])[0]
 
 
 def layer_norm(x: jax.Array, name: str | None = None, **options) -> jax.Array:

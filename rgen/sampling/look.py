@@ -7,7 +7,7 @@ from rgen.host import plots
 from rgen.sequence import Given
 
 UNKNOWN = (0.95, 0.83, 0.84)  # places that are not known, among levels and colours
-LINE = 0.75  # between slices
+LINE = 1.0  # between slices
 NAMED = {10: "tab10", 20: "tab20"}  # Matplotlib's colours for so many symbols that have no order
 
 
@@ -90,4 +90,4 @@ def spread(data: Dataset, probs: np.ndarray) -> np.ndarray:
 
 def _mask(data: Dataset, known: np.ndarray) -> np.ndarray:
     """Booleans [..., *shape] of places as those of pictures [..., H, W, 1 or 3]."""
-    return known if data.colour else flat(known[..., None].astype(float), len(data.shape)) > LINE
+    return known if data.colour else flat(known[..., None].astype(float), len(data.shape), 0) > 0
