@@ -15,7 +15,7 @@ InnerLoss = Literal["nats", "memory"]
 Order = Literal["raster", "random"]
 Binarize = Literal["threshold", "static", "dynamic"]
 Network = Literal["heads", "text-mlp", "lstm-block", "siren", "gated", "lstm", "text-heads", "image-heads"]
-LikelihoodName = Literal["categorical", "logistic"]
+LikelihoodName = Literal["categorical", "spline"]
 Kind = Literal["text", "image", "array"]
 Timed = Literal[Algorithm, "score", "sample"]
 

@@ -14,7 +14,7 @@ from rgen.data import Dataset
 from rgen.errors import InputError
 from rgen.fast import Direct, Dual, InnerLoop
 from rgen.hardware import hardware, require_memory, total_memory
-from rgen.likelihood import Bernoulli, Categorical, Likelihood, Logistic
+from rgen.likelihood import Bernoulli, Categorical, Likelihood, Spline
 from rgen.recurrent import LSTM, Recurrent
 from rgen.sequence import PyTree, SequenceModel
 
@@ -58,17 +58,17 @@ def configured(config: TrainConfig, shape: tuple[int, ...], symbols: int, end: i
 
 def _likelihood(config: TrainConfig, symbols: int) -> tuple[Likelihood, int]:
     """How outputs are read, and how many logits that needs."""
-    if config.likelihood != "logistic":
+    if config.likelihood != "spline":
         return (Bernoulli(), 1) if symbols == 2 else (Categorical(), symbols)
     if symbols == 2:
-        raise InputError("--likelihood logistic is for three levels or more, and the data have two; leave it out.")
-    return (likelihood := Logistic(symbols)), likelihood.outputs
+        raise InputError("--likelihood spline is for three levels or more, and the data have two; leave it out.")
+    return (likelihood := Spline(symbols)), likelihood.outputs
 
 
 def from_config(config: TrainConfig, data: Dataset) -> SequenceModel:
     """Builds the model of a `TrainConfig` for its data."""
-    if config.likelihood == "logistic" and data.kind == "text":
-        raise InputError("--likelihood logistic is for ordered levels, and the bytes of a text have no order; leave it out.")
+    if config.likelihood == "spline" and data.kind == "text":
+        raise InputError("--likelihood spline is for ordered levels, and the bytes of a text have no order; leave it out.")
     model = configured(config, data.shape, data.symbols, data.end)
     if config.fast is not None:
         try:

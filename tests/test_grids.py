@@ -20,7 +20,7 @@ from rgen.config import PRESETS, TrainConfig
 from rgen.config.train import from_json, to_json
 from rgen.data import Dataset, archive, conditioning, counts
 from rgen.fast import Direct
-from rgen.likelihood import Logistic
+from rgen.likelihood import Spline
 from rgen.sampling import complete, film, look, make_sampler
 from rgen.sequence import Given, Sequence
 
@@ -50,10 +50,10 @@ def places(shape: tuple[int, ...]) -> np.ndarray:
 
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=4), st.sampled_from([2, 3, 7, 256]), st.booleans())
 @settings(max_examples=5, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_forms_drawing_and_completing_agree_on_any_grid(sizes, symbols, logistic):
+def test_forms_drawing_and_completing_agree_on_any_grid(sizes, symbols, spline):
     """The dual form is the direct one; what is drawn has the nats that scoring gives it; what is known is fed and paid the same."""
     shape = (*sizes, 2)  # at least two places
-    model = grid_model(shape[-4:], symbols, likelihood="logistic" if logistic and symbols > 2 else None)
+    model = grid_model(shape[-4:], symbols, likelihood="spline" if spline and symbols > 2 else None)
     params, x = disturbed(model, shape[-4:]), places(shape[-4:])[None]
     rng = np.random.default_rng(1)
     y = rng.integers(symbols, size=(3, x.shape[1])).astype(np.int32)
@@ -70,7 +70,7 @@ def test_forms_drawing_and_completing_agree_on_any_grid(sizes, symbols, logistic
     np.testing.assert_allclose(scoring.score(model, params, seqs._replace(y=drawn.y)), drawn.nll, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("likelihood", [None, "logistic"])
+@pytest.mark.parametrize("likelihood", [None, "spline"])
 def test_all_colour_pictures_of_one_pixel_have_the_probability_one(likelihood):
     shape, symbols = (1, 2, 3), 3
     model = grid_model(shape, symbols, likelihood=likelihood)
@@ -81,23 +81,18 @@ def test_all_colour_pictures_of_one_pixel_have_the_probability_one(likelihood):
     assert np.ptp(nats) > 0.1
 
 
-@pytest.mark.parametrize("levels", [3, 256])
-def test_logistic_levels_sum_to_one_and_stay_finite(levels):
-    likelihood = Logistic(levels, 4)
-    for scale in (0.1, 1.0, 30.0):
-        logits = scale * np.random.default_rng(0).standard_normal(likelihood.outputs)
-        assert float(jnp.exp(likelihood.log_probs(jnp.asarray(logits))).sum()) == pytest.approx(1, abs=1e-12)
-        in_float32 = jnp.asarray(1000 * logits, jnp.float32)
-        assert np.isfinite(jax.vmap(jax.grad(likelihood.nll), (None, 0))(in_float32, jnp.arange(levels))).all()
-
-
-def test_a_logistic_is_the_difference_of_its_distribution_function():
-    """Against the definition, for one component: the sigmoid between the half levels, whose outer ones are infinite."""
-    likelihood, (mean, scale) = Logistic(5, 1), (0.3, -0.4)
-    s = 5 * np.exp(scale)
-    middle = 2 * (-1 + mean) + 2  # the first component begins at the lowest level
-    edges = 1 / (1 + np.exp(-(np.array([-np.inf, 0.5, 1.5, 2.5, 3.5, np.inf]) - middle) / s))
-    np.testing.assert_allclose(jnp.exp(likelihood.log_probs(jnp.array([0.7, mean, scale]))), np.diff(edges), rtol=1e-12)
+def test_a_spline_is_linear_between_knots_and_free_at_the_ends():
+    likelihood = Spline(9, knots=3)  # at the levels 0, 4 and 8
+    logits = jnp.array([1.0, -1.0, 2.0, 3.0, -2.0])
+    expected = np.array([1 + 3, 0.5, 0, -0.5, -1, -0.25, 0.5, 1.25, 2 - 2])
+    found = likelihood.log_probs(logits)
+    np.testing.assert_allclose(found, expected - np.log(np.exp(expected).sum()), rtol=1e-12)
+    np.testing.assert_allclose([likelihood.nll(logits, y) for y in range(9)], -found, rtol=1e-12)
+    for levels in (3, 256):  # also with more knots than levels
+        of_many = Spline(levels)
+        large = 1e6 * np.random.default_rng(0).standard_normal(of_many.outputs).astype(np.float32)
+        gradients = jax.vmap(jax.grad(of_many.nll), (None, 0))(jnp.asarray(large), jnp.arange(levels))
+        assert np.abs(gradients).max() <= 1 + 1e-6
 
 
 def test_neighbours_of_a_colour_are_of_the_same_colour():
@@ -255,8 +250,8 @@ def test_networks_are_found_by_their_former_names():
     assert from_json(json.dumps(old), Path("config.json")) == PRESETS["digits-maml"][1]
 
 
-def test_logistic_is_refused_where_there_is_no_order():
-    config = TrainConfig(likelihood="logistic")
+def test_spline_is_refused_where_there_is_no_order():
+    config = TrainConfig(likelihood="spline")
     with pytest.raises(ValueError, match="is for three levels or more, and the data have two"):
         models.configured(config, (4, 4), 2)
     with pytest.raises(ValueError, match="the bytes of a text have no order"):
