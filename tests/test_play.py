@@ -200,6 +200,7 @@ OTHER = {
     "levels": (data_of("image", (3, 4), 5), Logistic(5, 2), 1),
     "colour": (data_of("image", (2, 2, 3), 4, colour=True, order="random"), Categorical(), 1),
     "symbols": (data_of("array", (5,), 3), Categorical(), 2),
+    "many symbols": (data_of("array", (2, 3), 256), Categorical(), 1),
 }
 believe = jit(lambda loop, params, seqs, x: loop.belief(params, seqs, x, 1), static_argnums=0)
 
@@ -223,11 +224,13 @@ def other(name: str, browser, folder: Path) -> tuple[Any, Callable[[int], None]]
         probs = np.exp(believe(loop, params, Sequence(x[None, place], y[None], np.ones((1, len(y)))), x)[0])
         np.testing.assert_allclose(paid, -np.log(probs[np.arange(len(y)) // size, place, y]), atol=AGREE)
         tab.evaluate(f"refresh({count})")
-        now, levels = probs[-1 if count == len(y) else count // size], np.arange(data.symbols)
-        mean, square, tint = now @ levels, now @ levels**2, now @ (look.palette(data) * 255).round()
-        found = np.array(tab.evaluate("belief.map((of) => [of.mean, of.mean ** 2 + of.spread ** 2, of.probability, ...of.tint])"))
-        np.testing.assert_allclose(found[:, :3].T, (mean, square, now.max(1)), atol=data.symbols**2 * AGREE)
-        np.testing.assert_allclose(found[:, 3:], tint, atol=255 * AGREE)
+        now, levels = probs[-1 if count == len(y) else count // size], np.linspace(0, 1, data.symbols)
+        tint = now @ (look.palette(data) * 255).round() / 255
+        expected = np.stack([now @ levels, now @ levels**2, now.max(1), *tint.T], 1)
+        found = np.array(tab.evaluate("belief.map((of) => [of.mean, of.spread, of.probability, ...of.tint])"))
+        found /= [data.symbols - 1, data.symbols - 1, 1, 255, 255, 255]
+        found[:, 1] = found[:, 0] ** 2 + found[:, 1] ** 2
+        np.testing.assert_allclose(found, expected, atol=AGREE)
         assert tab.evaluate("belief.map((of) => of.likeliest)") == now.argmax(1).tolist()
 
     return tab, check
@@ -333,6 +336,22 @@ def test_an_array_has_a_button_for_each_symbol(browser, tmp_path):
     tab.wait_for_selector("#completions li")
     check(5)
     check(3)
+    check_controls(tab)
+    assert not tab.complaints
+    tab.close()
+
+
+def test_many_symbols_share_a_slider(browser, tmp_path):
+    tab, check = other("many symbols", browser, tmp_path)
+    assert tab.input_value("#level") == "255" and tab.inner_text("#tone") == "255"
+    tab.fill("#level", "200")
+    click(tab, 1)
+    tab.wait_for_function("find('nats').textContent.includes('2 known places')")
+    assert tab.evaluate("[...marks]") == [-1, 200, -1, -1, -1, -1]
+    assert painted(tab, 1) == (look.palette(OTHER["many symbols"][0])[200] * 255).round().tolist()
+    tab.click("#all")
+    tab.wait_for_selector("#completions li")
+    check(2)
     check_controls(tab)
     assert not tab.complaints
     tab.close()

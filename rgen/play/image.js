@@ -7,7 +7,7 @@ const { palette, symbols, channels, kind } = content; // without a palette, symb
 const length = content.order.length, count = length / channels; // outputs, and pixels
 const look = !palette ? "ink" : channels > 1 ? "colour" : kind === "array" && symbols <= BUTTONS ? "symbols" : "level";
 const unit = look === "colour" ? "level" : palette && kind === "array" ? "place" : "pixel"; // what an output is called
-const symbol = kind === "array" ? "symbol" : "level"; // and what it is one of
+const called = kind === "array" ? "symbol" : "level"; // and what it is one of
 const line = content.shape.length === 1;
 const columns = line ? Math.ceil(count / Math.ceil(count / SHORT)) : content.shape[1], rows = Math.ceil(count / columns);
 const CELL = Math.max(1, Math.floor(672 / Math.max(rows, columns)));
@@ -53,9 +53,15 @@ async function refresh(steps) {
   return learned && believe(steps);
 }
 
-/** Asks about every place. */
-async function believe(steps) {
-  const asked = await inSlices(length, (place) => (belief[place] = expected(learner.probabilities(place, steps))), paint);
+/** The places without an output, in the network's order. */
+function missing() {
+  const there = new Set(learner.steps.map((step) => step.place));
+  return content.order.filter((place) => !there.has(place));
+}
+
+/** Asks about places. */
+async function believe(steps, places = content.order) {
+  const asked = await inSlices(places.length, (i) => (belief[places[i]] = expected(learner.probabilities(places[i], steps))), paint);
   if (asked) show();
   return asked;
 }
@@ -100,16 +106,18 @@ function show() {
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
-/** The colour of the outputs of a pixel: steps, or what is expected. */
-function shade(parts) {
-  if (!palette) return colour(parts[0].drawn ? ["drawn-paper", "drawn"][parts[0].y] : ["paper", "ink"][parts[0].y]);
-  return `rgb(${[0, 1, 2].map((c) => parts[c % channels].tint?.[c] ?? palette[parts[c % channels].y][c])})`;
+/** The colour of the outputs of a pixel, steps or what is expected, with the colours of known and of drawn ink. */
+function shade(parts, inks) {
+  if (!palette) return inks[Number(parts[0].drawn)][parts[0].y];
+  const amounts = [0, 1, 2].map((c) => parts[c % channels].tint?.[c] ?? palette[parts[c % channels].y][c]);
+  return `rgb(${amounts.map(Math.round)})`;
 }
 
 /** Paints pixels in cells of a size: what is learned as it is; else what is expected, and a dot of what is there but not learned yet. */
 function paintOn(canvas, cell, steps) {
   const pen = canvas.getContext("2d"), at = new Int32Array(length).fill(-1), learned = learner.whole(steps), large = cell >= 4;
-  const [unknown, red, drawn] = ["unknown", "belief", "drawn"].map(colour);
+  const [unknown, red, drawn, focus] = ["unknown", "belief", "drawn", "focus"].map(colour);
+  const inks = [["paper", "ink"], ["drawn-paper", "drawn"]].map((names) => names.map(colour));
   [pen.strokeStyle, pen.lineWidth] = [unknown, cell / 24];
   learner.steps.forEach((step, i) => (at[step.place] = i));
   for (let pixel = 0; pixel < count; pixel++) {
@@ -119,9 +127,10 @@ function paintOn(canvas, cell, steps) {
     const fill = (style, size, alpha = 1) => {
       [pen.fillStyle, pen.globalAlpha] = [style, alpha];
       pen.fillRect(left + (cell - size) / 2, top + (cell - size) / 2, size, size);
+      pen.globalAlpha = 1;
     };
     if (there.every((step, c) => step && step === parts[c])) {
-      fill(shade(there), cell);
+      fill(shade(there, inks), cell);
       if (!palette || !large || !there[0].drawn) continue;
       pen.fillStyle = drawn; // a corner
       pen.beginPath();
@@ -131,14 +140,14 @@ function paintOn(canvas, cell, steps) {
       pen.stroke();
       continue;
     }
-    fill(unknown, cell);
+    fill(palette ? inks[0][0] : unknown, cell);
     if (parts.every(Boolean)) {
       fill(red, cell, Math.min(1, parts.reduce((sum, part) => sum + (part.red ?? 0), 0) / channels));
-      if (palette) fill(shade(parts), large ? cell * 0.75 : cell);
+      if (palette) for (const [size, alpha] of large ? [[1, 0.25], [0.8, 1]] : [[1, 1]]) fill(shade(parts, inks), size * cell, alpha);
     }
     if (!large || !there.every(Boolean)) continue;
-    if (palette) fill(unknown, cell * 0.5);
-    fill(shade(there), cell * 0.3);
+    if (palette) fill(there[0].drawn ? drawn : focus, cell * 0.45);
+    fill(shade(there, inks), cell * 0.3);
   }
 }
 
@@ -150,15 +159,16 @@ function paint() {
   pen.lineWidth = 3;
   pen.strokeRect((cursor % columns) * CELL + 1.5, Math.floor(cursor / columns) * CELL + 1.5, CELL - 3, CELL - 3);
 }
+
 /** Nats of each step, and where the slider is. */
 function paintBars() {
-  const bars = find("bars"), pen = bars.getContext("2d"), all = learner.steps;
+  const bars = find("bars"), pen = bars.getContext("2d"), all = learner.steps, inks = ["ink", "drawn"].map(colour);
   bars.width = bars.clientWidth * devicePixelRatio;
   bars.height = bars.clientHeight * devicePixelRatio;
   const width = bars.width / Math.max(all.length, 1), nats = all.map((step) => step.nats ?? 0), most = Math.max(1, ...nats);
   all.forEach((step, i) => {
     const height = Math.max(1, (nats[i] / most) * bars.height);
-    pen.fillStyle = colour(step.drawn ? "drawn" : "ink");
+    pen.fillStyle = inks[Number(step.drawn)];
     pen.globalAlpha = i < Number(slider.value) ? 1 : 0.3;
     pen.fillRect(i * width, bars.height - height, Math.max(width - 0.5, 0.5), height);
   });
@@ -185,7 +195,7 @@ function swatch(y) {
 if (look === "ink") for (const [value, name] of [[1, " ink"], [0, " paper"]]) tool(value, name);
 else if (look === "symbols") palette.forEach((_, y) => tool(y, swatch(y), String(y)));
 else {
-  tool("mixed", look === "colour" ? " colour" : ` ${symbol}`);
+  tool("mixed", look === "colour" ? " colour" : ` ${called}`);
   find("tools").append(find("mixer"));
 }
 tool(-1, " unknown");
@@ -234,7 +244,7 @@ function told(place, channel) {
   const at = learner.steps.findIndex((step) => step.place === place), step = learner.steps[at], of = belief[place];
   const part = look === "colour" ? ["red ", "green ", "blue "][channel] : "";
   if (step?.nats !== undefined && at < Number(slider.value)) {
-    const word = !palette ? ["paper", "ink"][step.y] : look === "colour" ? step.y : `${symbol} ${step.y}`;
+    const word = !palette ? ["paper", "ink"][step.y] : look === "colour" ? step.y : `${called} ${step.y}`;
     return `${part}${word}, ${step.drawn ? "drawn" : "known"}: ${OUTPUT} ${at + 1} paid ${step.nats.toFixed(3)} nats`;
   }
   if (!of) return "";
@@ -328,11 +338,13 @@ slider.addEventListener("input", async () => {
 });
 find("fill").addEventListener("change", changed);
 if (look === "level") {
-  find("level").max = find("level").value = symbols - 1;
+  find("level").max = symbols - 1; // first: it bounds the value
+  find("level").value = symbols - 1;
+  find("level").setAttribute("aria-label", called);
   find("level").addEventListener("input", choose);
-  choose();
 }
 if (look === "colour") find("colour").addEventListener("change", choose);
+if (find("mixer")) choose();
 
 /** Draws with the level or the colour that has been chosen, which becomes one that there is. */
 function choose() {
@@ -350,8 +362,7 @@ find("clear").addEventListener("click", () => {
 
 /** Draws what is not known of the next pixel. */
 function drawNext() {
-  const there = new Set(learner.steps.map((step) => step.place)), left = content.order.filter((place) => !there.has(place));
-  const pixel = Math.floor(left[0] / channels);
+  const left = missing(), pixel = Math.floor(left[0] / channels);
   for (const place of left) if (Math.floor(place / channels) === pixel) learner.draw(place, random);
   seek(learner.steps.length);
 }
@@ -368,7 +379,7 @@ find("all").addEventListener("click", async () => {
   if (!(await refresh(learner.steps.length))) return;
   while (learner.steps.length < length) {
     const row = Math.min(columns, Math.ceil((length - learner.steps.length) / channels));
-    if (!(await inSlices(row, drawNext, paint)) || !(await believe(learner.steps.length))) return;
+    if (!(await inSlices(row, drawNext, paint)) || !(await believe(learner.steps.length, missing()))) return;
   }
   keep();
 });
