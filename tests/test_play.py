@@ -201,6 +201,7 @@ OTHER = {
     "colour": (data_of("image", (2, 2, 3), 4, colour=True, order="random"), Categorical(), 1),
     "symbols": (data_of("array", (5,), 3), Categorical(), 2),
     "many symbols": (data_of("array", (2, 3), 256), Categorical(), 1),
+    "bits": (data_of("array", (35,)), Categorical(), 1),
 }
 believe = jit(lambda loop, params, seqs, x: loop.belief(params, seqs, x, 1), static_argnums=0)
 
@@ -355,6 +356,38 @@ def test_many_symbols_share_a_slider(browser, tmp_path):
     check_controls(tab)
     assert not tab.complaints
     tab.close()
+
+
+def test_a_long_line_has_several_rows(browser, tmp_path):
+    tab, _ = other("bits", browser, tmp_path)
+    assert tab.evaluate("[rows, columns]") == [2, 18]
+    assert "1 is ink, 0 is paper" in tab.inner_text("#keys") and "one after the other" in tab.inner_text("main")
+    assert point(tab, 18).startswith("Place 19: probability of ink 0.")
+    click(tab, 35)  # behind the last one, which it marks
+    for key in ("ArrowRight", "ArrowUp", "1", "ArrowRight", "ArrowDown"):  # nothing is right of it, nor below the last column
+        tab.keyboard.press(key)
+    tab.wait_for_function("learner.steps.length === 35 && learner.steps[34].nats")
+    assert tab.evaluate("[marks[16], marks[34], cursor]") == [1, 1, 17]
+    check_controls(tab)
+    assert not tab.complaints
+    tab.close()
+
+
+def test_inner_batches_are_said(browser, pages, tmp_path):
+    run: Any = load_run("pretrained:names")
+    sampler = sampling.make_sampler(dataclasses.replace(run.model, inner_batch=3), run.data)
+    (tmp_path / "names.html").write_text(play.page(sampler, run.params, run.data, "names"))
+    for path, sentence in (
+        (tmp_path / "names.html", "and learns 3 symbols together, once all of them are there."),
+        (
+            pages / "digits by rows.html",
+            "and learns 8 outputs together: these are drawn with the same weights, independently of each other.",
+        ),
+    ):
+        tab = opened(browser, path)
+        assert sentence in tab.inner_text("main") and "as soon as" not in tab.inner_text("main")
+        assert tab.inner_text("#position") == "After 0 of 0 outputs"
+        tab.close()
 
 
 def test_a_digit_is_drawn_on_and_completed(browser, pages):
