@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import NAMES, adapt, jit, make
+from problems import NAMES, adapt, disturbed, inputs, jit, make
 
 import rgen
-from rgen import play, sampling
-from rgen.choices import PRETRAINED
+from rgen import networks, play, sampling
+from rgen.choices import PRETRAINED, SPLITS, Kind
 from rgen.commands import sample
 from rgen.config import SampleConfig
+from rgen.data import Dataset
 from rgen.errors import InputError
-from rgen.fast import InnerLoop
-from rgen.likelihood import Categorical
+from rgen.fast import InnerLoop, Params
+from rgen.likelihood import Categorical, Logistic
 from rgen.recurrent import LSTM, Recurrent
 from rgen.runs.folder import load_run
-from rgen.sampling import Sampler
+from rgen.sampling import Sampler, look
 from rgen.sequence import Sequence
 from runs import ROOT, command
 
@@ -42,6 +44,11 @@ def browser():
         started = engine.chromium.launch(executable_path=found[0], args=["--no-sandbox"])
         yield started
         started.close()
+
+
+def data_of(kind: Kind, shape: tuple[int, ...], symbols: int = 2, **options: Any) -> Dataset:
+    """A data set without sequences."""
+    return Dataset(kind, dict.fromkeys(SPLITS, np.zeros((0, *shape), np.uint8)), symbols, **options)
 
 
 def opened(browser, path: Path, **options: Any) -> Any:
@@ -63,7 +70,7 @@ def pages(tmp_path_factory) -> Path:
         sample.main(SampleConfig(Path(f"pretrained:{name}"), page=folder / f"{name}.html"))
     run: Any = load_run("pretrained:digits")
     sampler = Sampler(dataclasses.replace(run.model, inner_batch=8), (8, 8))
-    (folder / "digits by rows.html").write_text(play.page(sampler, run.params, "digits, a row a step"))
+    (folder / "digits by rows.html").write_text(play.page(sampler, run.params, run.data, "digits, a row a step"))
     return folder
 
 
@@ -168,9 +175,219 @@ def test_beliefs_and_nats_of_digits(fill, size, browser, pages):
     assert paid.sum() == pytest.approx(float(nats.sum()), abs=AGREE)
     for moment, expected in zip((0, len(places) // 2, len(places)), (*believed[:2], believed[-1])):
         tab.evaluate(f"refresh({moment})")
-        np.testing.assert_allclose(tab.evaluate("[...belief]"), expected, atol=AGREE)
+        np.testing.assert_allclose(tab.evaluate("belief.map((of) => of.mean)"), expected, atol=AGREE)
     assert not tab.complaints
     tab.close()
+
+
+def check_controls(tab: Any) -> None:
+    """Each has a name, and lies within the page, however narrow."""
+    controls = tab.locator("button, input, select, #picture").all()
+    assert len(controls) > 3
+    for control in controls:
+        assert tab.evaluate("(e) => (e.labels?.length || e.textContent || e.ariaLabel) ? true : false", control.element_handle())
+    for width in (280, 1280):
+        tab.set_viewport_size({"width": width, "height": 844})
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        for control in controls:
+            box = control.bounding_box()
+            assert control.is_visible() and box["x"] >= 0 and box["x"] + box["width"] <= width
+
+
+# ---------------------------------------------------------------- levels, colours and symbols
+
+OTHER = {
+    "levels": (data_of("image", (3, 4), 5), Logistic(5, 2), 1),
+    "colour": (data_of("image", (2, 2, 3), 4, colour=True, order="random"), Categorical(), 1),
+    "symbols": (data_of("array", (5,), 3), Categorical(), 2),
+    "many symbols": (data_of("array", (2, 3), 256), Categorical(), 1),
+    "bits": (data_of("array", (35,)), Categorical(), 1),
+}
+believe = jit(lambda loop, params, seqs, x: loop.belief(params, seqs, x, 1), static_argnums=0)
+
+
+def other(name: str, browser, folder: Path) -> tuple[Any, Callable[[int], None]]:
+    """The page of a tiny network, and what holds it against Python once all outputs are there, after the first so many of them."""
+    data, likelihood, size = OTHER[name]
+    outputs = likelihood.outputs if isinstance(likelihood, Logistic) else data.symbols
+    network = networks.build("heads", data.shape, outputs, data.symbols, width=4, depth=1, heads=2, keys=4)
+    loop = InnerLoop(network, likelihood, rate=0.1, fast=("heads/memory",), inner_batch=size, form="direct")
+    x = inputs(data.shape)
+    weights = jit(network.init)(jax.random.key(0), x[0])["params"]
+    params = disturbed(Params(weights, {"fixed": jnp.float32(0.1)}), np.random.default_rng(0))
+    (folder / "page.html").write_text(play.page(sampling.make_sampler(loop, data), params, data, name))
+    tab = opened(browser, folder / "page.html")
+
+    def check(count: int) -> None:
+        steps = np.array(tab.evaluate(STEPS))
+        (place, y), paid = steps[:, :2].T.astype(int), steps[:, 2]
+        assert sorted(place) == list(range(len(x)))
+        probs = np.exp(believe(loop, params, Sequence(x[None, place], y[None], np.ones((1, len(y)))), x)[0])
+        np.testing.assert_allclose(paid, -np.log(probs[np.arange(len(y)) // size, place, y]), atol=AGREE)
+        tab.evaluate(f"refresh({count})")
+        now, levels = probs[-1 if count == len(y) else count // size], np.linspace(0, 1, data.symbols)
+        tint = now @ (look.palette(data) * 255).round() / 255
+        expected = np.stack([now @ levels, now @ levels**2, now.max(1), *tint.T], 1)
+        found = np.array(tab.evaluate("belief.map((of) => [of.mean, of.spread, of.probability, ...of.tint])"))
+        found /= [data.symbols - 1, data.symbols - 1, 1, 255, 255, 255]
+        found[:, 1] = found[:, 0] ** 2 + found[:, 1] ** 2
+        np.testing.assert_allclose(found, expected, atol=AGREE)
+        assert tab.evaluate("belief.map((of) => of.likeliest)") == now.argmax(1).tolist()
+
+    return tab, check
+
+
+DRAWN_INK = [13, 122, 106]  # --drawn of page.css
+
+
+def painted(tab: Any, pixel: int, part: float = 0.5) -> list[int]:
+    """The colour of the picture at a part of the diagonal of a pixel."""
+    at = f"({pixel} % columns + {part}) * CELL, (Math.floor({pixel} / columns) + {part}) * CELL"
+    return tab.evaluate(f"[...picture.getContext('2d').getImageData({at}, 1, 1).data.slice(0, 3)]")
+
+
+def point(tab: Any, pixel: int) -> str:
+    """Moves the mouse to a pixel; what the page says of it."""
+    box, (across, down) = tab.locator("#picture").bounding_box(), tab.evaluate("[columns, rows]")
+    tab.mouse.move(box["x"] + (pixel % across + 0.5) * box["width"] / across, box["y"] + (pixel // across + 0.5) * box["height"] / down)
+    return tab.inner_text("#pixel")
+
+
+def click(tab: Any, *pixels: int) -> None:
+    for pixel in pixels:
+        point(tab, pixel)
+        tab.mouse.down()
+        tab.mouse.up()
+
+
+def test_levels_are_drawn_with_a_slider_and_keys(browser, tmp_path):
+    tab, check = other("levels", browser, tmp_path)
+    assert "one are black" in tab.inner_text("fieldset") and not re.search("ink|paper", tab.inner_text("main"))
+    sentence = r"Row 1, column 1: expected level \d\.\d, spread \d\.\d; likeliest \d, with probability 0\.\d+"
+    assert re.fullmatch(sentence, point(tab, 0))
+    tab.check("input[value='-1']")
+    tab.fill("#level", "3")  # which chooses it
+    click(tab, 1)
+    for key in ("ArrowRight", "4", "ArrowRight", "5", "ArrowDown", "Enter"):  # there is no level 5
+        tab.keyboard.press(key)
+    tab.wait_for_function("find('nats').textContent.includes('8 known pixels')")
+    assert tab.evaluate("[...marks]") == [-1, 3, 4, -1, -1, -1, -1, 3, -1, -1, -1, -1]
+    assert point(tab, 7).startswith("Row 2, column 4: level 3, known: step 8 paid ")
+    assert [painted(tab, pixel) for pixel in (0, 1, 2)] == [[level] * 3 for level in (0, 191, 255)]
+    tab.click("#all")
+    tab.wait_for_selector("#completions li")
+    assert painted(tab, 7, 0.05) == [191] * 3 and painted(tab, 8, 0.05) == DRAWN_INK
+    check(12)
+    check(5)
+    (dot, expected), unknown = [painted(tab, 7, part) for part in (0.5, 0.15)], tab.evaluate("belief[7].tint")
+    assert dot == [191] * 3 and np.allclose(expected, unknown, atol=1)
+    check_controls(tab)
+    assert not tab.complaints
+    tab.close()
+
+
+def test_a_colour_marks_three_outputs(browser, tmp_path):
+    tab, check = other("colour", browser, tmp_path)
+    assert re.match(r"Row 2, column 2: red expected level .*; green expected level .*; blue expected level ", point(tab, 3))
+    tab.fill("#colour", "#ff8040")
+    assert tab.input_value("#colour") == "#ffaa55"  # of four levels
+    click(tab, 2)
+    tab.wait_for_function("find('nats').textContent.includes('3 known levels')")
+    assert tab.evaluate("[...marks]") == [-1] * 6 + [3, 2, 1] + [-1] * 3
+    assert re.match(r"Row 2, column 1: red 3, known: step 1 paid .*; green 2, known: step 2 paid .*; blue 1", point(tab, 2))
+    assert painted(tab, 2) == [255, 170, 85]
+    tab.focus("#picture")
+    for key in ("ArrowUp", "2"):
+        tab.keyboard.press(key)
+    tab.wait_for_function("find('nats').textContent.includes('6 known levels')")
+    assert tab.evaluate("[...marks.slice(0, 3)]") == [2, 2, 2]
+    tab.click("#one")
+    tab.wait_for_function("learner.steps.length === 9")
+    drawn = tab.evaluate("learner.steps.slice(6).map((step) => step.place)")
+    assert drawn in ([3, 4, 5], [9, 10, 11])
+    assert painted(tab, drawn[0] // 3) == tab.evaluate("learner.steps.slice(6).map((step) => 85 * step.y)")
+    tab.click("#all")
+    tab.wait_for_selector("#completions li")
+    check(12)
+    check(7)  # red of the third pixel is learned
+    assert point(tab, drawn[0] // 3).count("drawn: step 7") == 1
+    check_controls(tab)
+    assert not tab.complaints
+    tab.close()
+
+
+def test_an_array_has_a_button_for_each_symbol(browser, tmp_path):
+    tab, check = other("symbols", browser, tmp_path)
+    assert tab.locator("input[name=tool]").count() == 4 and not tab.locator("#level, #colour").count()
+    said = tab.inner_text("main")
+    assert "predicts 2 outputs with the same weights" in said and "learns 2 outputs together" in said and "as soon as" not in said
+    assert re.match(r"Place 5: likeliest \d, with probability", point(tab, 4))
+    tab.check("input[value='2']")
+    click(tab, 0)
+    tab.wait_for_function("find('position').textContent === 'After 1 of 1 outputs'")
+    dot = painted(tab, 0)
+    click(tab, 1)
+    tab.check("input[value='1']")
+    click(tab, 2)
+    tab.wait_for_function("find('nats').textContent.includes('3 known places')")
+    colours = (look.palette(OTHER["symbols"][0]) * 255).round().tolist()
+    assert dot == colours[2] and [painted(tab, place) for place in range(3)] == [colours[2], colours[2], colours[1]]
+    assert painted(tab, 0, 0.05) == colours[2] != painted(tab, 2, 0.05)  # the third waits for the fourth
+    tab.click("#all")
+    tab.wait_for_selector("#completions li")
+    check(5)
+    check(3)
+    check_controls(tab)
+    assert not tab.complaints
+    tab.close()
+
+
+def test_many_symbols_share_a_slider(browser, tmp_path):
+    tab, check = other("many symbols", browser, tmp_path)
+    assert tab.input_value("#level") == "255" and tab.inner_text("#tone") == "255"
+    tab.fill("#level", "200")
+    click(tab, 1)
+    tab.wait_for_function("find('nats').textContent.includes('2 known places')")
+    assert tab.evaluate("[...marks]") == [-1, 200, -1, -1, -1, -1]
+    assert painted(tab, 1) == (look.palette(OTHER["many symbols"][0])[200] * 255).round().tolist()
+    tab.click("#all")
+    tab.wait_for_selector("#completions li")
+    check(2)
+    check_controls(tab)
+    assert not tab.complaints
+    tab.close()
+
+
+def test_a_long_line_has_several_rows(browser, tmp_path):
+    tab, _ = other("bits", browser, tmp_path)
+    assert tab.evaluate("[rows, columns]") == [2, 18]
+    assert "1 is ink, 0 is paper" in tab.inner_text("#keys") and "one after the other" in tab.inner_text("main")
+    assert point(tab, 18).startswith("Place 19: probability of ink 0.")
+    click(tab, 35)  # behind the last one, which it marks
+    for key in ("ArrowRight", "ArrowUp", "1", "ArrowRight", "ArrowDown"):  # nothing is right of it, nor below the last column
+        tab.keyboard.press(key)
+    tab.wait_for_function("learner.steps.length === 35 && learner.steps[34].nats")
+    assert tab.evaluate("[marks[16], marks[34], cursor]") == [1, 1, 17]
+    check_controls(tab)
+    assert not tab.complaints
+    tab.close()
+
+
+def test_inner_batches_are_said(browser, pages, tmp_path):
+    run: Any = load_run("pretrained:names")
+    sampler = sampling.make_sampler(dataclasses.replace(run.model, inner_batch=3), run.data)
+    (tmp_path / "names.html").write_text(play.page(sampler, run.params, run.data, "names"))
+    for path, sentence in (
+        (tmp_path / "names.html", "and learns 3 symbols together, once all of them are there."),
+        (
+            pages / "digits by rows.html",
+            "and learns 8 outputs together: these are drawn with the same weights, independently of each other.",
+        ),
+    ):
+        tab = opened(browser, path)
+        assert sentence in tab.inner_text("main") and "as soon as" not in tab.inner_text("main")
+        assert tab.inner_text("#position") == "After 0 of 0 outputs"
+        tab.close()
 
 
 def test_a_digit_is_drawn_on_and_completed(browser, pages):
@@ -340,16 +557,7 @@ def test_without_javascript_the_page_says_so(browser, pages):
 @pytest.mark.parametrize("name", PRETRAINED)
 def test_all_controls_fit(name, browser):
     tab = opened(browser, ROOT / "docs" / f"play-{name}.html")
-    controls = tab.locator("button, input, select, #picture").all()
-    assert len(controls) > 3
-    for control in controls:
-        assert tab.evaluate("(e) => (e.labels?.length || e.textContent || e.ariaLabel) ? true : false", control.element_handle())
-    for width in (280, 1280):
-        tab.set_viewport_size({"width": width, "height": 844})
-        assert tab.evaluate("document.documentElement.scrollWidth") <= width
-        for control in controls:
-            box = control.bounding_box()
-            assert control.is_visible() and box["x"] >= 0 and box["x"] + box["width"] <= width
+    check_controls(tab)
     tab.close()
 
 
@@ -359,7 +567,7 @@ def test_all_of_mnist(browser, tmp_path):
     run = load_run("pretrained:mnist")
     row, column = np.indices((28, 28)) - 13.5
     ring = (abs(np.hypot(row, column) - 7) < 1.5).ravel().astype(int)
-    (tmp_path / "mnist.html").write_text(play.page(sampling.make_sampler(run.model, run.data), run.params, "mnist"))
+    (tmp_path / "mnist.html").write_text(play.page(sampling.make_sampler(run.model, run.data), run.params, run.data, "mnist"))
     tab = opened(browser, tmp_path / "mnist.html")
     tab.evaluate(f"marks.set({ring.tolist()}); changed()")
     xs = np.stack(np.divmod(np.arange(784), 28), -1)
@@ -372,7 +580,7 @@ def test_all_of_mnist(browser, tmp_path):
     assert paid.sum() == pytest.approx(nats.sum(), abs=AGREE)
     for moment in (0, 1, 2):
         tab.evaluate(f"refresh({392 * moment})")
-        np.testing.assert_allclose(tab.evaluate("[...belief]"), believed[moment], atol=AGREE)
+        np.testing.assert_allclose(tab.evaluate("belief.map((of) => of.mean)"), believed[moment], atol=AGREE)
     tab.close()
 
 
@@ -391,7 +599,7 @@ def test_the_command_writes_one_file(trained, tmp_path):
 def test_random_orders_are_that_of_the_first_sample():
     loop, params, _ = make("image-heads")
     sampler = Sampler(loop, (2, 3), random_order=True)
-    written = play.page(sampler, params, "a <b>")
+    written = play.page(sampler, params, data_of("image", (2, 3)), "a <b>")
     order = np.asarray(sampler.places(sampler.keys(np.uint32(0), np.arange(1))))[0].tolist()
     assert f'"order":{json.dumps(order, separators=(",", ":"))},"raster":false' in written
     assert "<title>a &lt;b&gt;:" in written
@@ -405,17 +613,25 @@ def sorting(params: Any, x: jax.Array) -> jax.Array:
     return jnp.sort(params) * x
 
 
-def refused(case: str) -> tuple[Sampler, Any]:
+def refused(case: str) -> tuple[Sampler, Any, Dataset]:
+    image = data_of("image", (2, 3))
     if case == "recurrent":
-        return Sampler(Recurrent(LSTM((2, 3), symbols=2, outputs=1), rgen.Bernoulli()), (2, 3)), ()
+        return Sampler(Recurrent(LSTM((2, 3), symbols=2, outputs=1), rgen.Bernoulli()), (2, 3)), (), image
     if case == "context":
         loop = make("text-heads partly").loop
-        return Sampler(loop, (2, 3)), make("text-heads partly").params
+        return Sampler(loop, (2, 3)), make("text-heads partly").params, image
+    if case == "axes":
+        return Sampler(make("image-heads").loop, (2, 3, 2)), (), data_of("array", (2, 3, 2))
     loop = InnerLoop(rgen.Function(lambda key, x: jnp.ones(3), sorting), Categorical())
-    return Sampler(loop, (7,)), loop.init(jax.random.key(0), jnp.int32(0))
+    return Sampler(loop, (7,)), loop.init(jax.random.key(0), jnp.int32(0)), data_of("text", (7,), 3)
 
 
-REFUSED = {"recurrent": "has no inner loop", "context": "reads earlier outputs too", "sort": "The page cannot compute 'sort'"}
+REFUSED = {
+    "recurrent": "has no inner loop",
+    "context": "reads earlier outputs too",
+    "axes": r"one or two axes; this run has arrays of the shape \(2, 3, 2\), which have 3",
+    "sort": "The page cannot compute 'sort'",
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from rgen.data import Dataset
-from rgen.errors import InputError
+from rgen.errors import InputError, command
 from rgen.fast import InnerLoop, Params
 from rgen.play.instructions import Arrays
 from rgen.play.primitives import compile_program
-from rgen.sampling import Sampler
+from rgen.sampling import Sampler, look
 
 HERE = Path(__file__).parent
 MOST = 64e6  # bytes of a page; browsers load larger ones, but too slowly
@@ -26,16 +26,21 @@ def page(sampler: Sampler, params: Any, data: Dataset, title: str) -> str:
     """The page, as HTML.
 
     Args:
-      sampler: of a network in an inner loop, for images of 0 and 1 or lines of bytes. If its orders are random, the page has the order of
-        sample 0 of seed 0.
+      sampler: of a network in an inner loop. If its orders are random, the page has the order of sample 0 of seed 0.
       params: its parameters; the page computes in float32.
-      data: what it was trained on.
+      data: what it was trained on: text, images, or arrays with one or two axes.
       title: the page's headline.
     Raises:
       InputError: the model cannot be shown on a page.
     """
-    kind = "image" if len(sampler.shape) > 1 else "text"
-    content = json.dumps(_content(sampler, params), separators=(",", ":")).replace("<", "\\u003c")
+    axes = len(data.shape) - data.colour
+    if axes > 2:
+        raise InputError(
+            f"--page shows lines, pictures, and arrays with one or two axes; this run has {data.kind}s of the shape {data.shape}, "
+            f"which have {axes}. Draw with {command('sample')}, without --page."
+        )
+    kind = "text" if data.kind == "text" else "image"
+    content = json.dumps(_content(sampler, params, data), separators=(",", ":")).replace("<", "\\u003c")
     if len(content) > MOST:
         raise InputError(f"The page would have {len(content) / 1e6:.0f} MB; at most {MOST / 1e6:.0f} can be used. Train a smaller network.")
     scripts = "\n".join((HERE / name).read_text() for name in ("engine.js", "learner.js", f"{kind}.js"))
@@ -44,19 +49,24 @@ def page(sampler: Sampler, params: Any, data: Dataset, title: str) -> str:
     return re.sub("<!-- ([A-Z]+) -->", lambda found: parts[found[1]], (HERE / "page.html").read_text())
 
 
-def _content(sampler: Sampler, params: Any) -> dict[str, Any]:
+def _content(sampler: Sampler, params: Any, data: Dataset) -> dict[str, Any]:
     """What `learner.js` reads."""
     loop = sampler.model
     if not isinstance(loop, InnerLoop):
         raise InputError("--page shows how SGD learns what is drawn; the recurrent baseline has no inner loop. Give another run.")
-    if loop.reads and len(sampler.shape) > 1:
-        raise InputError("--page asks about pixels out of turn; this network reads earlier outputs too, which only the next one has.")
+    if loop.reads and data.kind != "text":
+        raise InputError("--page asks about places out of turn; this network reads earlier outputs too, which only the next one has.")
     if not loop.plain or loop.inner_steps > 1:
         raise InputError("--page takes single inner steps of plain SGD; the inner loop of this run has an optimizer, or several steps.")
     places = sampler.places(sampler.keys(np.uint32(0), np.zeros(1, np.uint32)))[0]
     inputs = np.asarray(sampler.inputs(np.arange(places.size)))
+    coloured = data.kind != "text" and not data.is_black_and_white
     return {
+        "kind": data.kind,
         "shape": sampler.shape,
+        "symbols": data.symbols,
+        "channels": data.together,
+        "palette": (look.palette(data) * 255).round().astype(int).tolist() if coloured else None,
         "order": np.asarray(places).tolist(),
         "raster": not sampler.random_order,
         "inputs": inputs.reshape(places.size, -1).tolist(),

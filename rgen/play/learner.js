@@ -44,9 +44,15 @@ class Learner {
     return fast.map((_, i) => out[i].slice());
   }
 
-  /** The fast weights with which the output after the first `count` is predicted: an inner step is taken once all its outputs are there. */
+  /** How many of the first `count` outputs have been learned: an inner step is taken once all its outputs are there. */
+  whole(count) {
+    const { batch, order } = this.content;
+    return count === order.length ? count : count - (count % batch);
+  }
+
+  /** The fast weights with which the output after the first `count` is predicted. */
   after(count) {
-    const { batch, order } = this.content, whole = count === order.length ? count : count - (count % batch);
+    const { batch } = this.content, whole = this.whole(count);
     const near = Math.min(Math.floor(whole / this.every), this.saved.length - 1);
     let [at, fast] = this.last;
     if (at > whole || at < near * this.every) [at, fast] = [near * this.every, this.saved[near]];
@@ -118,7 +124,14 @@ function seek(steps) {
   slider.value = steps;
 }
 
+/** Changes words by the data: those of `data-KEY`, where # is a number, take the place of what is in an element. */
+function reword(key, number) {
+  for (const element of document.querySelectorAll(`[data-${key}]`)) element.textContent = element.dataset[key].replaceAll("#", number);
+}
+
 const find = (id) => document.getElementById(id);
 const slider = find("slider");
 const learner = new Learner(content);
 const random = randomOf(1);
+const OUTPUT = content.batch > 1 ? "output" : "step"; // what the slider counts
+if (content.batch > 1) reword("batch", content.batch);

@@ -23,7 +23,7 @@ async function refresh() {
   learner.set(typed());
   if (!(await inSlices(learner.steps.length, (i) => learner.after(i + 1)))) return false;
   const now = Number(slider.value), bytes = bytesOf(prompt.value).length;
-  find("position").textContent = `After ${now} of ${learner.steps.length} steps`;
+  find("position").textContent = `After ${now} of ${learner.steps.length} ${OUTPUT}s`;
   find("length").textContent = `${bytes} of at most ${length - 1} bytes${bytes < length ? "" : "; what is beyond is not read"}`;
   find("one").disabled = bytes >= length - 1;
   find("nats").textContent = `Paid: ${learner.nats(false, now).toFixed(3)} nats for ${now} symbols.`;
