@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from problems import NAMES, adapt, first_order_maml, jit, make, maml, reptile, sample
 from test_loop import close
 
+from rgen.config import BenchmarkConfig
 from rgen.fast import Dual, Function, InnerLoop, Params, capture, views
 from rgen.fast.costs import even
 from rgen.fast.plan import Plan, Purpose
 from rgen.hardware import Hardware
 from rgen.likelihood import Categorical
 from rgen.sequence import Prediction, Sequence
-from rgen.timing.benchmark import model_and_data
+from rgen.timing.benchmark import combinations, made_up, model_of
 
 CHOICES = {
     "kept": Dual(chunk=4, fold=False, every_layer=True),
@@ -295,7 +296,8 @@ def test_a_plan_is_made_for_the_devices_of_its_form():
     ("preset", "length", "fold"), [("digits-maml", 64, False), ("small-mnist-heads", 196, True), ("text-maml", 128, False)]
 )
 def test_what_the_cost_model_chooses_for_presets(preset, length, fold):
-    loop, seqs = model_and_data(preset, "dual", 32, length)
+    ((what,),) = combinations(BenchmarkConfig((preset,), ("maml",), ("dual",), (32,), (length,)))
+    loop, seqs = model_of(what), made_up(what)
     assert isinstance(loop, InnerLoop)
     form = dataclasses.replace(loop.form, hardware=Hardware("cpu", 2, cache=2.0**20))
     assert planned(loop, form, jax.eval_shape(loop.init, jax.random.key(0), seqs.x[0, 0]), seqs.x, 32).fold is fold

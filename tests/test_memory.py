@@ -93,10 +93,13 @@ def test_a_table_of_lines_or_made_up_sequences_that_cannot_fit_are_refused(tmp_p
     (tmp_path / "lines.txt").write_bytes(b"a\n" * 200 + b"b" * 10_000)
     with pytest.raises(InputError, match=r"201 lines of 10,001 bytes needs at least .* --max-length"):
         data.load(tmp_path / "lines.txt", max_length=10**8)
-    with pytest.raises(InputError, match="--meta-batch 100000000 with --length 100000000 needs"):
-        benchmark.made_up("text", 10**8, 10**8)
-    with pytest.raises(InputError, match="parameters needs at least"):
-        benchmark.prepare("text-mlp", "maml", "dual", 1, 64)
+    for batch, length, sentence in (
+        (10**8, 10**8, "--meta-batch 100000000 with sequences of 100,000,000 steps needs"),
+        (1, 64, "parameters needs at least"),
+    ):
+        ((what,),) = benchmark.combinations(config.BenchmarkConfig(("text-mlp",), ("maml",), ("dual",), (batch,), (length,)))
+        with pytest.raises(InputError, match=sentence):
+            benchmark.prepare(what)
 
 
 # ---------------------------------------------------------------- whole numbers

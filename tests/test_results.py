@@ -23,7 +23,7 @@ from rgen.timing import original, targets
 from runs import ROOT, TINY, contents
 
 MINE = b"the user's own work\n"
-ROWS = [timing.Timing("siren", "maml", "dual", 1, 4, 1, 1.0, 4.0, 1.0, 9, 1.0, None, None, [])]
+ROWS = [timing.Timing("siren", "maml", "dual", 1, 4, (2, 2), 2, 1, 1, 1.0, 4.0, 1.0, 9, 1.0, None, None, [])]
 
 
 class Case(NamedTuple):

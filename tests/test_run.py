@@ -31,8 +31,8 @@ from runs import ROOT, TINY, command, contents, cut, last_state, rows, words
 
 SUMMARY = {"nats_per_sequence", "standard_error", "nats_per_symbol", "bits_per_symbol", "sequences", "parameters", "step"}
 ROW = {
-    *("network", "algorithm", "form", "meta_batch", "length", "devices", "seconds", "outputs_per_second", "sequences_per_second"),
-    *("temp_bytes", "compile_seconds", "over_reptile", "times_direct", "operations"),
+    *("network", "algorithm", "form", "meta_batch", "length", "shape", "symbols", "inner_batch", "devices", "seconds"),
+    *("outputs_per_second", "sequences_per_second", "temp_bytes", "compile_seconds", "over_reptile", "times_direct", "operations"),
 }
 # ---------------------------------------------------------------- names that other programs call
 
@@ -342,6 +342,19 @@ BAD_USE = {
         "benchmark",
         ["--original", ".", "--algorithm", "maml", "--devices", "1"],
         "--original and --devices cannot be used together",
+    ),
+    "benchmark shape": ("benchmark", ["--shape", "4", "4", "--length", "16"], "--shape and --length both say"),
+    "benchmark axes": ("benchmark", ["--shape", *"22222"], "--shape has 5 axes; it must have one to four"),
+    "benchmark symbols": ("benchmark", ["--symbols", "257"], "--symbols is 257; it must be at most 256"),
+    "benchmark colours": (
+        "benchmark",
+        ["--network", "heads", "siren", "--algorithm", "maml", "--shape", "4", "4", "3"],
+        "The network 'siren' is for pictures without colours, and the sequences have the shape (4, 4, 3)",
+    ),
+    "benchmark shape of the original": (
+        "benchmark",
+        ["--original", ".", "--algorithm", "maml", "--shape", "4", "4"],
+        "--original and --shape cannot be used together",
     ),
     "benchmark meta-batch": ("benchmark", ["--meta-batch", "-1"], "--meta-batch is -1; it must be at least 1"),
 }

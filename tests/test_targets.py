@@ -8,9 +8,11 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import rgen
+from rgen import commands
 from rgen.choices import NETWORKS, PRETRAINED
 from rgen.config import PRESETS, BenchmarkConfig
 from rgen.errors import InputError
@@ -83,11 +85,53 @@ def compiled(tmp_path: Path, *options: str) -> list[dict]:
 
 
 def test_this_machine_is_a_target_too(tmp_path):
-    options = words("--network siren --algorithm reptile --length 64 --meta-batch 2 --target cpu --json rows.json")
+    options = words(
+        "--network siren --algorithm reptile --shape 8 8 --symbols 3 --inner-batch 2 --meta-batch 2 --target cpu --json rows.json"
+    )
     said = command("benchmark", *options, cwd=tmp_path).stdout
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert [row["form"] for row in rows] == ["direct", "dual"] and all(row["fits"] for row in rows)
+    assert all((row["length"], row["shape"], row["symbols"], row["inner_batch"]) == (64, [8, 8], 3, 2) for row in rows)
+    assert "(8, 8)" in said
     assert rows[0]["temp_bytes"] != rows[1]["temp_bytes"] and "argument MB" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("heads text-heads image-heads", [((3, 3), 2), ((9,), 256), ((3, 3), 2)]),
+        ("heads text-heads names-heads mnist-heads lstm --shape 2 3 2", [((2, 3, 2), k) for k in (2, 256, 256, 2, 2)]),
+        ("heads lstm text-mlp digits-maml --shape 7", [((7,), k) for k in (256, 256, 256, 2)]),
+        ("siren text-mlp heads --symbols 5", [((3, 3), 5), ((9,), 5), ((3, 3), 5)]),
+    ],
+)
+def test_what_sequences_are_made_up(options, expected):
+    rest = "--algorithm maml --form direct --meta-batch 2" + " --length 9" * ("--shape" not in options)
+    config = commands.parse("benchmark", words(f"--network {options} {rest}"))
+    found = [what for group in benchmark.combinations(config) for what in group]
+    assert [(what.shape, what.symbols) for what in found] == expected
+    for what in found:
+        seqs = benchmark.made_up(what)
+        assert seqs.y.shape == (2, what.length) and seqs.y.max() < what.symbols
+        places = seqs.x.reshape(what.length, -1)
+        assert len(np.unique(places, axis=0)) == what.length and (places < what.shape).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("--network siren", []),
+        ("--network siren text-mlp", ["shape", "symbols"]),
+        ("--network siren --inner-batch 3", ["inner_batch"]),
+        ("--network mnist-heads --inner-batch 1 28 --symbols 2", ["symbols", "inner_batch"]),
+        ("--network mnist-heads --shape 2 2 3", ["shape"]),
+    ],
+)
+def test_shape_symbols_and_outputs_per_step_are_columns_where_they_vary_or_were_asked_for(options, expected):
+    config = commands.parse("benchmark", words(f"{options} --algorithm maml --form dual"))
+    rows = [what for group in benchmark.combinations(config) for what in group]
+    assert list(benchmark.columns(config, rows))[5:] == [*expected, "devices"]
+    assert len({what.name for what in rows}) == len(rows)  # so that each has a line of its own in the picture
 
 
 THERE = find_spec("libtpu") and find_spec("jax_cuda13_plugin")

@@ -28,7 +28,7 @@ def main(config: BenchmarkConfig) -> None:
         original.check(config.original)
     rows = how.measure(config)
     print(machine())
-    print(how.table(rows))
+    print(how.table(config, rows))
     if config.json:
         content = json.dumps([dataclasses.asdict(row) for row in rows], indent=2) + "\n"
         replace(config.json, content.encode(), config.overwrite)

@@ -8,6 +8,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable
+from collections.abc import Sequence as Many
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -31,7 +32,36 @@ from rgen.sequence import Sequence, SequenceModel
 
 
 @dataclasses.dataclass(frozen=True)
-class Timing:
+class Combination:
+    """What is timed, or compiled for a target.
+
+    Attributes:
+      network: a network, with its default sizes, or a preset.
+      algorithm: a name in TIMED.
+      length: T, inner steps per sequence, at the first places of `shape`.
+      shape, symbols: sizes of the axes of the made-up sequences, and how many symbols they have.
+      inner_batch: K, outputs per inner step.
+      devices: how many the sequences are spread over.
+    """
+
+    network: str
+    algorithm: str
+    form: str
+    meta_batch: int
+    length: int
+    shape: tuple[int, ...]
+    symbols: int
+    inner_batch: int
+    devices: int
+
+    @property
+    def name(self) -> str:
+        """In a sentence, without the sizes of the sequences."""
+        return f"{self.network} {self.algorithm} {self.form}" + f" K={self.inner_batch}" * (self.inner_batch > 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing(Combination):
     """One line of the table, and one object of the JSON file.
 
     Attributes:
@@ -42,12 +72,6 @@ class Timing:
       operations: with --profile, where the time goes: (kind of XLA operation, seconds summed over threads, calls).
     """
 
-    network: str
-    algorithm: str
-    form: str
-    meta_batch: int
-    length: int
-    devices: int
     seconds: float
     outputs_per_second: float
     sequences_per_second: float
@@ -66,25 +90,21 @@ class Compiled(NamedTuple):
     temp_bytes: int
 
 
-def configuration(name: str) -> TrainConfig:
-    """Of a network with its default sizes, or of a preset; "NAME K=2" has two outputs per inner step."""
-    name, _, size = name.partition(" K=")
-    data = "listing" if name.startswith("text") else "digits"
-    config = TrainConfig(network=name, data=data) if name in NETWORKS else PRESETS[name][1]
-    return dataclasses.replace(config, inner_batch=int(size)) if size else config
+def configuration(name: str, axes: int | None = None) -> TrainConfig:
+    """Of a preset, or of a network with its default sizes: for text by its name or if places have one axis, else for images."""
+    text = name.startswith("text") or axes == 1
+    return TrainConfig(network=name, data="listing" if text else "digits") if name in NETWORKS else PRESETS[name][1]
 
 
-def made_up(kind: str, meta_batch: int, length: int) -> tuple[tuple[int, ...], int, Sequence]:
-    """Random sequences, "text" or "image": (shape of the data, symbols, batch). Images are the smallest square with `length` pixels."""
-    what, remedy = f"--meta-batch {meta_batch} with --length {length}", "Make one of them smaller."
-    require_memory(3 * 4 * meta_batch * length, what, remedy)  # outputs, weights and nats
-    text = kind == "text"
-    side = math.ceil(math.sqrt(length))
-    x = np.arange(length) if text else np.stack(np.divmod(np.arange(length), side), axis=-1)
-    symbols = 256 if text else 2
-    y = np.random.default_rng(0).integers(symbols, size=(meta_batch, length), dtype=np.int32)
-    seqs = Sequence(x.astype(np.int32)[None], y, np.ones(y.shape, np.float32))
-    return ((length,) if text else (side, side)), symbols, seqs
+def made_up(what: Combination) -> Sequence:
+    """Random sequences."""
+    size = (what.meta_batch, what.length)
+    about = f"--meta-batch {what.meta_batch} with sequences of {what.length:,} steps"
+    require_memory(3 * 4 * math.prod(size), about, "Make one of them smaller.")  # outputs, weights and nats
+    places = np.arange(what.length, dtype=np.int32)
+    x = places if len(what.shape) == 1 else np.stack(np.unravel_index(places, what.shape), axis=-1).astype(np.int32)
+    y = np.random.default_rng(0).integers(what.symbols, size=size, dtype=np.int32)
+    return Sequence(x[None], y, np.ones(size, np.float32))
 
 
 def draw_samples(model: SequenceModel, params: Any, seqs: Sequence) -> Any:
@@ -115,23 +135,45 @@ def device_counts(config: BenchmarkConfig, network: str, algorithm: str) -> tupl
     return config.devices or (1 if alone else there.devices,)
 
 
-def model_and_data(name: str, form: str, meta_batch: int, length: int, there: Hardware | None = None) -> tuple[SequenceModel, Sequence]:
-    """The model of a network or preset, planned for some devices, and made-up data for it."""
-    config = dataclasses.replace(configuration(name), form=form)
-    shape, symbols, seqs = made_up("image" if config.data in data.IMAGES else "text", meta_batch, length)
-    model = models.configured(config, shape, symbols)
+def combinations(config: BenchmarkConfig) -> list[list[Combination]]:
+    """All combinations, those of one network, size and length together.
+
+    Raises:
+      InputError: a network is not for such sequences or inner steps, or there are not as many devices as asked for.
+    """
+    found = []
+    for network, meta_batch, length in product(config.network, config.meta_batch, config.lengths):
+        of, side = configuration(network, len(config.shape)), math.ceil(math.sqrt(length))
+        text = of.data not in data.IMAGES
+        shape, symbols = config.shape or ((length,) if text else (side, side)), config.symbols or (256 if text else 2)
+        these = [
+            Combination(network, algorithm, form, meta_batch, length, shape, symbols, inner_batch, devices)
+            for inner_batch in config.inner_batch or (of.inner_batch,)
+            for algorithm, form in cases(config, network)
+            for devices in dict.fromkeys(shards_of(meta_batch, count) for count in device_counts(config, network, algorithm))
+        ]
+        for what in these:
+            model_of(what)  # what cannot be is said before anything is compiled
+        found.append(these)
+    return found
+
+
+def model_of(what: Combination, there: Hardware | None = None) -> SequenceModel:
+    """The model, planned for some devices. Raises InputError as `rgen.models.configured`."""
+    config = dataclasses.replace(configuration(what.network), form=what.form, inner_batch=what.inner_batch)
+    model = models.configured(config, what.shape, what.symbols)
     if isinstance(model, InnerLoop) and isinstance(model.form, Dual):
         model = dataclasses.replace(model, form=dataclasses.replace(model.form, hardware=there))
-    return model, seqs
+    return model
 
 
-def prepare(name: str, algorithm: str, form: str, meta_batch: int, length: int, devices: int | None = None) -> Compiled:
-    """Compiles a meta-gradient or the sampler."""
-    model, seqs = model_and_data(name, form, meta_batch, length, hardware()._replace(devices=devices or jax.device_count()))
+def prepare(what: Combination) -> Compiled:
+    """Compiles a meta-gradient, scoring or the sampler."""
+    model, seqs = model_of(what, hardware()._replace(devices=what.devices)), made_up(what)
     models.check_network_fits(jax.eval_shape(model.init, jax.random.key(0), seqs.x[0, 0]), 1)
-    params, seqs = place(model.init(jax.random.key(0), seqs.x[0, 0]), seqs, devices)
+    params, seqs = place(model.init(jax.random.key(0), seqs.x[0, 0]), seqs, what.devices)
     before = time.perf_counter()
-    function = jax.jit(TIMED[algorithm], static_argnums=0).lower(model, params, seqs).compile()
+    function = jax.jit(TIMED[what.algorithm], static_argnums=0).lower(model, params, seqs).compile()
     seconds = time.perf_counter() - before
     memory: Any = function.memory_analysis()
     return Compiled(lambda: function(params, seqs), seconds, int(memory.temp_size_in_bytes))
@@ -165,50 +207,55 @@ def measure(config: BenchmarkConfig) -> list[Timing]:
     """Times all combinations. Those of one network, size and length run in turn, so that a busy machine is busy for all of them.
 
     Raises:
-      InputError: there are not as many devices as asked for.
+      InputError: as `combinations`.
     """
-    groups = list(product(config.network, config.meta_batch, config.length))
+    groups = combinations(config)
     rows = []
     with Progress(len(groups), 0, "benchmark") as progress:
-        for done, (network, meta_batch, length) in enumerate(groups):
-            these = [
-                (variant, *case, devices)
-                for variant in config.variants(network)
-                for case in cases(config, variant)
-                for devices in device_counts(config, variant, case[0])
-            ]
-            programs = [prepare(name, algorithm, form, meta_batch, length, devices) for name, algorithm, form, devices in these]
+        for done, group in enumerate(groups):
+            programs = [prepare(what) for what in group]
             for program in programs:
                 jax.block_until_ready(program.call())
             times = [[timed(program.call) for program in programs] for _ in range(config.repeats)]
-            took = dict(zip(these, np.median(times, axis=0).tolist(), strict=True))
-            for (name, algorithm, form, devices), program in zip(these, programs, strict=True):
-                seconds = took[name, algorithm, form, devices]
-                reptile, direct = took.get((name, "reptile", form, devices)), took.get((name, algorithm, "direct", devices))
+            took = dict(zip(group, np.median(times, axis=0).tolist(), strict=True))
+            for (what, seconds), program in zip(took.items(), programs, strict=True):
+                reptile = took.get(dataclasses.replace(what, algorithm="reptile"))
+                direct = took.get(dataclasses.replace(what, form="direct"))
                 rows.append(
                     Timing(
-                        *(name, algorithm, form, meta_batch, length, shards_of(meta_batch, devices)),
-                        *(seconds, meta_batch * length / seconds, meta_batch / seconds, program.temp_bytes, program.compile_seconds),
+                        **vars(what),
+                        seconds=seconds,
+                        outputs_per_second=what.meta_batch * what.length / seconds,
+                        sequences_per_second=what.meta_batch / seconds,
+                        temp_bytes=program.temp_bytes,
+                        compile_seconds=program.compile_seconds,
                         over_reptile=reptile and seconds / reptile,
                         times_direct=direct and direct / seconds,
                         operations=profile(program.call) if config.profile else [],
                     )
                 )
-            progress.update(done + 1, network)
+            progress.update(done + 1, group[0].network)
     return rows
 
 
-def table(rows: list[Timing]) -> str:
+def columns(config: BenchmarkConfig, rows: Many[Combination]) -> dict[str, str]:
+    """Columns of a table that say what was timed: some only where they were asked for, or where not all rows have the same."""
+    always = {"network": "", "algorithm": "", "form": "", "meta_batch": "d", "length": "d"}
+    seldom = {"shape": "", "symbols": "d", "inner_batch": "d"}
+    shown = {key: spec for key, spec in seldom.items() if getattr(config, key) or len({getattr(row, key) for row in rows}) > 1}
+    return {**always, **shown, "devices": "d"}
+
+
+def table(config: BenchmarkConfig, rows: list[Timing]) -> str:
     """The rows as text, and the profiles if there are any."""
-    columns = {
-        **{"network": "", "algorithm": "", "form": "", "meta_batch": "d", "length": "d", "devices": "d", "seconds": ".4f"},
-        **{"outputs_per_second": ",.0f", "sequences_per_second": ".2f", "temp_bytes": ".1f", "compile_seconds": ".1f"},
-        **{"over_reptile": ".2f", "times_direct": ".2f"},
+    numbers = {
+        **{"seconds": ".4f", "outputs_per_second": ",.0f", "sequences_per_second": ".2f", "temp_bytes": ".1f"},
+        **{"compile_seconds": ".1f", "over_reptile": ".2f", "times_direct": ".2f"},
     }
-    tables = [text_table(columns, [vars(row) for row in rows])]
+    tables = [text_table(columns(config, rows) | numbers, [vars(row) for row in rows])]
     for r in rows:
         if r.operations:
-            title = f"{r.network} {r.algorithm} {r.form}, meta-batch {r.meta_batch}, length {r.length}, {r.devices} devices"
+            title = f"{r.name}, meta-batch {r.meta_batch}, length {r.length}, {r.devices} devices"
             operations = [{title: kind, "seconds": seconds, "calls": calls} for kind, seconds, calls in r.operations]
             tables.append(text_table({title: "", "seconds": ".3f", "calls": ",d"}, operations))
     return "\n\n".join(tables)
@@ -220,6 +267,5 @@ def draw(rows: list[Timing]) -> bytes:
     lines: dict[str, list[tuple[float, float, float]]] = {}
     for r in rows:
         size, held = (r.length, f"B={r.meta_batch}") if over_length else (r.meta_batch, f"T={r.length}")
-        name = f"{r.network} {r.algorithm} {r.form}, {held}, {r.devices} devices"
-        lines.setdefault(name, []).append((size, r.seconds, r.temp_bytes / 1e6))
+        lines.setdefault(f"{r.name}, {held}, {r.devices} devices", []).append((size, r.seconds, r.temp_bytes / 1e6))
     return plots.growth(lines, "inner steps T" if over_length else "sequences B")

@@ -5,7 +5,6 @@ import json
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,7 @@ for line in sys.stdin:
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
+class Comparison(benchmark.Combination):
     """One line of the table, and one object of the JSON file.
 
     Attributes:
@@ -56,11 +55,6 @@ class Comparison:
       original: version and threads of PyTorch.
     """
 
-    network: str
-    algorithm: str
-    form: str
-    meta_batch: int
-    length: int
     seconds: tuple[float, ...]
     original_seconds: tuple[float, ...]
     least: float
@@ -75,35 +69,43 @@ def measure(config: BenchmarkConfig) -> list[Comparison]:
     Raises:
       InputError: the original cannot be run as `config` says.
     """
-    groups = list(product(config.network, config.meta_batch, config.length))
+    groups = benchmark.combinations(config)
     rows = []
     with Progress(len(groups), 0, "benchmark") as progress:
-        for done, (network, meta_batch, length) in enumerate(groups):
-            pairs = list(product(config.algorithm, config.form))
-            programs = {pair: benchmark.prepare(network, *pair, meta_batch, length) for pair in pairs}
-            ours: dict[Any, list[float]] = {pair: [] for pair in pairs}
-            theirs: dict[Any, list[float]] = {algorithm: [] for algorithm in config.algorithm}
-            with started(config, network, meta_batch, length) as child:
+        for done, group in enumerate(groups):
+            programs = {what: benchmark.prepare(what) for what in group}
+            ours: dict[benchmark.Combination, list[float]] = {what: [] for what in group}
+            theirs: dict[str, list[float]] = {algorithm: [] for algorithm in config.algorithm}
+            with started(config, group[0]) as child:
                 version, threads = answer(child)
                 for _ in range(config.repeats):
                     for algorithm in config.algorithm:
                         theirs[algorithm].append(answer(child, algorithm))
-                        for form in config.form:
-                            ours[algorithm, form].append(benchmark.timed(programs[algorithm, form].call))
-            for algorithm, form in pairs:
-                seconds, original = ours[algorithm, form], theirs[algorithm]
+                        for what in group:
+                            if what.algorithm == algorithm:
+                                ours[what].append(benchmark.timed(programs[what].call))
+            for what in group:
+                seconds, original = ours[what], theirs[what.algorithm]
                 ratios = np.array(original) / seconds
-                about = (network, algorithm, form, meta_batch, length, tuple(seconds), tuple(original))
-                found = (float(ratios.min()), float(np.median(ratios)), float(ratios.max()))
-                rows.append(Comparison(*about, *found, f"PyTorch {version}, {threads} threads"))
-            progress.update(done + 1, network)
+                rows.append(
+                    Comparison(
+                        **vars(what),
+                        seconds=tuple(seconds),
+                        original_seconds=tuple(original),
+                        least=float(ratios.min()),
+                        median=float(np.median(ratios)),
+                        most=float(ratios.max()),
+                        original=f"PyTorch {version}, {threads} threads",
+                    )
+                )
+            progress.update(done + 1, group[0].network)
     return rows
 
 
 @contextmanager
-def started(config: BenchmarkConfig, network: str, meta_batch: int, length: int) -> Iterator[subprocess.Popen]:
+def started(config: BenchmarkConfig, what: benchmark.Combination) -> Iterator[subprocess.Popen]:
     """The original as a process that waits for what it is to run. Raises InputError if there is no such Python."""
-    command = [str(config.original_python), "-c", PROGRAM, network, str(meta_batch), str(length)]
+    command = [str(config.original_python), "-c", PROGRAM, what.network, str(what.meta_batch), str(what.length)]
     pipes: Any = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     try:
         child = subprocess.Popen(command, cwd=config.original, text=True, **pipes)
@@ -132,17 +134,14 @@ def answer(child: subprocess.Popen, question: str = "") -> Any:
     )
 
 
-def table(rows: list[Comparison]) -> str:
+def table(config: BenchmarkConfig, rows: list[Comparison]) -> str:
     """The rows as text; seconds are medians."""
-    columns = {
-        **{"network": "", "algorithm": "", "form": "", "meta_batch": "d", "length": "d", "rounds": "d", "original_seconds": ".2f"},
-        **{"seconds": ".3f", "least": ".1f", "median": ".1f", "most": ".1f", "original": ""},
-    }
+    numbers = {"rounds": "d", "original_seconds": ".2f", "seconds": ".3f", "least": ".1f", "median": ".1f", "most": ".1f", "original": ""}
     lines = []
     for row in rows:
         medians = {"original_seconds": np.median(row.original_seconds), "seconds": np.median(row.seconds)}
         lines.append(vars(row) | medians | {"rounds": len(row.seconds)})
-    return "least, median, most: how many times as fast ours is\n" + text_table(columns, lines)
+    return "least, median, most: how many times as fast ours is\n" + text_table(benchmark.columns(config, rows) | numbers, lines)
 
 
 def check(checkout: Path) -> None:

@@ -5,7 +5,7 @@ JAX compiles for a described topology. TPUs need libtpu; GPUs need CUDA's plugin
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -62,34 +62,27 @@ MOST = 2**20  # sequences per device that are tried at most
 
 
 @dataclass(frozen=True)
-class Compilation:
+class Compilation(benchmark.Combination):
     """One line of the table, and one object of the JSON file.
 
     Attributes:
       compile_seconds: seconds, on this machine.
       argument_bytes, temp_bytes, program_bytes: of each device; None if the compiler does not say.
       fits: whether arguments, results, temporaries and program fit into the device's memory.
-      devices: number of the target's devices that the sequences are spread over.
       forward_kernels, backward_kernels: launched by the loops for each output of the whole meta-batch.
       collectives, collective_bytes: how often the devices exchange something in one call, and the bytes each gives.
     """
 
-    network: str
-    algorithm: str
-    form: str
-    meta_batch: int
-    length: int
     target: str
-    devices: int
     compile_seconds: float
-    argument_bytes: int | None
-    temp_bytes: int | None
-    program_bytes: int | None
-    fits: bool
-    forward_kernels: float | None
-    backward_kernels: float | None
-    collectives: float
-    collective_bytes: float
+    argument_bytes: int | None = None
+    temp_bytes: int | None = None
+    program_bytes: int | None = None
+    fits: bool = False
+    forward_kernels: float | None = None
+    backward_kernels: float | None = None
+    collectives: float = 0
+    collective_bytes: float = 0
 
 
 def parse(name: str) -> tuple[Target, int]:
@@ -126,36 +119,45 @@ def described(name: str) -> tuple[Any, ...]:
     return tuple(found.devices[:count])
 
 
-def compile_row(name: str, network: str, algorithm: str, form: str, meta_batch: int, length: int) -> Compilation:
-    """Compiles one meta-gradient, or the sampler, for a target; sequences are spread as `rgen.devices.shardings` does."""
+def compile_row(name: str, what: benchmark.Combination) -> Compilation:
+    """Compiles one meta-gradient, scoring or the sampler for a target; sequences are spread as `rgen.devices.shardings` does."""
     target, count = parse(name)
     there = Hardware(target.platform, count, target.memory, second_level_cache())
-    devices = described(name)[: shards_of(meta_batch, count)]
-    everywhere, spread = shardings_over(devices)
-    about = (network, algorithm, form, meta_batch, length, name, len(devices))
-    model, one = benchmark.model_and_data(network, form, 1, length, there)
+    what = replace(what, devices=shards_of(what.meta_batch, count))
+    everywhere, spread = shardings_over(described(name)[: what.devices])
+    model, one = benchmark.model_of(what, there), benchmark.made_up(replace(what, meta_batch=1))
     shape = jax.ShapeDtypeStruct
-    rows = ((a.dtype, (meta_batch, length)) for a in (one.y, one.weight))
+    rows = ((a.dtype, (what.meta_batch, what.length)) for a in (one.y, one.weight))
     seqs = Sequence(shape(one.x.shape, one.x.dtype, sharding=everywhere), *(shape(s, d, sharding=spread) for d, s in rows))
     params = jax.eval_shape(model.init, jax.random.key(0), one.x[0, 0])
     params = jax.tree.map(lambda a: shape(a.shape, a.dtype, sharding=everywhere), params)
     began = time.perf_counter()
     try:
-        compiled = jax.jit(benchmark.TIMED[algorithm], static_argnums=0).lower(model, params, seqs).compile()
+        compiled = jax.jit(benchmark.TIMED[what.algorithm], static_argnums=0).lower(model, params, seqs).compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return Compilation(*about, time.perf_counter() - began, None, None, None, False, None, None, 0, 0)
+        return Compilation(**vars(what), target=name, compile_seconds=time.perf_counter() - began)
     seconds = time.perf_counter() - began
     memory: Any = compiled.memory_analysis()
     sizes = (memory.argument_size_in_bytes, memory.temp_size_in_bytes, memory.generated_code_size_in_bytes)
     found = loops(compiled.as_text() or "")
-    kernels = (round(found.forward / length, 1), round(found.backward / length, 1))
-    fits = sum(sizes) + memory.output_size_in_bytes <= target.memory
-    return Compilation(*about, seconds, sizes[0], sizes[1], sizes[2] or None, fits, *kernels, found.collectives, found.bytes)
+    return Compilation(
+        **vars(what),
+        target=name,
+        compile_seconds=seconds,
+        argument_bytes=sizes[0],
+        temp_bytes=sizes[1],
+        program_bytes=sizes[2] or None,
+        fits=sum(sizes) + memory.output_size_in_bytes <= target.memory,
+        forward_kernels=round(found.forward / what.length, 1),
+        backward_kernels=round(found.backward / what.length, 1),
+        collectives=found.collectives,
+        collective_bytes=found.bytes,
+    )
 
 
-def largest(name: str, network: str, algorithm: str, form: str, length: int, progress: Progress) -> Compilation:
+def largest(name: str, what: benchmark.Combination, progress: Progress) -> Compilation:
     """The row of the largest meta-batch that fits, a multiple of the devices: four times as many while they fit, then by bisection, to a
     sixteenth.
 
@@ -168,36 +170,30 @@ def largest(name: str, network: str, algorithm: str, form: str, length: int, pro
         size = (fitting + failing) // 2 if failing else 4 * fitting or 1
         if size > MOST:
             break
-        row = compile_row(name, network, algorithm, form, count * size, length)
-        progress.say(f"{network} {algorithm} {form}: {count * size} sequences {'fit' if row.fits else 'do not fit'} {name}.")
+        row = compile_row(name, replace(what, meta_batch=count * size))
+        progress.say(f"{what.name}: {count * size} sequences {'fit' if row.fits else 'do not fit'} {name}.")
         best, fitting, failing = (row, size, failing) if row.fits else (best, fitting, size)
     if best is None:
-        raise InputError(f"{network} {algorithm} in the {form} form does not fit {name} with {count} sequences of {length} steps.")
+        raise InputError(f"{what.name} does not fit {name} with {count} sequences of {what.length} steps.")
     return best
 
 
 def measure(config: BenchmarkConfig) -> list[Compilation]:
     """Compiles all combinations, for each target."""
     rows = []
-    sizes = (None,) if config.fit else config.meta_batch
-    names = [variant for network in config.network for variant in config.variants(network)]
-    pairs = [(name, *case) for name in names for case in benchmark.cases(config, name)]
-    cases = [(target, *pair, size, length) for target in config.target for pair in pairs for size in sizes for length in config.length]
+    groups = benchmark.combinations(replace(config, meta_batch=(1,)) if config.fit else config)
+    cases = [(target, what) for target in config.target for group in groups for what in group]
     with Progress(len(cases), 0, "compile") as progress:
-        for done, (target, network, algorithm, form, meta_batch, length) in enumerate(cases):
-            if meta_batch is None:
-                rows.append(largest(target, network, algorithm, form, length, progress))
-            else:
-                rows.append(compile_row(target, network, algorithm, form, meta_batch, length))
-            progress.update(done + 1, network)
+        for done, (target, what) in enumerate(cases):
+            rows.append(largest(target, what, progress) if config.fit else compile_row(target, what))
+            progress.update(done + 1, what.network)
     return rows
 
 
-def table(rows: list[Compilation]) -> str:
+def table(config: BenchmarkConfig, rows: list[Compilation]) -> str:
     """The rows as text."""
-    columns = {
-        **{"network": "", "algorithm": "", "form": "", "meta_batch": "d", "length": "d", "target": "", "devices": "d", "fits": ""},
-        **{"compile_seconds": ".1f", "argument_bytes": ",.1f", "temp_bytes": ",.1f", "program_bytes": ",.1f"},
+    numbers = {
+        **{"target": "", "fits": "", "compile_seconds": ".1f", "argument_bytes": ",.1f", "temp_bytes": ",.1f", "program_bytes": ",.1f"},
         **{"forward_kernels": "g", "backward_kernels": "g", "collectives": "g", "collective_bytes": ".2f"},
     }
-    return text_table(columns, [vars(row) for row in rows])
+    return text_table(benchmark.columns(config, rows) | numbers, [vars(row) for row in rows])
