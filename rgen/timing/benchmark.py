@@ -90,7 +90,7 @@ class Compiled(NamedTuple):
     temp_bytes: int
 
 
-def configuration(name: str, axes: int | None = None) -> TrainConfig:
+def configuration(name: str, axes: int = 0) -> TrainConfig:
     """Of a preset, or of a network with its default sizes: for text by its name or if places have one axis, else for images."""
     text = name.startswith("text") or axes == 1
     return TrainConfig(network=name, data="listing" if text else "digits") if name in NETWORKS else PRESETS[name][1]
@@ -145,7 +145,8 @@ def combinations(config: BenchmarkConfig) -> list[list[Combination]]:
     for network, meta_batch, length in product(config.network, config.meta_batch, config.lengths):
         of, side = configuration(network, len(config.shape)), math.ceil(math.sqrt(length))
         text = of.data not in data.IMAGES
-        shape, symbols = config.shape or ((length,) if text else (side, side)), config.symbols or (256 if text else 2)
+        shape = config.shape or ((length,) if text else (side, side))
+        symbols = config.symbols or (256 if text else 2)
         these = [
             Combination(network, algorithm, form, meta_batch, length, shape, symbols, inner_batch, devices)
             for inner_batch in config.inner_batch or (of.inner_batch,)

@@ -169,6 +169,7 @@ def largest(name: str, what: benchmark.Combination, progress: Progress) -> Compi
     while failing is None or failing - fitting > max(1, fitting // 16):
         size = (fitting + failing) // 2 if failing else 4 * fitting or 1
         if size > MOST:
+            progress.say(f"{what.name}: more than {count * fitting} sequences are not tried.")
             break
         row = compile_row(name, replace(what, meta_batch=count * size))
         progress.say(f"{what.name}: {count * size} sequences {'fit' if row.fits else 'do not fit'} {name}.")
