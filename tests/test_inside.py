@@ -26,7 +26,7 @@ def test_nats_by_place_are_means_of_what_was_scored_there():
 
 def test_a_head_reads_what_its_keys_and_rates_say():
     loop, params, seqs = make("text-heads partly")
-    found = inside.similarities(loop, params)
+    found = inside.similarities(loop, params, np.arange(7))
     assert found is not None and found.shape == (2, 7, 7)
     np.testing.assert_allclose(found, found.swapaxes(1, 2), atol=1e-12)
     np.testing.assert_allclose(np.einsum("hii->hi", found).mean(1), 1)
