@@ -45,7 +45,9 @@ def configured(config: TrainConfig, shape: tuple[int, ...], symbols: int, end: i
     if config.neighbours:
         if name != "heads":
             raise InputError(f"--neighbours is for heads, and the network is {name}; leave it out.")
-        sizes["context"] = networks.neighbours(config.neighbours, len(shape))
+        sizes["context"] = steps = networks.neighbours(config.neighbours, len(shape))
+        if config.order == "raster" and (ahead := [name for name, step in zip(config.neighbours, steps) if step < (0,) * len(shape)]):
+            raise InputError(f"The neighbour '{ahead[0]}' comes later in raster order; leave it out, or give --order random.")
     if name == "lstm":
         return Recurrent(networks.configure(LSTM, name, sizes, shape=shape, symbols=symbols, outputs=outputs), likelihood, end)
     network = networks.build(name, shape, outputs, symbols, **sizes)

@@ -99,6 +99,8 @@ def test_neighbours_of_a_colour_are_of_the_same_colour():
     assert networks.neighbours(("left", "0,0,1"), 3) == ((0, 1, 0), (0, 0, 1))
     with pytest.raises(ValueError, match="a step along 2 axes, and the sequences have 1"):
         networks.neighbours(("left",), 1)
+    with pytest.raises(ValueError, match="'0,-1' comes later in raster order"):
+        grid_model((2, 3), 2, neighbours=("left", "0,-1"))
 
 
 @pytest.mark.parametrize(("shape", "count"), [((32, 32, 3), 64), ((3, 4, 5, 2), 24), ((2, 2), 6)])
