@@ -11,7 +11,7 @@ from problems import make, with_form
 from scipy import stats
 
 from rgen.likelihood import Decoding
-from rgen.recurrent import LSTM, Recurrent
+from rgen.baselines import LSTM, Recurrent
 from rgen.sampling import Sampler, batches, belief, complete, conditional_nats, sample
 from rgen.sequence import Given, Sequence, until_end
 

@@ -21,7 +21,7 @@ from rgen.config import SampleConfig
 from rgen.errors import InputError
 from rgen.fast import InnerLoop
 from rgen.likelihood import Categorical
-from rgen.recurrent import LSTM, Recurrent
+from rgen.baselines import LSTM, Recurrent
 from rgen.runs.folder import load_run
 from rgen.sampling import Sampler
 from rgen.sequence import Sequence

@@ -24,7 +24,7 @@ from rgen.config import PRESETS, BenchmarkConfig, EvaluateConfig, SampleConfig, 
 from rgen.data import Dataset
 from rgen.errors import InputError
 from rgen.fast import InnerLoop
-from rgen.recurrent import Recurrent
+from rgen.baselines import Recurrent
 from rgen.runs.folder import Run, load_run
 from rgen.timing import original
 from runs import ROOT, TINY, command, contents, cut, last_state, rows, words

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rgen.baselines import called
 from rgen.errors import InputError
 from rgen.fast import InnerLoop, Params
 from rgen.play.instructions import Arrays
@@ -46,7 +47,7 @@ def _content(sampler: Sampler, params: Any) -> dict[str, Any]:
     """What `learner.js` reads."""
     loop = sampler.model
     if not isinstance(loop, InnerLoop):
-        raise InputError("--page shows how SGD learns what is drawn; the recurrent baseline has no inner loop. Give another run.")
+        raise InputError(f"--page shows how SGD learns what is drawn; {called(loop)} has no inner loop. Give another run.")
     if loop.reads and len(sampler.shape) > 1:
         raise InputError("--page asks about pixels out of turn; this network reads earlier outputs too, which only the next one has.")
     if not loop.plain or loop.inner_steps > 1:

@@ -12,7 +12,7 @@ from problems import batch, every_sequence, jit, maml, sample, score
 from scipy import stats
 
 from rgen.likelihood import Bernoulli, Categorical
-from rgen.recurrent import LSTM, Recurrent
+from rgen.baselines import LSTM, Recurrent
 from rgen.sequence import Given, Sequence, until_end
 
 
