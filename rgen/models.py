@@ -125,7 +125,7 @@ def check_training_fits(config: TrainConfig, model: SequenceModel, data: Dataset
     """Raises InputError if an outer step needs more memory than there is, before it is allocated.
 
     Only what must be there at the same time is counted, so that nothing is refused that could work: the parameters with Adam's two moments
-    and the gradient; outputs, weights and nats of the meta-batch; the taps of a micro-batch and the foreseen inputs; a transformer's attention.
+    and the gradient; outputs, weights and nats of the meta-batch; taps of a micro-batch and foreseen inputs; a transformer's attention.
     """
     there, shapes, length, batch = total_memory(), parameter_shapes(model, data), data.length, config.meta_batch
     check_network_fits(shapes, copies=4)

@@ -21,7 +21,6 @@ from rgen.config import SampleConfig
 from rgen.errors import InputError
 from rgen.fast import InnerLoop
 from rgen.likelihood import Categorical
-from rgen.baselines import LSTM, Recurrent
 from rgen.runs.folder import load_run
 from rgen.sampling import Sampler
 from rgen.sequence import Sequence
@@ -406,8 +405,6 @@ def sorting(params: Any, x: jax.Array) -> jax.Array:
 
 
 def refused(case: str) -> tuple[Sampler, Any]:
-    if case == "recurrent":
-        return Sampler(Recurrent(LSTM((2, 3), symbols=2, outputs=1), rgen.Bernoulli()), (2, 3)), ()
     if case == "context":
         loop = make("text-heads partly").loop
         return Sampler(loop, (2, 3)), make("text-heads partly").params
@@ -415,7 +412,7 @@ def refused(case: str) -> tuple[Sampler, Any]:
     return Sampler(loop, (7,)), loop.init(jax.random.key(0), jnp.int32(0))
 
 
-REFUSED = {"recurrent": "has no inner loop", "context": "reads earlier outputs too", "sort": "The page cannot compute 'sort'"}
+REFUSED = {"context": "reads earlier outputs too", "sort": "The page cannot compute 'sort'"}
 
 
 @pytest.mark.parametrize("case", REFUSED)

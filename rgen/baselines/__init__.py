@@ -28,7 +28,7 @@ def build(
     symbols: int,
     likelihood: Likelihood,
     end: int | None = None,
-    options: Mapping[str, Any] = {},  # noqa: B006, which is only read
+    options: Mapping[str, Any] = {},
 ) -> SequenceModel:
     """Builds a baseline by name, a key of `rgen.choices.BASELINES`; arguments and errors as in `rgen.networks.build`.
 
