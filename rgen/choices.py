@@ -29,7 +29,7 @@ ORDERS: tuple[Order, ...] = get_args(Order)
 BINARIZE: tuple[Binarize, ...] = get_args(Binarize)
 RENAMED: dict[str, Network] = {"text-heads": "heads", "image-heads": "heads"}
 """Networks by their names in earlier versions, in which there were two of them."""
-BASELINES: dict[Network, str] = {"lstm": "the recurrent baseline", "transformer": "the transformer"}
+BASELINES: dict[str, str] = {"lstm": "the recurrent baseline", "transformer": "the transformer"}
 """Networks without an inner loop, and what sentences call them."""
 ONE_CPU_DEVICE: tuple[Network, ...] = ("lstm",)
 """Networks in whose training XLA spreads products over the cores, so that one CPU device is faster than one for each (docs/scaling.md)."""

@@ -204,7 +204,7 @@ def by_definition(model: Attentive, params: Any, x: np.ndarray, y: np.ndarray) -
             for head in range(network.heads):
                 query = turned(qkv[t][0, head], x[t], network.shape)
                 scores = [query @ turned(qkv[s][1, head], before[s], network.shape) / np.sqrt(size) for s in range(t + 1)]
-                read += sum(w * qkv[s][2, head] for s, w in enumerate(special.softmax(scores))).tolist()
+                read.extend(special.softmax(scores) @ [qkv[s][2, head] for s in range(t + 1)])
             h = h + np.array(read) @ p["read"]["kernel"]
             value, gate = np.split(rms(h, p["norm_hidden"]["scale"]) @ p["hidden"]["kernel"], 2)
             stream[t] = h + (value * gate * special.expit(gate)) @ p["residual"]["kernel"]

@@ -16,7 +16,7 @@ from rgen.unroll import Drawing, drawn_steps, in_batches, out_of_batches, unroll
 
 
 class Tokens(NamedTuple):
-    """What a decoder reads, one token for each step. The places of any order, so a token has both that it is about.
+    """What a decoder reads, one token for each step. Orders of places differ, so a token names the place to predict and the one before.
 
     Attributes:
       place: [..., L] or [..., L, n] the places that are predicted, as the inputs of a sequence.
@@ -149,7 +149,7 @@ class Transformer(nn.Module):
         after = []
         for i in range(self.depth):
             block = DecoderBlock(self.shape, self.heads, self.depth, name=f"block_{i}")
-            h, now = block(h, tokens, held and held[i], first)
+            h, now = block(h, tokens, held[i] if held else None, first)
             after.append(now)
         return nn.Dense(self.outputs, name="logits")(nn.RMSNorm(name="norm")(h)), after
 
