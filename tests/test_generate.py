@@ -103,7 +103,7 @@ def test_completions_are_draws_given_what_is_known(name, length, form):
 def test_the_baselines_complete_too(name):
     model = baselines.build(name, (4,), 3, 3, Categorical(), options={"width": 4, "depth": 1})
     x = np.broadcast_to(np.arange(4), (6, 4))
-    params = model.init(jax.random.key(0), x[0, 0])
+    params = problems.disturbed(model.init(jax.random.key(0), x[0, 0]), np.random.default_rng(0))
     known = np.broadcast_to([False, True, False, True], x.shape)
     trace = complete(model, params, x, Given(np.full(x.shape, 2), known), jax.random.split(jax.random.key(1), 6), Decoding(top_k=2))
     assert (np.asarray(trace.y)[known] == 2).all()
