@@ -51,7 +51,7 @@ _PRESETS: dict[str, tuple[str, TrainConfig]] = {
     ),
     "digits-transformer": (
         "The transformer on the embedded digits.",
-        replace(_TRANSFORMER, weight_decay=0.3, steps=2500, eval_every=250, eval_count=0),
+        replace(_TRANSFORMER, weight_decay=1.0, steps=2500, eval_every=250, eval_count=0),
     ),
     "names-heads": (
         "Our network on names, MAML; give --data names.txt, one name a line.",
