@@ -75,7 +75,7 @@ _PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "mnist-siren": ("The original's SIREN on MNIST, MAML.", replace(_MNIST, network="siren", algorithm="maml")),
     "mnist-heads": ("Our network on MNIST, MAML.", replace(_PIXELS, data="mnist")),
     "mnist-lstm": ("The recurrent baseline on MNIST: the original's own settings.", replace(_LSTM, data="mnist")),
-    "mnist-transformer": ("The transformer on MNIST.", replace(_TRANSFORMER, data="mnist", meta_batch=8)),
+    "mnist-transformer": ("The transformer on MNIST.", replace(_TRANSFORMER, data="mnist", heads=2, meta_batch=4)),
 }
 
 PRESETS = {name: (text, replace(config, run=Path("runs") / name)) for name, (text, config) in _PRESETS.items()}
