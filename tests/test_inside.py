@@ -1,17 +1,12 @@
 """What bin/inside.py shows."""
 
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image
 from problems import make
 
 from rgen.commands import inside
-from rgen.config import InsideConfig
-from rgen.errors import InputError
 from rgen.networks import keys_of
 from rgen.sequence import Sequence
 from runs import command
@@ -42,9 +37,3 @@ def test_the_picture(trained, tmp_path):
     said = command("inside", "--run", str(trained), "--split", "valid", "--out", "picture.png", cwd=tmp_path)
     assert "picture.png" in said.stdout
     assert Image.open(tmp_path / "picture.png").size[1] > 500
-
-
-def test_the_recurrent_baseline_has_no_inside(monkeypatch):
-    monkeypatch.setattr(inside, "load_run", lambda *_, **__: SimpleNamespace(model=None))
-    with pytest.raises(InputError, match="has no inner loop to look into"):
-        inside.main(InsideConfig(Path("run")))

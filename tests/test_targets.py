@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 import rgen
-from rgen.choices import NETWORKS, PRETRAINED
+from rgen.choices import BASELINES, NETWORKS, PRETRAINED
 from rgen.config import PRESETS, BenchmarkConfig
 from rgen.errors import InputError
 from rgen.timing import benchmark, targets
@@ -102,7 +102,7 @@ TEMPORARIES = {(row["network"], row["target"]): row["temp_bytes"] for row in ROW
 @pytest.mark.parametrize("name", [*PRESETS, *NETWORKS])
 def test_every_preset_and_network_compiles_and_fits_in_what_the_table_says(name, tmp_path):
     config = benchmark.configuration(name)
-    algorithm = "maml" if config.network == "lstm" else config.algorithm
+    algorithm = "maml" if config.network in BASELINES else config.algorithm
     options = ["--network", name, "--algorithm", algorithm, "--form", "dual", "--meta-batch", "64", "--length", "64"]
     for row in compiled(tmp_path, *options, "--target", "tpu-v5e", "tpu-v5e:4", "h100"):
         assert row["fits"] and row["temp_bytes"] <= TEMPORARIES[name, row["target"]], row
