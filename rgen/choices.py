@@ -14,7 +14,7 @@ FormName = Literal["direct", "dual"]
 InnerLoss = Literal["nats", "memory"]
 Order = Literal["raster", "random"]
 Binarize = Literal["threshold", "static", "dynamic"]
-Network = Literal["heads", "text-mlp", "lstm-block", "siren", "gated", "lstm", "text-heads", "image-heads"]
+Network = Literal["heads", "text-mlp", "lstm-block", "siren", "gated", "lstm", "transformer", "text-heads", "image-heads"]
 LikelihoodName = Literal["categorical", "spline"]
 Kind = Literal["text", "image", "array"]
 Timed = Literal[Algorithm, "score", "sample"]
@@ -29,6 +29,8 @@ ORDERS: tuple[Order, ...] = get_args(Order)
 BINARIZE: tuple[Binarize, ...] = get_args(Binarize)
 RENAMED: dict[str, Network] = {"text-heads": "heads", "image-heads": "heads"}
 """Networks by their names in earlier versions, in which there were two of them."""
+BASELINES: dict[str, str] = {"lstm": "the recurrent baseline", "transformer": "the transformer"}
+"""Networks without an inner loop, and what sentences call them."""
 ONE_CPU_DEVICE: tuple[Network, ...] = ("lstm",)
 """Networks in whose training XLA spreads products over the cores, so that one CPU device is faster than one for each (docs/scaling.md)."""
 OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)

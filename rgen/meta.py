@@ -20,7 +20,7 @@ MetaGradient = Callable[..., tuple[jax.Array, Any]]
 
 
 def maml(model: SequenceModel, params: PyTree, seqs: Sequence) -> tuple[jax.Array, Any]:
-    """The exact gradient of the score, through all inner steps; for a recurrent model, backpropagation through time.
+    """The exact gradient of the score, through all inner steps; for a baseline, ordinary backpropagation.
 
     Source: Finn et al. 2017, arXiv:1703.03400.
     """

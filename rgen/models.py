@@ -1,4 +1,4 @@
-"""From a configuration to a sequence model, a network in the inner loop or the recurrent baseline; and whether it fits into memory."""
+"""From a configuration to a sequence model, a network in the inner loop or a baseline; and whether it fits into memory."""
 
 import math
 from typing import Any
@@ -7,15 +7,15 @@ import jax
 import numpy as np
 import optax
 
-from rgen import networks
-from rgen.choices import GENERATOR, InnerOptimizer
+from rgen import baselines, networks
+from rgen.baselines import Attentive
+from rgen.choices import BASELINES, GENERATOR, InnerOptimizer
 from rgen.config import TrainConfig
 from rgen.data import Dataset
 from rgen.errors import InputError
 from rgen.fast import Direct, Dual, InnerLoop
 from rgen.hardware import hardware, require_memory, total_memory
 from rgen.likelihood import Bernoulli, Categorical, Likelihood, Spline
-from rgen.recurrent import LSTM, Recurrent
 from rgen.sequence import PyTree, SequenceModel
 
 REVERSE = 10  # an outer step needs about so many times the memory of its taps, measured on the presets; for what is recommended only
@@ -45,9 +45,11 @@ def configured(config: TrainConfig, shape: tuple[int, ...], symbols: int, end: i
     if config.neighbours:
         if name != "heads":
             raise InputError(f"--neighbours is for heads, and the network is {name}; leave it out.")
-        sizes["context"] = networks.neighbours(config.neighbours, len(shape))
-    if name == "lstm":
-        return Recurrent(networks.configure(LSTM, name, sizes, shape=shape, symbols=symbols, outputs=outputs), likelihood, end)
+        sizes["context"] = steps = networks.neighbours(config.neighbours, len(shape))
+        if config.order == "raster" and (ahead := [name for name, step in zip(config.neighbours, steps) if step < (0,) * len(shape)]):
+            raise InputError(f"The neighbour '{ahead[0]}' comes later in raster order; leave it out, or give --order random.")
+    if name in BASELINES:
+        return baselines.build(name, shape, outputs, symbols, likelihood, end, sizes)
     network = networks.build(name, shape, outputs, symbols, **sizes)
     form = Direct() if config.form == "direct" else Dual(config.chunk, config.fold, config.micro_batch, distinct=True)
     inner = {option: getattr(config, option) for option in ("inner_batch", "inner_steps", "inner_clip", "inner_decay")}
@@ -92,13 +94,16 @@ def parameter_shapes(model: SequenceModel, data: Dataset) -> PyTree:
 def fitting_batch(model: SequenceModel, data: Dataset, budget: float = 1e9) -> int:
     """How many sequences to score or sample at once: as many as `budget` bytes hold, but no more than help.
 
-    Each takes its outputs, weights and nats, and in the direct form its fast weights, three times. The dual form holds the taps of one
-    micro-batch only. On a CPU batches of 128 to 1,024 are equally fast; accelerators launch each kernel once for a whole batch.
+    Each takes its outputs, weights and nats, and in the direct form its fast weights, or a layer's attention of a transformer, three times.
+    The dual form holds the taps of one micro-batch only. On a CPU batches of 128 to 1,024 are equally fast; accelerators launch each kernel
+    once for a whole batch.
     """
     loop = model if isinstance(model, InnerLoop) else None
     most = 4096 if loop and isinstance(loop.form, Dual) and hardware().platform != "cpu" else 256
     in_turn = loop and loop.reads and loop.inner_batch > 1  # drawn by the direct form
     fast = numbers(parameter_shapes(model, data)) if loop and (in_turn or isinstance(loop.form, Direct)) else 0
+    if isinstance(model, Attentive):
+        fast = model.network.heads * data.length**2
     return max(1, min(most, int(budget / (3 * 4 * (data.length + fast)))))
 
 
@@ -122,10 +127,11 @@ def check_training_fits(config: TrainConfig, model: SequenceModel, data: Dataset
     """Raises InputError if an outer step needs more memory than there is, before it is allocated.
 
     Only what must be there at the same time is counted, so that nothing is refused that could work: the parameters with Adam's two moments
-    and the gradient; outputs, weights and nats of the meta-batch; the taps of a micro-batch and the foreseen inputs.
+    and the gradient; outputs, weights and nats of the meta-batch; taps of a micro-batch and foreseen inputs; a transformer's attention.
     """
     there, shapes, length, batch = total_memory(), parameter_shapes(model, data), data.length, config.meta_batch
     check_network_fits(shapes, copies=4)
+    heads = model.network.depth * model.network.heads if isinstance(model, Attentive) else 0  # that attend to all steps from each step
     taps, known, together = 0, 0, batch  # bytes of a step of each sequence, and of all; sequences whose taps are kept
     if isinstance(model, InnerLoop) and isinstance(model.form, Dual) and config.algorithm != "reptile":
         own = config.order == "random"
@@ -138,7 +144,8 @@ def check_training_fits(config: TrainConfig, model: SequenceModel, data: Dataset
         taps, known = (taps + known, 0) if own else (taps, known)
 
     def needed(batch: int, length: int, times: int = 1) -> int:
-        return 4 * 4 * numbers(shapes) + length * (3 * 4 * batch + times * (min(batch, together) * taps + known))
+        kept = length * (min(batch, together) * taps + known) + 4 * batch * heads * length**2
+        return 4 * 4 * numbers(shapes) + 3 * 4 * batch * length + times * kept
 
     def fits(batch: int, length: int) -> bool:
         return needed(batch, length, REVERSE) <= there

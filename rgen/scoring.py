@@ -19,7 +19,7 @@ def score(model: SequenceModel, params: PyTree, seqs: Sequence) -> jax.Array:
     """Nats [B, T] of sequences, each paid before its own output is seen, times the step's weight.
 
     Args:
-      model: an `InnerLoop`, or the recurrent baseline.
+      model: an `InnerLoop`, or a baseline.
       params: as `model.init` gives them.
       seqs: x [B, T, ...] or [1, T, ...], y [B, T], weight [B, T].
     Raises:

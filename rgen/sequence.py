@@ -172,7 +172,7 @@ def check_keys(keys: Any) -> None:
 
 
 class SequenceModel(Protocol):
-    """Anything that scores and samples sequences: the inner loop, or the recurrent baseline.
+    """Anything that scores and samples sequences: the inner loop, or a baseline.
 
     Parameters are a pytree; models are frozen and hashable, so that an equal model does not recompile.
     """

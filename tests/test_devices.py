@@ -107,7 +107,8 @@ def test_whole_programs_on_one_two_four_and_eight_devices(tmp_path):
 
 def test_the_recurrent_baseline_is_trained_on_one_device_and_all_else_has_one_for_each_core(tmp_path):
     assert commands.cpu_devices(PRESETS["digits-lstm"][1]) == 1
-    assert commands.cpu_devices(PRESETS["digits-maml"][1]) == commands.cores()
+    for preset in ("digits-maml", "digits-transformer"):
+        assert commands.cpu_devices(PRESETS[preset][1]) == commands.cores()
     for options in (EvaluateConfig(tmp_path), SampleConfig(tmp_path), BenchmarkConfig()):
         assert commands.cpu_devices(options) == commands.cores()
 

@@ -10,8 +10,9 @@ import pytest
 from problems import make, with_form
 from scipy import stats
 
-from rgen.likelihood import Decoding
-from rgen.recurrent import LSTM, Recurrent
+from rgen import baselines
+from rgen.choices import BASELINES
+from rgen.likelihood import Categorical, Decoding
 from rgen.sampling import Sampler, batches, belief, complete, conditional_nats, sample
 from rgen.sequence import Given, Sequence, until_end
 
@@ -98,10 +99,11 @@ def test_completions_are_draws_given_what_is_known(name, length, form):
     np.testing.assert_allclose(rest.sum(1), -np.log(probability), rtol=1e-9)
 
 
-def test_the_recurrent_baseline_completes_too():
-    model = Recurrent(LSTM((4,), 3, 3, width=4, depth=1, features=3), problems.make("text-mlp").loop.likelihood)
+@pytest.mark.parametrize("name", BASELINES)
+def test_the_baselines_complete_too(name):
+    model = baselines.build(name, (4,), 3, 3, Categorical(), options={"width": 4, "depth": 1})
     x = np.broadcast_to(np.arange(4), (6, 4))
-    params = model.init(jax.random.key(0), x[0, 0])
+    params = problems.disturbed(model.init(jax.random.key(0), x[0, 0]), np.random.default_rng(0))
     known = np.broadcast_to([False, True, False, True], x.shape)
     trace = complete(model, params, x, Given(np.full(x.shape, 2), known), jax.random.split(jax.random.key(1), 6), Decoding(top_k=2))
     assert (np.asarray(trace.y)[known] == 2).all()

@@ -12,7 +12,7 @@ ROOT = Path(rgen.__file__).parent
 
 # All modules and packages right below rgen, from the bottom up: each may import those before it, and a package its own modules
 LAYERS = [
-    *("errors", "choices", "hardware", "likelihood", "sequence", "batching", "devices", "unroll", "networks", "fast", "recurrent", "meta"),
+    *("errors", "choices", "hardware", "likelihood", "sequence", "batching", "devices", "unroll", "networks", "fast", "baselines", "meta"),
     *("host", "config", "data", "models", "sampling", "play", "scoring", "pretrained", "runs", "training", "timing"),
     "commands",
 ]

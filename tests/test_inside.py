@@ -1,17 +1,12 @@
 """What bin/inside.py shows."""
 
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image
 from problems import make
 
 from rgen.commands import inside
-from rgen.config import InsideConfig
-from rgen.errors import InputError
 from rgen.networks import keys_of
 from rgen.sequence import Sequence
 from runs import command
@@ -26,7 +21,7 @@ def test_nats_by_place_are_means_of_what_was_scored_there():
 
 def test_a_head_reads_what_its_keys_and_rates_say():
     loop, params, seqs = make("text-heads partly")
-    found = inside.similarities(loop, params)
+    found = inside.similarities(loop, params, np.arange(7))
     assert found is not None and found.shape == (2, 7, 7)
     np.testing.assert_allclose(found, found.swapaxes(1, 2), atol=1e-12)
     np.testing.assert_allclose(np.einsum("hii->hi", found).mean(1), 1)
@@ -42,9 +37,3 @@ def test_the_picture(trained, tmp_path):
     said = command("inside", "--run", str(trained), "--split", "valid", "--out", "picture.png", cwd=tmp_path)
     assert "picture.png" in said.stdout
     assert Image.open(tmp_path / "picture.png").size[1] > 500
-
-
-def test_the_recurrent_baseline_has_no_inside(monkeypatch):
-    monkeypatch.setattr(inside, "load_run", lambda *_, **__: SimpleNamespace(model=None))
-    with pytest.raises(InputError, match="has no inner loop to look into"):
-        inside.main(InsideConfig(Path("run")))

@@ -41,6 +41,7 @@ TOO_LARGE = {
     "nothing fits": (preset("digits-maml", meta_batch=10**9), images(2000), ("Give a smaller --meta-batch and a larger --reduce",)),
     "places": (preset("text-heads"), lines(100_000_000), ("9,600,127,816 parameters", "shorter")),
     "of the baseline": (preset("text-lstm"), lines(100_000_000), ("12,801,676,032 parameters",)),
+    "attention": (preset("mnist-transformer", meta_batch=4096), images(28), ("--meta-batch 4096 ", "With --meta-batch 64 ")),
     "width": (preset("digits-maml", width=2**16, heads=2**16), images(8), ("parameters", "--width")),
     "widths": (preset("text-maml", widths=(2**16, 2**16)), lines(128), ("parameters", "--width")),
     "depth": (preset("digits-lstm", depth=100, width=8192), images(8), ("parameters", "--width")),
@@ -62,6 +63,7 @@ def test_training_that_cannot_fit_is_refused(case, monkeypatch):
         ("digits-maml", {"width": 32, "heads": 16}),
         ("digits-maml", {"width": 32, "heads": 16, "order": "random", "fold": False}),
         ("text-maml", {"widths": (16, 16), "features": 16}),
+        ("text-transformer", {"width": 8, "depth": 1}),
     ],
 )
 def test_what_would_work_is_not_refused(name, changes, monkeypatch):

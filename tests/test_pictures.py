@@ -132,7 +132,7 @@ def test_pictures_are_read_as_viewers_show_them(orientation, kind, tmp_path):
     picture = picture if kind == "I;16" else picture.convert(kind)
     (picture if way is None else picture.transpose(way)).save(tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(pictures.read(tmp_path / "a.png", 255)[0], WHITE[0] * 255)
-    np.testing.assert_array_equal(conditioning.picture(Dataset("image", {"train": WHITE}), tmp_path / "a.png").y, 1 - WHITE[0])
+    np.testing.assert_array_equal(conditioning.file(Dataset("image", {"train": WHITE}), tmp_path / "a.png").y, 1 - WHITE[0])
 
 
 def test_damaged_exif_data_are_ignored(tmp_path, recwarn):
@@ -187,7 +187,7 @@ def test_the_first_of_several_frames_is_read_and_the_others_are_noted(end, tmp_p
     everything = {image.tobytes() for split in loaded.splits.values() for image in split}
     assert WHITE[1].tobytes() in everything and sum(map(len, loaded.splits.values())) == 31
     with pytest.raises(DataError, match="has 3 frames, pages or layers; save one of them"):
-        conditioning.picture(Dataset("image", {"train": WHITE}), path)
+        conditioning.file(Dataset("image", {"train": WHITE}), path)
 
 
 FOLDERS = {"Train": slice(6, 26), "validation": slice(26, 30), "test": slice(6)}

@@ -23,7 +23,6 @@ from rgen.data import Dataset
 from rgen.errors import InputError
 from rgen.fast import InnerLoop, Params
 from rgen.likelihood import Categorical, Spline
-from rgen.recurrent import LSTM, Recurrent
 from rgen.runs.folder import load_run
 from rgen.sampling import Sampler, look
 from rgen.sequence import Sequence
@@ -615,8 +614,6 @@ def sorting(params: Any, x: jax.Array) -> jax.Array:
 
 def refused(case: str) -> tuple[Sampler, Any, Dataset]:
     image = data_of("image", (2, 3))
-    if case == "recurrent":
-        return Sampler(Recurrent(LSTM((2, 3), symbols=2, outputs=1), rgen.Bernoulli()), (2, 3)), (), image
     if case == "context":
         loop = make("text-heads partly").loop
         return Sampler(loop, (2, 3)), make("text-heads partly").params, image
@@ -627,7 +624,6 @@ def refused(case: str) -> tuple[Sampler, Any, Dataset]:
 
 
 REFUSED = {
-    "recurrent": "has no inner loop",
     "context": "reads earlier outputs too",
     "axes": r"one or two axes; this run has arrays of the shape \(2, 3, 2\), which have 3",
     "sort": "The page cannot compute 'sort'",

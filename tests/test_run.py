@@ -20,11 +20,11 @@ import tyro
 from PIL import Image
 
 from rgen import commands, config, models, scoring, training
+from rgen.choices import BASELINES
 from rgen.config import PRESETS, BenchmarkConfig, EvaluateConfig, SampleConfig, validation
 from rgen.data import Dataset
 from rgen.errors import InputError
 from rgen.fast import InnerLoop
-from rgen.recurrent import Recurrent
 from rgen.runs.folder import Run, load_run
 from rgen.timing import original
 from runs import ROOT, TINY, command, contents, cut, last_state, rows, words
@@ -76,7 +76,7 @@ def test_every_preset_can_be_built(name):
     shape = (preset.max_length,) if preset.data == "names.txt" else SHAPES[preset.data]
     kind = "text" if len(shape) == 1 else "image"
     model = models.from_config(preset, Dataset(kind, {"train": np.zeros((1, *shape), np.uint8)}, 256 if kind == "text" else 2))
-    assert isinstance(model, Recurrent if preset.network == "lstm" else InnerLoop) and getattr(model.network, "shape") == shape  # noqa: B009
+    assert isinstance(model, InnerLoop) == (preset.network not in BASELINES) and getattr(model, "network").shape == shape  # noqa: B009
 
 
 def test_help_does_not_wait_for_jax():
@@ -260,6 +260,19 @@ BAD_TRAINING = {
     "muon's": ([*DIGITS, "--muon-rms", "1"], "--muon-rms is for Muon; give --optimizer muon too, or leave it out"),
     "muon's size": ([*DIGITS, "--muon-rms", "0"], "--muon-rms is 0.0; it must be a positive number"),
     "lstm by reptile": ([*DIGITS, "--network", "lstm", "--algorithm", "reptile"], "recurrent baseline has no inner loop"),
+    "transformer by reptile": (
+        [*DIGITS, "--network", "transformer", "--algorithm", "reptile"],
+        "The transformer has no inner loop for 'reptile'",
+    ),
+    "inner steps of a transformer": (
+        ["digits-transformer", "--inner-batch", "2"],
+        "The transformer has no inner loop; leave out --inner-batch",
+    ),
+    "option of another baseline": (
+        ["digits-transformer", "--features", "8"],
+        "'transformer' has no option 'features'; it has width, depth, heads",
+    ),
+    "heads of attention": (["digits-transformer", "--heads", "7"], "which is not divisible by its 7 heads"),
     "reptile of rates": ([*DIGITS, "--algorithm", "reptile", "--fast", "None"], "Reptile has no gradient for inner rates"),
     "width zero": ([*DIGITS, "--width", "0"], "--width is 0; it must be at least 1"),
     "heads": ([*DIGITS, "--heads", "7"], "width is 64, which is not divisible by its 7 heads"),

@@ -204,7 +204,7 @@ def test_pictures(tmp_path):
     rgba[2] = [128, 128, 128, 255]
     for values in (rgba, np.repeat([200, 65535, 32768, 40000], 6).reshape(4, 6).astype(np.uint16)):
         Image.fromarray(values).save(tmp_path / "some.png")
-        y, is_known = conditioning.picture(IMAGES, tmp_path / "some.png")
+        y, is_known = conditioning.file(IMAGES, tmp_path / "some.png")
         assert is_known.tolist() == [[True] * 6] * 2 + [[False] * 6] * 2
         assert y[0].all() and not y[1].any()
 
@@ -220,12 +220,12 @@ BAD_PARTS = {
     "no share": (lambda folder: conditioning.part(IMAGES, "random", 1, 0), "comes the known share"),
     "bad share": (lambda folder: conditioning.part(IMAGES, "random:1.5", 1, 0), "from 0 to 1"),
     "share nan": (lambda folder: conditioning.part(IMAGES, "random:nan", 1, 0), "from 0 to 1"),
-    "no file": (lambda folder: conditioning.picture(IMAGES, folder / "no.png"), "cannot be read: No such file"),
-    "folder": (lambda folder: conditioning.picture(IMAGES, folder), "cannot be read"),
-    "no picture": (lambda folder: conditioning.picture(IMAGES, _write(folder / "a.png", b"text")), "not a picture"),
-    "cut": (lambda folder: conditioning.picture(IMAGES, _write(folder / "a.png", _png((6, 4))[:20])), "not a picture, or a damaged one"),
+    "no file": (lambda folder: conditioning.file(IMAGES, folder / "no.png"), "cannot be read: No such file"),
+    "folder": (lambda folder: conditioning.file(IMAGES, folder), "cannot be read"),
+    "no picture": (lambda folder: conditioning.file(IMAGES, _write(folder / "a.png", b"text")), "not a picture"),
+    "cut": (lambda folder: conditioning.file(IMAGES, _write(folder / "a.png", _png((6, 4))[:20])), "not a picture, or a damaged one"),
     "size": (
-        lambda folder: conditioning.picture(IMAGES, _write(folder / "a.png", _png((5, 4)))),
+        lambda folder: conditioning.file(IMAGES, _write(folder / "a.png", _png((5, 4)))),
         "has 5 by 4 pixels; this run's have 6 by 4",
     ),
 }

@@ -13,7 +13,7 @@ import pytest
 
 import rgen
 from rgen import commands
-from rgen.choices import NETWORKS, PRETRAINED
+from rgen.choices import BASELINES, NETWORKS, PRETRAINED
 from rgen.config import PRESETS, BenchmarkConfig
 from rgen.errors import InputError
 from rgen.timing import benchmark, targets
@@ -101,7 +101,7 @@ def test_this_machine_is_a_target_too(tmp_path):
     [
         ("heads text-heads image-heads", [((3, 3), 2), ((9,), 256), ((3, 3), 2)]),
         ("heads text-heads names-heads mnist-heads lstm --shape 2 3 2", [((2, 3, 2), k) for k in (2, 256, 256, 2, 2)]),
-        ("heads lstm text-mlp digits-maml --shape 7", [((7,), k) for k in (256, 256, 256, 2)]),
+        ("heads transformer text-mlp digits-maml --shape 7", [((7,), k) for k in (256, 256, 256, 2)]),
         ("siren text-mlp heads --symbols 5", [((3, 3), 5), ((9,), 5), ((3, 3), 5)]),
     ],
 )
@@ -146,7 +146,7 @@ TEMPORARIES = {(row["network"], row["target"]): row["temp_bytes"] for row in ROW
 @pytest.mark.parametrize("name", [*PRESETS, *NETWORKS])
 def test_every_preset_and_network_compiles_and_fits_in_what_the_table_says(name, tmp_path):
     config = benchmark.configuration(name)
-    algorithm = "maml" if config.network == "lstm" else config.algorithm
+    algorithm = "maml" if config.network in BASELINES else config.algorithm
     options = ["--network", name, "--algorithm", algorithm, "--form", "dual", "--meta-batch", "64", "--length", "64"]
     for row in compiled(tmp_path, *options, "--target", "tpu-v5e", "tpu-v5e:4", "h100"):
         assert row["fits"] and row["temp_bytes"] <= TEMPORARIES[name, row["target"]], row

@@ -9,6 +9,7 @@ import numpy as np
 from flax import traverse_util
 
 from rgen import devices, scoring
+from rgen.baselines import called
 from rgen.config import InsideConfig
 from rgen.data import Dataset
 from rgen.errors import InputError
@@ -29,7 +30,7 @@ def main(config: InsideConfig) -> None:
     """`rgen inside`."""
     run = load_run(config.run, **config.source(), needs_data=True)
     if not isinstance(run.model, InnerLoop):
-        raise InputError(f"The run in {config.run} is the recurrent baseline; it has no inner loop to look into.")
+        raise InputError(f"The run in {config.run} is {called(run.model)}; it has no inner loop to look into.")
     path = config.out or run.place("inside.png")
     check_results([("out", path)], config.replaces)
     index = scoring.choose_exactly(run.data, config.split, config.count, seed=0)

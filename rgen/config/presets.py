@@ -23,6 +23,7 @@ _DIGITS = replace(_PIXELS, width=64, heads=32, weight_decay=0.3)
 _NAMES: dict[str, Any] = {"data": "names.txt", "max_length": 16, "held_out": 0.03122, "meta_batch": 64, "steps": 2500, "eval_count": 0}
 _SMALL: dict[str, Any] = {"data": "mnist", "reduce": 2, "steps": 1000, "eval_every": 250}
 _SMALL_LSTM = replace(_QUICK, network="lstm", width=76, depth=1, features=48)
+_TRANSFORMER = replace(_QUICK, network="transformer", width=64, depth=3, heads=4, outer_rate=2e-3)
 
 
 _PRESETS: dict[str, tuple[str, TrainConfig]] = {
@@ -48,25 +49,33 @@ _PRESETS: dict[str, tuple[str, TrainConfig]] = {
         "The recurrent baseline on the embedded digits.",
         replace(_SMALL_LSTM, width=64, features=64, weight_decay=0.3, steps=2500, eval_every=250, eval_count=0),
     ),
+    "digits-transformer": (
+        "The transformer on the embedded digits.",
+        replace(_TRANSFORMER, weight_decay=1.0, steps=2500, eval_every=250, eval_count=0),
+    ),
     "names-heads": (
         "Our network on names, MAML; give --data names.txt, one name a line.",
         replace(_HEADS, depth=1, **_NAMES),
     ),
     "names-context": ("The same, which reads the last 3 symbols too.", replace(_HEADS, context=3, **_NAMES)),
     "names-lstm": ("A recurrent baseline of the same size on names.", replace(_SMALL_LSTM, **_NAMES)),
+    "names-transformer": ("The transformer on names.", replace(_TRANSFORMER, **_NAMES)),
     "names-maml": ("The original's text model on names, MAML.", replace(_TEXT, **_NAMES)),
     "names-reptile": ("The original's text model on names, Reptile.", replace(_TEXT, algorithm="reptile", **_NAMES)),
     "small-mnist-heads": ("Our network on MNIST of 14x14 pixels, MAML.", replace(_PIXELS, **_SMALL)),
     "small-mnist-lstm": ("A recurrent baseline on MNIST of 14x14 pixels.", replace(_SMALL_LSTM, **_SMALL)),
+    "small-mnist-transformer": ("The transformer on MNIST of 14x14 pixels.", replace(_TRANSFORMER, meta_batch=8, **_SMALL)),
     "text-maml": ("The original's text model, MAML.", replace(_TEXT, algorithm="maml")),
     "text-reptile": ("The original's text model, Reptile: its own settings.", replace(_TEXT, algorithm="reptile")),
     "text-heads": ("Our network on text, MAML.", replace(_HEADS, data="listing", weight_decay=0.3)),
     "text-lstm": ("The recurrent baseline on text.", replace(_LSTM, data="listing")),
+    "text-transformer": ("The transformer on text.", replace(_TRANSFORMER, data="listing", weight_decay=0.3, meta_batch=8)),
     "mnist-maml": ("The original's MNIST model, MAML.", replace(_MNIST, algorithm="maml")),
     "mnist-reptile": ("The original's MNIST model, Reptile: its own settings.", replace(_MNIST, algorithm="reptile")),
     "mnist-siren": ("The original's SIREN on MNIST, MAML.", replace(_MNIST, network="siren", algorithm="maml")),
     "mnist-heads": ("Our network on MNIST, MAML.", replace(_PIXELS, data="mnist")),
     "mnist-lstm": ("The recurrent baseline on MNIST: the original's own settings.", replace(_LSTM, data="mnist")),
+    "mnist-transformer": ("The transformer on MNIST.", replace(_TRANSFORMER, data="mnist", heads=2, meta_batch=4)),
 }
 
 PRESETS = {name: (text, replace(config, run=Path("runs") / name)) for name, (text, config) in _PRESETS.items()}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from rgen.choices import (
+    BASELINES,
     RENAMED,
     Algorithm,
     Binarize,
@@ -26,7 +27,7 @@ from rgen.errors import InputError
 
 @dataclass(frozen=True)
 class TrainConfig(Checked):
-    """Meta-train an initialization, or train the recurrent baseline. The run folder is all that other commands need."""
+    """Meta-train an initialization, or train a baseline. The run folder is all that other commands need."""
 
     run: Path = Path("runs/run")
     """Folder of the run; made if it does not exist."""
@@ -69,8 +70,8 @@ class TrainConfig(Checked):
     """Text: also score and learn the NULs after the end of a line, as the original program does."""
 
     network: Network = "heads"
-    """heads, our own, for any data; the original's: text-mlp for lines, lstm-block, siren and gated for images; or lstm, the recurrent
-    baseline. text-heads and image-heads are former names of heads."""
+    """heads, our own, for any data; the original's: text-mlp for lines, lstm-block, siren and gated for images; or a baseline, which is
+    told the previous output: lstm or transformer. text-heads and image-heads are former names of heads."""
     width: Size | None = None
     """Width of the network's layers. None: the network's default."""
     widths: tuple[Size, ...] | None = None
@@ -80,7 +81,7 @@ class TrainConfig(Checked):
     features: Size | None = None
     """Width of the embeddings. None: the network's default."""
     heads: Size | None = None
-    """Number of memory heads; divides the width. None: the network's default."""
+    """Number of heads, of the memory or of attention; divides the width. None: the network's default."""
     keys: Size | None = None
     """Key size of each head, an even number. None: the network's default."""
 
@@ -127,7 +128,7 @@ class TrainConfig(Checked):
     """Dual form: sequences processed at once. None: chosen by the cost model."""
 
     algorithm: Algorithm = "maml"
-    """Meta-gradient: maml, first-order-maml or reptile. For the recurrent baseline, maml is ordinary backpropagation."""
+    """Meta-gradient: maml, first-order-maml or reptile. For a baseline, maml is ordinary backpropagation."""
     steps: Count = 10_000
     """Number of outer steps."""
     minutes: Positive | None = None
@@ -180,12 +181,13 @@ class TrainConfig(Checked):
             raise InputError(f"--beta2 is {self.beta2}; it must lie between 0 and 1.")
         if self.optimizer != "muon" and self.muon_rms != type(self).muon_rms:
             raise InputError("--muon-rms is for Muon; give --optimizer muon too, or leave it out.")
-        if self.network == "lstm" and self.algorithm != "maml":
-            raise InputError(f"The recurrent baseline has no inner loop for '{self.algorithm}'; train it with --algorithm maml.")
+        baseline = BASELINES.get(self.network, "").capitalize()
+        if baseline and self.algorithm != "maml":
+            raise InputError(f"{baseline} has no inner loop for '{self.algorithm}'; train it with --algorithm maml.")
         inner = ("fast", "inner_batch", "inner_optimizer", "inner_steps", "inner_clip", "inner_decay")
         changed = [flag(option) for option in inner if getattr(self, option) != getattr(type(self), option)]
-        if self.network == "lstm" and changed:
-            raise InputError(f"The recurrent baseline has no inner loop; leave out {changed[0]}.")
+        if baseline and changed:
+            raise InputError(f"{baseline} has no inner loop; leave out {changed[0]}.")
         other = [option for option in ("--inner-optimizer", "--inner-clip", "--inner-decay") if option in changed]
         if other and self.algorithm == "reptile":
             raise InputError(f"Reptile takes inner steps of plain SGD; leave out {other[0]}, or use maml or first-order-maml.")

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rgen.baselines import called
 from rgen.data import Dataset
 from rgen.errors import InputError, command
 from rgen.fast import InnerLoop, Params
@@ -53,7 +54,7 @@ def _content(sampler: Sampler, params: Any, data: Dataset) -> dict[str, Any]:
     """What `learner.js` reads."""
     loop = sampler.model
     if not isinstance(loop, InnerLoop):
-        raise InputError("--page shows how SGD learns what is drawn; the recurrent baseline has no inner loop. Give another run.")
+        raise InputError(f"--page shows how SGD learns what is drawn; {called(loop)} has no inner loop. Give another run.")
     if loop.reads and data.kind != "text":
         raise InputError("--page asks about places out of turn; this network reads earlier outputs too, which only the next one has.")
     if not loop.plain or loop.inner_steps > 1:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from rgen.baselines import called
 from rgen.data import Dataset
 from rgen.errors import InputError
 from rgen.fast import InnerLoop
@@ -40,7 +41,7 @@ def show(
     loop, shape = sampler.model, sampler.shape
     numbers = np.arange(count if len(shape) > 1 else 1)
     if not isinstance(loop, InnerLoop):
-        raise InputError("--belief asks a network about all positions; the recurrent baseline knows only of the next one.")
+        raise InputError(f"--belief asks a network about all positions; {called(loop)} knows only of the next one.")
     if loop.reads:
         raise InputError("--belief asks about places out of turn; this network reads earlier outputs too, which only the next place has.")
     known = given(numbers).known if given else None

@@ -18,7 +18,7 @@ import numpy as np
 
 from rgen import data, meta, models, scoring
 from rgen.batching import shards_of
-from rgen.choices import NETWORKS, ONE_CPU_DEVICE
+from rgen.choices import BASELINES, NETWORKS, ONE_CPU_DEVICE
 from rgen.config import PRESETS, BenchmarkConfig, TrainConfig
 from rgen.devices import place
 from rgen.errors import InputError
@@ -118,8 +118,8 @@ TIMED = {**meta.ALGORITHMS, "score": scoring.score, "sample": draw_samples}
 
 
 def cases(config: BenchmarkConfig, network: str) -> list[tuple[str, str]]:
-    """(algorithm, form) of all combinations; the recurrent baseline, which has no inner loop, has one form, and one gradient."""
-    if configuration(network).network != "lstm":
+    """(algorithm, form) of all combinations; a baseline, which has no inner loop, has one form, and one gradient."""
+    if configuration(network).network not in BASELINES:
         return list(product(config.algorithm, config.form))
     gradients = [algorithm for algorithm in config.algorithm if algorithm in meta.ALGORITHMS]
     others = [algorithm for algorithm in config.algorithm if algorithm not in meta.ALGORITHMS]

@@ -46,7 +46,8 @@ class LSTM(nn.Module):
         self.logits = nn.Dense(self.outputs, kernel_init=init, bias_init=init)
 
     def __call__(self, state: jax.Array, x: jax.Array, previous: jax.Array) -> tuple[jax.Array, jax.Array]:
-        embedded = [embed(i) for embed, i in zip(self.positions, jnp.atleast_1d(x), strict=True)]
+        # [1] and not [], for which Flax's table of a single row raises
+        embedded = [embed(i)[0] for embed, i in zip(self.positions, jnp.atleast_1d(x)[:, None], strict=True)]
         h = jnp.concatenate([*embedded, self.previous(previous)])
         after = []
         for cell, (c, h_before) in zip(self.cells, state, strict=True):
