@@ -9,7 +9,7 @@ from .fast import check as check
 from .likelihood import Bernoulli as Bernoulli
 from .likelihood import Categorical as Categorical
 from .likelihood import Decoding as Decoding
-from .likelihood import Spline as Spline
+from .likelihood import Ordered as Ordered
 from .meta import first_order_maml as first_order_maml
 from .meta import maml as maml
 from .meta import reptile as reptile

@@ -15,7 +15,7 @@ InnerLoss = Literal["nats", "memory"]
 Order = Literal["raster", "random"]
 Binarize = Literal["threshold", "static", "dynamic"]
 Network = Literal["heads", "text-mlp", "lstm-block", "siren", "gated", "lstm", "transformer", "text-heads", "image-heads"]
-LikelihoodName = Literal["categorical", "spline"]
+LikelihoodName = Literal["categorical", "ordered"]
 Kind = Literal["text", "image", "array"]
 Timed = Literal[Algorithm, "score", "sample"]
 

@@ -46,14 +46,13 @@ class Bernoulli:
 
 
 @dataclass(frozen=True)
-class Spline:
-    """One of K ordered levels: logits [M + 2], outputs 0..K-1.
+class Ordered:
+    """One of K ordered levels: logits [M + K], outputs 0..K-1.
 
-    The log-probability is a line between each two of M knots at equal distances, up to a constant, so that near levels learn from each
-    other; the first and the last level, as black and white, have a logit of their own besides. As of a categorical distribution, the
-    nats are convex in the logits and their gradient is bounded: SGD with large steps, as in the inner loop, stays finite.
-
-    Source: log-spline densities (Kooperberg and Stone 1991), here of degree one.
+    A categorical distribution, in which a level's logit is the sum of one of its own and of one that is interpolated between M knots at
+    equal distances. So SGD teaches a level's neighbours too, and can yet make any level certain. The nats are convex in the logits and
+    their gradient is bounded, so that the large steps of an inner loop stay finite; a mixture of logistic distributions (Salimans et al.
+    2017, arXiv:1701.05517) diverges there.
 
     Attributes:
       levels: K.
@@ -66,7 +65,7 @@ class Spline:
     @property
     def outputs(self) -> int:
         """How many logits a network must have."""
-        return self.knots + 2
+        return self.knots + self.levels
 
     def nll(self, logits: jax.Array, y: jax.Array) -> jax.Array:
         return Categorical().nll(self._of_levels(logits), y)
@@ -76,10 +75,9 @@ class Spline:
 
     def _of_levels(self, logits: jax.Array) -> jax.Array:
         """Logits [K]."""
-        level = np.arange(self.levels)[:, None]
-        between = np.maximum(0, 1 - np.abs(level * (self.knots - 1) / (self.levels - 1) - np.arange(self.knots)))
-        ends = level == [0, self.levels - 1]
-        return jnp.concatenate([between, ends], 1).astype(logits.dtype) @ logits
+        position = np.arange(self.levels)[:, None] * (self.knots - 1) / (self.levels - 1)
+        weights = np.maximum(0, 1 - np.abs(position - np.arange(self.knots)))
+        return jnp.asarray(weights, logits.dtype) @ logits[: self.knots] + logits[self.knots :]
 
 
 COLDEST = 1e-30  # lower temperatures count as 0, since dividing by them leaves the range of float32

@@ -15,7 +15,7 @@ from rgen.data import Dataset
 from rgen.errors import InputError
 from rgen.fast import Direct, Dual, InnerLoop
 from rgen.hardware import hardware, require_memory, total_memory
-from rgen.likelihood import Bernoulli, Categorical, Likelihood, Spline
+from rgen.likelihood import Bernoulli, Categorical, Likelihood, Ordered
 from rgen.sequence import PyTree, SequenceModel
 
 REVERSE = 10  # an outer step needs about so many times the memory of its taps, measured on the presets; for what is recommended only
@@ -60,17 +60,17 @@ def configured(config: TrainConfig, shape: tuple[int, ...], symbols: int, end: i
 
 def _likelihood(config: TrainConfig, symbols: int) -> tuple[Likelihood, int]:
     """How outputs are read, and how many logits that needs."""
-    if config.likelihood != "spline":
+    if config.likelihood != "ordered":
         return (Bernoulli(), 1) if symbols == 2 else (Categorical(), symbols)
     if symbols == 2:
-        raise InputError("--likelihood spline is for three levels or more, and the data have two; leave it out.")
-    return (likelihood := Spline(symbols)), likelihood.outputs
+        raise InputError("--likelihood ordered is for three levels or more, and the data have two; leave it out.")
+    return (likelihood := Ordered(symbols)), likelihood.outputs
 
 
 def from_config(config: TrainConfig, data: Dataset) -> SequenceModel:
     """Builds the model of a `TrainConfig` for its data."""
-    if config.likelihood == "spline" and data.kind == "text":
-        raise InputError("--likelihood spline is for ordered levels, and the bytes of a text have no order; leave it out.")
+    if config.likelihood == "ordered" and data.kind == "text":
+        raise InputError("--likelihood ordered is for ordered levels, and the bytes of a text have no order; leave it out.")
     model = configured(config, data.shape, data.symbols, data.end)
     if config.fast is not None:
         try:

@@ -22,7 +22,7 @@ from rgen.commands import check, inside
 from rgen.config import PRESETS, CheckConfig, InsideConfig
 from rgen.data import Dataset
 from rgen.errors import InputError
-from rgen.likelihood import Bernoulli, Categorical, Likelihood, Spline
+from rgen.likelihood import Bernoulli, Categorical, Likelihood, Ordered
 from rgen.sampling import Sampler, film
 from rgen.sequence import Given, Sequence, SequenceModel, until_end
 from runs import command, rows, words
@@ -31,7 +31,7 @@ from runs import command, rows, words
 KINDS: dict[str, tuple[tuple[int, ...], int, Likelihood, int]] = {
     "text": ((7,), 3, Categorical(), 3),
     "image": ((2, 3), 2, Bernoulli(), 1),
-    "array": ((2, 1, 3), 4, Spline(4, 2), 4),
+    "array": ((2, 1, 3), 4, Ordered(4, 2), 6),
 }
 SIZES = {"lstm": {"width": 4, "depth": 2, "features": 3}, "transformer": {"width": 12, "depth": 2, "heads": 2}}
 

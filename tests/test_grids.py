@@ -20,7 +20,7 @@ from rgen.config import PRESETS, TrainConfig
 from rgen.config.train import from_json, to_json
 from rgen.data import Dataset, archive, conditioning, counts
 from rgen.fast import Direct
-from rgen.likelihood import Spline
+from rgen.likelihood import Ordered
 from rgen.sampling import complete, film, look, make_sampler
 from rgen.sequence import Given, Sequence
 
@@ -50,10 +50,10 @@ def places(shape: tuple[int, ...]) -> np.ndarray:
 
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=4), st.sampled_from([2, 3, 7, 256]), st.booleans())
 @settings(max_examples=5, derandomize=True, suppress_health_check=(HealthCheck.too_slow,))
-def test_forms_drawing_and_completing_agree_on_any_grid(sizes, symbols, spline):
+def test_forms_drawing_and_completing_agree_on_any_grid(sizes, symbols, ordered):
     """The dual form is the direct one; what is drawn has the nats that scoring gives it; what is known is fed and paid the same."""
     shape = (*sizes, 2)  # at least two places
-    model = grid_model(shape[-4:], symbols, likelihood="spline" if spline and symbols > 2 else None)
+    model = grid_model(shape[-4:], symbols, likelihood="ordered" if ordered and symbols > 2 else None)
     params, x = disturbed(model, shape[-4:]), places(shape[-4:])[None]
     rng = np.random.default_rng(1)
     y = rng.integers(symbols, size=(3, x.shape[1])).astype(np.int32)
@@ -70,7 +70,7 @@ def test_forms_drawing_and_completing_agree_on_any_grid(sizes, symbols, spline):
     np.testing.assert_allclose(scoring.score(model, params, seqs._replace(y=drawn.y)), drawn.nll, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("likelihood", [None, "spline"])
+@pytest.mark.parametrize("likelihood", [None, "ordered"])
 def test_all_colour_pictures_of_one_pixel_have_the_probability_one(likelihood):
     shape, symbols = (1, 2, 3), 3
     model = grid_model(shape, symbols, likelihood=likelihood)
@@ -81,15 +81,15 @@ def test_all_colour_pictures_of_one_pixel_have_the_probability_one(likelihood):
     assert np.ptp(nats) > 0.1
 
 
-def test_a_spline_is_linear_between_knots_and_free_at_the_ends():
-    likelihood = Spline(9, knots=3)  # at the levels 0, 4 and 8
-    logits = jnp.array([1.0, -1.0, 2.0, 3.0, -2.0])
-    expected = np.array([1 + 3, 0.5, 0, -0.5, -1, -0.25, 0.5, 1.25, 2 - 2])
-    found = likelihood.log_probs(logits)
+def test_levels_have_logits_of_their_own_and_between_knots():
+    likelihood = Ordered(9, knots=3)  # at the levels 0, 4 and 8
+    own = np.arange(9.0) % 4
+    expected = np.array([1, 0.5, 0, -0.5, -1, -0.25, 0.5, 1.25, 2]) + own
+    found = likelihood.log_probs(jnp.array([1.0, -1.0, 2.0, *own]))
     np.testing.assert_allclose(found, expected - np.log(np.exp(expected).sum()), rtol=1e-12)
-    np.testing.assert_allclose([likelihood.nll(logits, jnp.int32(y)) for y in range(9)], -found, rtol=1e-12)
+    np.testing.assert_allclose([likelihood.nll(jnp.array([1.0, -1.0, 2.0, *own]), jnp.int32(y)) for y in range(9)], -found, rtol=1e-12)
     for levels in (3, 256):  # also with more knots than levels
-        of_many = Spline(levels)
+        of_many = Ordered(levels)
         large = 1e6 * np.random.default_rng(0).standard_normal(of_many.outputs).astype(np.float32)
         gradients = jax.vmap(jax.grad(of_many.nll), (None, 0))(jnp.asarray(large), jnp.arange(levels))
         assert np.abs(gradients).max() <= 1 + 1e-6
@@ -252,8 +252,8 @@ def test_networks_are_found_by_their_former_names():
     assert from_json(json.dumps(old), Path("config.json")) == PRESETS["digits-maml"][1]
 
 
-def test_spline_is_refused_where_there_is_no_order():
-    config = TrainConfig(likelihood="spline")
+def test_ordered_is_refused_where_there_is_no_order():
+    config = TrainConfig(likelihood="ordered")
     with pytest.raises(ValueError, match="is for three levels or more, and the data have two"):
         models.configured(config, (4, 4), 2)
     with pytest.raises(ValueError, match="the bytes of a text have no order"):

@@ -22,7 +22,7 @@ from rgen.config import SampleConfig
 from rgen.data import Dataset
 from rgen.errors import InputError
 from rgen.fast import InnerLoop, Params
-from rgen.likelihood import Categorical, Spline
+from rgen.likelihood import Categorical, Ordered
 from rgen.runs.folder import load_run
 from rgen.sampling import Sampler, look
 from rgen.sequence import Sequence
@@ -196,7 +196,7 @@ def check_controls(tab: Any) -> None:
 # ---------------------------------------------------------------- levels, colours and symbols
 
 OTHER = {
-    "levels": (data_of("image", (3, 4), 5), Spline(5, 2), 1),
+    "levels": (data_of("image", (3, 4), 5), Ordered(5, 2), 1),
     "colour": (data_of("image", (2, 2, 3), 4, colour=True, order="random"), Categorical(), 1),
     "symbols": (data_of("array", (5,), 3), Categorical(), 2),
     "many symbols": (data_of("array", (2, 3), 256), Categorical(), 1),
@@ -208,7 +208,7 @@ believe = jit(lambda loop, params, seqs, x: loop.belief(params, seqs, x, 1), sta
 def other(name: str, browser, folder: Path) -> tuple[Any, Callable[[int], None]]:
     """The page of a tiny network, and what holds it against Python once all outputs are there, after the first so many of them."""
     data, likelihood, size = OTHER[name]
-    outputs = likelihood.outputs if isinstance(likelihood, Spline) else data.symbols
+    outputs = likelihood.outputs if isinstance(likelihood, Ordered) else data.symbols
     network = networks.build("heads", data.shape, outputs, data.symbols, width=4, depth=1, heads=2, keys=4)
     loop = InnerLoop(network, likelihood, rate=0.1, fast=("heads/memory",), inner_batch=size, form="direct")
     x = inputs(data.shape)

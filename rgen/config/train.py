@@ -91,8 +91,8 @@ class TrainConfig(Checked):
     """Which outputs the network of heads reads in addition to the position, where they came earlier (instead of --context). For images:
     left, above, above-left, above-right; or steps back along each axis, such as 0,2 for the pixel two to the left."""
     likelihood: LikelihoodName | None = None
-    """How the network's outputs are read: categorical (a logit for each symbol; of two symbols, one for both), or spline (for
-    ordered levels: few logits, between which log-probabilities are lines). None: categorical."""
+    """How the network's outputs are read: categorical (a logit for each symbol; of two symbols, one for both), or ordered (for
+    levels: what is learned of one is learned of its neighbours too, in part). None: categorical."""
 
     rates: RateKind = "fixed"
     """Inner learning rates: fixed (one constant), per-array (one learned rate per parameter array),
