@@ -137,7 +137,8 @@ def test_shape_symbols_and_outputs_per_step_are_columns_where_they_vary_or_were_
 THERE = find_spec("libtpu") and find_spec("jax_cuda13_plugin")
 needs_plugins = pytest.mark.skipif(not THERE, reason='needs pip install -e ".[targets]"')
 # (preset or network, target) -> bytes of temporaries at B 64, T 64
-ROWS = [row for name in ("targets", "targets-networks") for row in json.loads((ROOT / "results" / f"{name}-2026-11-26.json").read_text())]
+TABLES = ("targets-2026-11-26", "targets-networks-2026-11-26", "targets-more-2026-11-30")
+ROWS = [row for name in TABLES for row in json.loads((ROOT / "results" / f"{name}.json").read_text())]
 TEMPORARIES = {(row["network"], row["target"]): row["temp_bytes"] for row in ROWS}
 
 
