@@ -43,8 +43,9 @@ ENTRIES = {
     "context": "ours, told the last 3 outputs",
     "static": "its static twin, which learns nothing while it predicts",
     "lstm": "LSTM, told the last output",
+    "transformer": "transformer, told all outputs before",
 }
-COLOURS = dict(zip(ENTRIES, (plots.PALE, "#5aa9c9", plots.ACCENT, "#e9a15b", "#4f9d69", plots.INK)))
+COLOURS = dict(zip(ENTRIES, (plots.PALE, "#5aa9c9", plots.ACCENT, "#e9a15b", "#4f9d69", plots.INK, "#7d5ba6")))
 
 # The options of `rgen train`, without data and minutes. A meta-batch of 8: in few minutes, many steps of few sequences are better.
 FEW, MUON = "--meta-batch 8 --eval-every 1000", "--optimizer muon"
@@ -58,23 +59,28 @@ RECIPES = {
     ("digits", "original-maml"): f"mnist-maml {DIGITS}",
     ("digits", "heads"): "digits-maml --eval-every 250",
     ("digits", "lstm"): "digits-lstm --eval-every 500",
+    ("digits", "transformer"): "digits-transformer",
     ("small-mnist", "original-reptile"): "mnist-reptile --reduce 2 --meta-batch 32 --eval-every 250",
     ("small-mnist", "original-maml"): "mnist-maml --reduce 2 --meta-batch 32 --eval-every 250",
     ("small-mnist", "heads"): f"small-mnist-heads {FEW} {MUON} --width 64",
     ("small-mnist", "lstm"): f"small-mnist-lstm {FEW}",
+    ("small-mnist", "transformer"): f"small-mnist-transformer --eval-every 1000 {MUON}",
     ("mnist", "original-reptile"): "mnist-reptile --eval-every 250",
     ("mnist", "original-maml"): "mnist-maml --eval-every 250",
     ("mnist", "heads"): f"mnist-heads {FEW} {MUON}",
     ("mnist", "lstm"): f"small-mnist-lstm --reduce 1 {FEW}",
+    ("mnist", "transformer"): "mnist-transformer --eval-every 1000",
     ("names", "original-reptile"): "names-reptile --eval-every 250",
     ("names", "original-maml"): "names-maml --eval-every 250",
     ("names", "heads"): f"names-heads {NAMES} --weight-decay 0.3",
     ("names", "context"): f"names-context {NAMES} --weight-decay 0.3",
     ("names", "lstm"): f"names-lstm {NAMES} --outer-rate 1e-2 --weight-decay 0.1",
+    ("names", "transformer"): f"names-transformer {NAMES}",
     ("listing", "original-reptile"): f"text-reptile {TEXT}",
     ("listing", "original-maml"): f"text-maml {TEXT}",
     ("listing", "heads"): f"text-heads {FEW} --eval-count 0",
     ("listing", "lstm"): f"text-lstm {FEW} --eval-count 0 {MUON} {LSTM}",
+    ("listing", "transformer"): "text-transformer --eval-every 1000 --eval-count 0",
 }
 for data in DATA:
     RECIPES.setdefault((data, "context"), f"{RECIPES[data, 'heads']} --context 3")
@@ -99,7 +105,10 @@ class Options:
 
     data: tuple[Literal["digits", "small-mnist", "mnist", "names", "listing"], ...] = ("digits",)
     """small-mnist (14x14 pixels) and mnist need --data-dir, names needs --names, listing needs --listing."""
-    entries: tuple[Literal["original-reptile", "original-maml", "heads", "context", "static", "lstm"], ...] = ("heads", "lstm")
+    entries: tuple[Literal["original-reptile", "original-maml", "heads", "context", "static", "lstm", "transformer"], ...] = (
+        "heads",
+        "lstm",
+    )
     """heads: ours; context: ours, given the last 3 outputs; static: the same with an inner rate of 1e-12."""
     minutes: tuple[float, ...] = (1, 5)
     """Minutes of training, without compiling, validation and scoring."""

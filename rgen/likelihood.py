@@ -51,8 +51,8 @@ class Ordered:
 
     A categorical distribution, in which a level's logit is the sum of one of its own and of one that is interpolated between M knots at
     equal distances. So SGD teaches a level's neighbours too, and can yet make any level certain. The nats are convex in the logits and
-    their gradient is bounded, so that the large steps of an inner loop stay finite; a mixture of logistic distributions (Salimans et al.
-    2017, arXiv:1701.05517) diverges there.
+    their gradient is bounded; that of a mixture of logistic distributions (Salimans et al. 2017, arXiv:1701.05517) is not, and SGD in the
+    inner loop diverges.
 
     Attributes:
       levels: K.
@@ -77,6 +77,7 @@ class Ordered:
         """Logits [K]."""
         position = np.arange(self.levels)[:, None] * (self.knots - 1) / (self.levels - 1)
         weights = np.maximum(0, 1 - np.abs(position - np.arange(self.knots)))
+        weights /= np.sqrt((weights**2).sum(0))  # so that steps of SGD are no larger than on the levels' own
         return jnp.asarray(weights, logits.dtype) @ logits[: self.knots] + logits[self.knots :]
 
 

@@ -84,15 +84,16 @@ def test_all_colour_pictures_of_one_pixel_have_the_probability_one(likelihood):
 def test_levels_have_logits_of_their_own_and_between_knots():
     likelihood = Ordered(9, knots=3)  # at the levels 0, 4 and 8
     own = np.arange(9.0) % 4
+    knots = np.array([1.0, -1.0, 2.0]) * np.sqrt([1.875, 2.75, 1.875])  # their weights have the length 1
     expected = np.array([1, 0.5, 0, -0.5, -1, -0.25, 0.5, 1.25, 2]) + own
-    found = likelihood.log_probs(jnp.array([1.0, -1.0, 2.0, *own]))
+    found = likelihood.log_probs(jnp.array([*knots, *own]))
     np.testing.assert_allclose(found, expected - np.log(np.exp(expected).sum()), rtol=1e-12)
-    np.testing.assert_allclose([likelihood.nll(jnp.array([1.0, -1.0, 2.0, *own]), jnp.int32(y)) for y in range(9)], -found, rtol=1e-12)
+    np.testing.assert_allclose([likelihood.nll(jnp.array([*knots, *own]), jnp.int32(y)) for y in range(9)], -found, rtol=1e-12)
     for levels in (3, 256):  # also with more knots than levels
         of_many = Ordered(levels)
         large = 1e6 * np.random.default_rng(0).standard_normal(of_many.outputs).astype(np.float32)
         gradients = jax.vmap(jax.grad(of_many.nll), (None, 0))(jnp.asarray(large), jnp.arange(levels))
-        assert np.abs(gradients).max() <= 1 + 1e-6
+        assert np.abs(gradients).max() <= np.sqrt(2) + 1e-6
 
 
 def test_neighbours_of_a_colour_are_of_the_same_colour():

@@ -130,7 +130,7 @@ def main(config: SampleConfig) -> None:
 
 def _beside(out: Path | None, kind: Kind, belief: bool) -> list[Path]:
     """Further files: the animation of beliefs; all images; or the nats of lines and arrays, and a picture of these. Devices have none."""
-    if out is None or is_special(out):
+    if out is None or (is_special(out) and kind != "image"):
         return []
     if kind == "image":
         return [out.with_suffix(".gif" if belief else ".npz")]
