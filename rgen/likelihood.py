@@ -56,7 +56,7 @@ class Ordered:
 
     Attributes:
       levels: K.
-      knots: M.
+      knots: M, at most K.
     """
 
     levels: int
@@ -65,7 +65,7 @@ class Ordered:
     @property
     def outputs(self) -> int:
         """How many logits a network must have."""
-        return self.knots + self.levels
+        return len(self._weights()) + self.levels
 
     def nll(self, logits: jax.Array, y: jax.Array) -> jax.Array:
         return Categorical().nll(self._of_levels(logits), y)
@@ -75,10 +75,15 @@ class Ordered:
 
     def _of_levels(self, logits: jax.Array) -> jax.Array:
         """Logits [K]."""
-        position = np.arange(self.levels)[:, None] * (self.knots - 1) / (self.levels - 1)
-        weights = np.maximum(0, 1 - np.abs(position - np.arange(self.knots)))
-        weights /= np.sqrt((weights**2).sum(0))  # so that steps of SGD are no larger than on the levels' own
-        return jnp.asarray(weights, logits.dtype) @ logits[: self.knots] + logits[self.knots :]
+        weights = jnp.asarray(self._weights(), logits.dtype)
+        return logits[: len(weights)] @ weights + logits[len(weights) :]
+
+    def _weights(self) -> np.ndarray:
+        """How much each knot is worth to each level: [M, K], of length 1, so that steps of SGD are no larger than on the levels' own."""
+        knots = min(self.knots, self.levels)
+        position = np.arange(self.levels) * (knots - 1) / (self.levels - 1)
+        weights = np.maximum(0, 1 - np.abs(position - np.arange(knots)[:, None]))
+        return weights / np.linalg.norm(weights, axis=1, keepdims=True)
 
 
 COLDEST = 1e-30  # lower temperatures count as 0, since dividing by them leaves the range of float32
