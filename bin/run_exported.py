@@ -26,10 +26,12 @@ def main() -> None:
     values, nats = sampler.call(np.uint32(given.seed), np.arange(given.count, dtype=np.int32))
     for sample, cost in zip(np.asarray(values), np.asarray(nats)):
         print(f"{cost:.2f} nats")
-        if sample.ndim == 1:  # bytes of a line, which a NUL ends
-            print(sample.tobytes().split(b"\0", 1)[0])
-        else:
+        if sampler.fun_name == "draw_text" or (sampler.fun_name == "draw" and sample.ndim == 1):  # "draw": of earlier versions
+            print(sample.tobytes().split(b"\0", 1)[0])  # bytes of a line, which a NUL ends
+        elif sample.ndim == 2 and sample.max() < 2:
             print("\n".join("".join(" #"[pixel] * 2 for pixel in row) for row in sample))
+        else:
+            print(np.array2string(sample, threshold=sample.size + 1))
 
 
 if __name__ == "__main__":

@@ -64,7 +64,8 @@ def _likelihood(config: TrainConfig, symbols: int) -> tuple[Likelihood, int]:
         return (Bernoulli(), 1) if symbols == 2 else (Categorical(), symbols)
     if symbols == 2:
         raise InputError("--likelihood ordered is for three levels or more, and the data have two; leave it out.")
-    return (likelihood := Ordered(symbols)), likelihood.outputs
+    likelihood = Ordered(symbols)
+    return likelihood, likelihood.outputs
 
 
 def from_config(config: TrainConfig, data: Dataset) -> SequenceModel:

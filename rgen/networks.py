@@ -71,15 +71,14 @@ def places_before(shape: tuple[int, ...], count: int) -> list[tuple[int, ...]]:
 
     Steps that are longer than the grid come last, where it is too small for so many.
     """
-    far = 1
-    while True:
-        box = itertools.product(range(far + 1), *[range(-far, far + 1)] * (len(shape) - 1))
-        near = [step for step in box if step > (0,) * len(shape) and math.hypot(*step) <= far]
-        inside = [step for step in near if all(abs(n) < size for n, size in zip(step, shape))]
-        if len(inside) >= count or (far >= max(shape) and len(near) >= count):
-            break
+    within = (math.prod(2 * size - 1 for size in shape) - 1) // 2  # as many steps lead from place to place of the grid, half of them back
+    longest = [size - 1 if within >= count else count for size in shape]
+    steps, far = [], 0
+    while len(steps) < count:
         far += 1
-    steps = inside if len(inside) >= count else near
+        reach = [min(far, most) for most in longest]
+        box = itertools.product(range(reach[0] + 1), *[range(-most, most + 1) for most in reach[1:]])
+        steps = [step for step in box if step > (0,) * len(shape) and math.hypot(*step) <= far]
     return sorted(steps, key=lambda step: (sum(n * n for n in step), step))[:count]
 
 

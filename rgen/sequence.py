@@ -17,9 +17,9 @@ class Sequence(NamedTuple):
     Shapes are those of a batch; a single sequence has no B.
 
     Attributes:
-      x: [B, T, ...] inputs: a position in a line, or the (row, column) of a pixel; [1, T, ...] if all sequences have the same, so that
+      x: [B, T, ...] inputs: a position in a line, or coordinates in a grid; [1, T, ...] if all sequences have the same, so that
         what depends on them alone is computed once.
-      y: [B, T] outputs: a byte, or a bit.
+      y: [B, T] outputs: symbols, from 0 to K - 1.
       weight: [B, T] multiplies the nats and the gradient of an output; 0 excludes it from scoring and learning.
     """
 

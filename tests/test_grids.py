@@ -181,7 +181,7 @@ BAD_DATA: dict[str, tuple[Any, dict[str, Any], str]] = {
     "unclear": (
         VALUES,
         {},
-        r"integers from 0 to 8 .*: dark pictures, or symbols\? For symbols give --symbols, as --symbols 9; for pictures",
+        r"numbers from 0 to 8 .*: pictures, or symbols\? For symbols give --symbols, as --symbols 9; for pictures",
     ),
     "floats": (VALUES + 0.5, {}, "has numbers from 0.5 to 8.5. Expected are"),
     "fractions": (VALUES / 8, {"symbols": 9}, "has fractions, and symbols are integers"),

@@ -132,9 +132,9 @@ def _grid(count: int) -> tuple[int, int]:
 
 def _draw_heads(part: Any, heads: np.ndarray, middle: tuple[int, ...], data: Dataset) -> None:
     """In a grid with one axis, all pairs of positions; else what the position in the middle (a dot, in pictures) reads of all others."""
-    text, axes_count = len(data.shape) == 1, len(data.shape)
+    line, axes_count = len(data.shape) == 1, len(data.shape)
     part.suptitle(
-        "What each head reads (across) at each position (down)" if text else "What each head reads at the position in the middle",
+        "What each head reads (across) at each position (down)" if line else "What each head reads at the position in the middle",
         fontsize=11,
         color=plots.INK,
     )
@@ -144,9 +144,14 @@ def _draw_heads(part: Any, heads: np.ndarray, middle: tuple[int, ...], data: Dat
     for axis, head in zip(axes, heads):
         grid = head[0].reshape(data.shape)
         grid = np.moveaxis(grid, -1, 0) if data.colour else grid  # a slice for each colour
-        shown = np.tril(head, -1) if text else look.flat(grid[..., None], axes_count, np.nan)[..., 0]
+        shown = _before(head, data) if line else look.flat(grid[..., None], axes_count, np.nan)[..., 0]
         axis.imshow(shown, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
         if axes_count == 2:
             axis.plot(middle[1], middle[0], "o", color="black", ms=3)
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_color(plots.PALE)
+
+
+def _before(head: np.ndarray, data: Dataset) -> np.ndarray:
+    """What a head reads of places that come before, [T, T]; in random order any other may."""
+    return np.tril(head, -1) if data.order == "raster" else head

@@ -24,10 +24,8 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums } td.best { f
 img { max-width: 100% } .runs { display: flex; flex-wrap: wrap; gap: 1.5rem } figure { margin: 0 } figcaption { font-size: .9rem }
 pre { background: #f4f6fa; padding: .6rem; font-size: .8rem; max-width: 30rem; overflow: auto }
 """
-DATA = (
-    *("data", "data_dir", "max_length", "held_out", "split_seed", "order", "reduce", "levels", "colour", "symbols", "score_padding"),
-    "eval_count",
-)
+DATA = ("data", "data_dir", "max_length", "held_out", "split_seed", "deduplicate", "order", "reduce", "binarize", "levels", "colour")
+DATA += ("symbols", "score_padding", "eval_count")
 COLOURS = (plots.ACCENT, plots.INK, "#e9a15b", "#4f9d69", "#7d5ba6", "#5aa9c9")
 
 

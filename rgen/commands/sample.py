@@ -103,8 +103,10 @@ def main(config: SampleConfig) -> None:
     task = make_task(config, data)
     if task.given is not None and not sampler.random_order and not _is_prefix(task.given.known):
         print("This network was trained in raster order; what is given is fed first, out of that order.", file=sys.stderr)
+    if task.given is not None and np.all(task.given.known):
+        print("All of what is given is known, so nothing is drawn; make what is not known transparent, or -1 in an array.", file=sys.stderr)
     if config.export:
-        exported = export.export(sampler, trained.params)
+        exported = export.export(sampler, trained.params, data.kind)
         replace(config.export, exported, config.overwrite)
         print(f"The sampler of step {step}: {config.export}, {len(exported) / 1e6:.1f} MB")
         return
@@ -255,7 +257,8 @@ def _sheet(records: Records, order: np.ndarray, task: Task, data: Dataset, confi
         real = data.splits[config.split][choose(data, config.split, len(shown), config.seed)]
         groups |= {f"{len(real)} {config.split} {data.kind}s": real} if len(real) else {}
         return plots.sheet({caption: look.pictures(data, values) for caption, values in groups.items()})
-    columns = min(task.each, COLUMNS, len(order))
+    width = look.pictures(data, np.zeros((1, *data.shape), int)).shape[2]
+    columns = plots.fitting(min(task.each, COLUMNS, len(order)), width)
     same_row = np.split(order, np.flatnonzero(np.diff(task.rows(order))) + 1)
     rows = [part[i : i + columns] for part in same_row for i in range(0, len(part), columns)]
     given, drawn, truth = [], [], []

@@ -83,7 +83,7 @@ class SampleConfig(Writes, _Reads):
     """Text: the beginning of every line."""
     complete: str | None = None
     """Images and arrays: the given part of each one of the split: top, bottom, left, right or random:0.3 (30 % of the places);
-    or a PNG file of the same size, in which transparent pixels are unknown, and grey ones if there are two levels;
+    or a PNG file of the same size, in which transparent pixels are unknown, and grey ones if the run is in black and white;
     or an NPY file of symbols, in which -1 is unknown."""
     each: Count | None = None
     """Completions of each image or array of the split. None: 4."""
@@ -102,7 +102,7 @@ class SampleConfig(Writes, _Reads):
     json: Path | None = None
     """Write a summary to this JSON file: mean nats, and for text how many lines occur in each split."""
     belief: Annotated[int, Range(0, 16)] = 0
-    """Instead of samples, show how the predictions for all positions change while this many images, or one line, are drawn.
+    """Instead of samples, show how the predictions for all positions change while this many images or arrays, or one line, are drawn.
     Written as PNG and GIF. 0: off."""
     export: Path | None = None
     """Instead of samples, write the sampler and its weights to this file. It runs with JAX alone: see bin/run_exported.py."""

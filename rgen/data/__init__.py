@@ -66,7 +66,7 @@ def load(
     if name not in NAMES and not os.path.lexists(name):
         near = difflib.get_close_matches(os.fspath(name), NAMES, n=2, cutoff=0.5)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        what = f"neither a data set ({', '.join(NAMES)}) nor the path of a text file or of images that exists"
+        what = f"neither a data set ({', '.join(NAMES)}) nor the path of a file or folder that exists"
         raise DataError(f"{os.fspath(name)!r} is {what}.{hint}")
     path, is_named = Path(name), name in NAMES
     is_array = not is_named and os.fspath(name).lower().endswith((".npy", ".npz")) and not path.is_dir()

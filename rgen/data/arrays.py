@@ -39,7 +39,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
         if not why and not head.startswith((b"\x93NUMPY", b"PK")) and (kind := kind_of(head)):
             why = f"it is {kind}"
         why = why or f"it is damaged, too large, or not NumPy's ({error})"
-        raise DataError(f"The array {str(path)!r} cannot be read: {why}. Save the data with numpy.save. {EXPECTED}.") from error
+        raise DataError(f"The array {str(path)!r} cannot be read: {why}. Save the data with numpy.save.") from error
 
 
 def splits(path: Path) -> dict[str, np.ndarray]:
@@ -109,11 +109,11 @@ def are_symbols(found: dict[str, np.ndarray], path: Path) -> bool:
     if array.ndim == 2 or (array.ndim > 3 and array.shape[-1] not in (1, 3, 4)) or array.ndim > 4:
         return True  # no picture has such a shape, not even with transparency
     most = max(float(array.max()) for array in found.values())
-    if most <= 1 + 1e-3 or most >= BRIGHT:
-        return False  # black and white, or numbers 0 to 1; or bytes
+    if most >= BRIGHT or (most <= 1 + 1e-3 and (array.ndim == 3 or array.dtype.kind == "f")):
+        return False  # bytes; or black and white, or numbers 0 to 1, but for volumes of 0 and 1
     raise DataError(
-        f"{str(path)!r} has integers from 0 to {most:.0f} of the shape {array.shape}: dark pictures, or symbols? "
-        f"For symbols give --symbols, as --symbols {most + 1:.0f}; for pictures, whose white is 255, give --levels, as --levels 2."
+        f"{str(path)!r} has numbers from 0 to {most:.0f} of the shape {array.shape}: pictures, or symbols? "
+        f"For symbols give --symbols, as --symbols {most + 1:.0f}; for pictures [N, H, W] or [N, H, W, 3] give --levels, as --levels 2."
     )
 
 
@@ -127,7 +127,7 @@ def as_bytes(array: np.ndarray, colour: bool, shown: str) -> np.ndarray:
         array = array[..., 0]
     in_colour = array.ndim == 4 and array.shape[-1] == 3
     if array.ndim != 3 and not in_colour:
-        raise DataError(f"{shown} has the shape {array.shape}. {PICTURES}.")
+        raise DataError(f"{shown} has the shape {array.shape}. {PICTURES}. For symbols give --symbols.")
     if colour and not in_colour:
         raise DataError(f"{shown} has the shape {array.shape}, and --colour is for pictures [N, H, W, 3]; leave it out.")
     white = 1 if float(array.max()) <= 1 + 1e-3 else 255

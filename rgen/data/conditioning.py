@@ -11,7 +11,7 @@ from rgen.errors import nearest
 from rgen.sequence import Given
 
 SIDES = ("top", "bottom", "left", "right")
-GREY = (64, 192)  # pixels of two levels between these are unknown
+GREY = (64, 192)  # black and white pixels between these are unknown
 COLOURFUL = 32  # a difference of red, green and blue that is no accident of a format
 
 
@@ -54,7 +54,7 @@ def part(data: Dataset, name: str, count: int, seed: int) -> np.ndarray:
     except ValueError:
         share = -1.0
     if not 0 <= share <= 1:
-        raise DataError(f"--complete is '{name}'; behind 'random:' comes the known share of the pixels, from 0 to 1, as in random:0.3.")
+        raise DataError(f"--complete is '{name}'; behind 'random:' comes the known share of the places, from 0 to 1, as in random:0.3.")
     groups = data.length // data.together
     ranks = np.random.default_rng(seed).permuted(np.tile(np.arange(groups), (count, 1)), axis=1)
     return (ranks < round(share * groups)).repeat(data.together, axis=1).reshape(count, *data.shape)
@@ -63,7 +63,7 @@ def part(data: Dataset, name: str, count: int, seed: int) -> np.ndarray:
 def file(data: Dataset, path: Path) -> Given:
     """Reads what is known from a picture, or from an NPY file of symbols in which -1 is unknown. Returns y and known [*shape].
 
-    Of pictures transparent pixels are unknown. With two levels black is 1, white is 0, and grey is unknown too.
+    Of pictures transparent pixels are unknown. In black and white black is 1, white is 0, and grey is unknown too.
 
     Raises:
       DataError: it cannot be read, has another shape, or what the run does not know, as colours.
@@ -87,13 +87,15 @@ def file(data: Dataset, path: Path) -> Given:
         dark, light = GREY
         return Given((grey < dark).astype(np.int32), (grey < dark) | (grey >= light))
     on_white = pictures.read(path, 255, colour=True)[0]
-    opaque = on_white.astype(int) - on_black < 128  # elsewhere the paper shows through
+    opaque = on_white.astype(int) - on_black <= 2  # elsewhere the paper shows through, and values would not be what they seem
     values, known = (on_black, opaque) if data.colour else (grey, opaque.all(-1))
     return Given((values * (data.symbols - 1.0) / 255 + 0.5).astype(np.int32), known)
 
 
 def _array(data: Dataset, path: Path) -> Given:
-    values = arrays.read(path)[""]
+    values = arrays.read(path).get("")
+    if values is None:
+        raise DataError(f"{str(path)!r} holds several arrays; save one with numpy.save: integers {data.shape}, -1 for unknown.")
     if values.shape != data.shape or values.dtype.kind not in "iu":
         raise DataError(
             f"{str(path)!r} has {values.dtype} of the shape {values.shape}; this run needs integers {data.shape}, -1 for unknown."

@@ -16,6 +16,7 @@ HALF = 0.5  # added to every count
 UNKNOWN = 2  # state of a neighbour that lies outside, or has not come yet
 NEIGHBOURS = ((0, -1), (-1, -1), (-1, 0), (-1, 1))  # west, north-west, north, north-east as (row, column) offsets
 STATES = 3 ** len(NEIGHBOURS)
+ROWS = 2000  # sequences that are counted at once
 
 
 def reference_nats(data: Dataset, split: str, index: Many[int] | np.ndarray) -> dict[str, np.ndarray]:
@@ -33,28 +34,34 @@ def reference_nats(data: Dataset, split: str, index: Many[int] | np.ndarray) -> 
 
 def _grids(data: Dataset, split: str, index: np.ndarray) -> dict[str, np.ndarray]:
     """A table for each place; and, for each axis, of a symbol after the one before it along this axis."""
-    train, held = (data.rows(name, rows) for name, rows in (("train", np.s_[:]), (split, index)))
     symbols, place = data.symbols, np.arange(data.length)
+    axes = range(len(data.shape)) if data.order == "raster" else ()  # else what is before may come later
+    alone = np.zeros((data.length, symbols))
+    after = {axis: np.zeros((symbols + 1, symbols)) for axis in axes}
+    for start in range(0, len(data.splits["train"]), ROWS):
+        rows = data.rows("train", np.s_[start : start + ROWS])
+        alone += _count(symbols * place + rows.reshape(len(rows), -1), alone.shape)
+        for axis, counts in after.items():
+            counts += _count(symbols * _previous(rows, axis, symbols) + rows, counts.shape)
+    anywhere = _cost(alone.sum(0))
+    alone, after = _shared(alone, anywhere), {axis: _shared(counts, anywhere) for axis, counts in after.items()}
+    nats: dict[str, list[np.ndarray]] = {"independent places": [], **{f"previous along axis {axis + 1}": [] for axis in axes}}
+    for start in range(0, len(index), ROWS):
+        rows = data.rows(split, index[start : start + ROWS])
+        costs = [alone[place, rows.reshape(len(rows), -1)], *(after[axis][_previous(rows, axis, symbols), rows] for axis in axes)]
+        for name, cost in zip(nats, costs):
+            nats[name].append(cost.reshape(len(rows), -1).sum(1))
+    return {name: np.concatenate([np.zeros(0), *blocks]) for name, blocks in nats.items()}
 
-    def cells(rows: np.ndarray) -> np.ndarray:
-        return symbols * place + rows.reshape(len(rows), -1)
 
-    anywhere = _cost(_count(train, (symbols,)))
-    alone = _after(_count(cells(train), (data.length, symbols)), anywhere)
-    nats = {"independent places": alone.ravel()[cells(held)].sum(1)}
-    for axis, size in enumerate(data.shape if data.order == "raster" else ()):  # else what is before may come later
-
-        def before(rows: np.ndarray, axis: int = axis, size: int = size) -> np.ndarray:
-            shifted = np.take(rows, np.arange(-1, size - 1), axis + 1).astype(np.intp)
-            first = np.arange(size).reshape(-1, *[1] * (len(data.shape) - 1 - axis)) == 0
-            return np.where(first, symbols, shifted)
-
-        two = _after(_count(symbols * before(train) + train, (symbols + 1, symbols)), anywhere)
-        nats[f"previous along axis {axis + 1}"] = two[before(held), held].reshape(len(held), -1).sum(1)
-    return nats
+def _previous(rows: np.ndarray, axis: int, nothing: int) -> np.ndarray:
+    """The symbol before each one along an axis of grids [N, *shape]; `nothing` at the first place."""
+    moved = np.moveaxis(np.full(rows.shape, nothing, np.intp), axis + 1, 0)
+    moved[1:] = np.moveaxis(rows, axis + 1, 0)[:-1]
+    return np.moveaxis(moved, 0, axis + 1)
 
 
-def _after(counts: np.ndarray, alone: np.ndarray) -> np.ndarray:
+def _shared(counts: np.ndarray, alone: np.ndarray) -> np.ndarray:
     """Nats of each symbol by counts [cells, K], with the table of single symbols `alone` [K] as one more line of counts.
 
     So a symbol that was not seen in a cell is as likely as it is anywhere.
@@ -108,7 +115,7 @@ def _text(data: Dataset, split: str, index: np.ndarray) -> dict[str, np.ndarray]
     scored = train.weight > 0
     alone = _cost(_count(np.asarray(train.y)[scored], (256,)))
     two = _count((256 * _before(train) + np.asarray(train.y))[scored], (257, 256))
-    after = _after(two, alone)
+    after = _shared(two, alone)
     costs = {"independent symbols": alone[held.y], "previous symbol": after[_before(held), held.y]}
     return {name: np.where(held.weight > 0, cost, 0).sum(axis=1) for name, cost in costs.items()}
 

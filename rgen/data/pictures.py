@@ -22,7 +22,7 @@ BITS, PHOTOMETRIC = 258, 262  # tags of TIFF
 
 
 def load(path: Path, colour: bool) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """The grey values uint8 [N, H, W], 0 black to 255 white, of each split, or of all images as ""; and notes.
+    """Grey values uint8 [N, H, W], 0 black to 255 white, or colours [N, H, W, 3], of each split, or of all images as ""; and notes.
 
     Args:
       path: a folder, or a file of arrays.

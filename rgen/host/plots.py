@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DOTS = 130  # per inch
+WIDEST = 20  # inches of a group of pictures
 INK, PALE, ACCENT = "#1b2a49", "#9fb3d1", "#d1495b"
 
 
@@ -37,7 +38,7 @@ def sheet(groups: dict[str, np.ndarray], columns: Sequence[int] = (8, 8, 8), inc
     """
     width = next(iter(groups.values())).shape[2]
     inches = max(inches, width * 2 / DOTS)  # at least two dots for a pixel
-    columns = [max(1, min(count, int(20 / inches))) for count in columns]
+    columns = [fitting(count, width) for count in columns]
     tiles = [tile(images, columns) for images, columns in zip(groups.values(), columns)]
     widths = [t.shape[1] for t in tiles]
     scale = inches / (width + 1)
@@ -49,6 +50,11 @@ def sheet(groups: dict[str, np.ndarray], columns: Sequence[int] = (8, 8, 8), inc
         axis.set_axis_off()
         axis.set_anchor("N")
     return png(figure)
+
+
+def fitting(columns: int, width: int) -> int:
+    """How many columns of a group of a sheet, of so many pixels each, are not too wide; at least one."""
+    return max(1, min(columns, int(WIDEST * DOTS / (2 * width))))
 
 
 def strip(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str]) -> bytes:

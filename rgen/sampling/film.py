@@ -16,8 +16,8 @@ from rgen.host import plots
 from rgen.sampling import Sampler, batches, belief, look, reorder
 from rgen.sequence import Given, PyTree, Sequence, until_end
 
-STRIP = 9  # moments of a filmstrip of images
-LINES = 5  # moments of a filmstrip of text
+STRIP = 9  # moments of a filmstrip of grids
+LINES = 5  # moments of a filmstrip of lines
 KNOWN = "#dde5f1"  # known pixels that are 0
 FRAMES = 64  # of an animation, at most
 BYTES = 5e8  # of the probabilities of all frames
@@ -56,13 +56,12 @@ def show(
     every = math.ceil(y.shape[1] / size / frames)  # inner steps
     probs = np.exp(belief(loop, params, seqs, sampler.inputs(np.arange(y.shape[1])), every))
     steps = np.minimum(np.arange(probs.shape[1]) * every * size, y.shape[1])
-    if len(shape) == 1:
-        line = values[0].tobytes()
-        if data.kind == "text":
-            return lines(probs[0], line[: (line + b"\0").index(b"\0") + 1], steps, _byte)
-        return lines(probs[0], line, steps, str)
     when = np.argsort(places, axis=1).reshape(len(numbers), 1, *shape)
-    return grids(data, probs.reshape(*probs.shape[:2], *shape, data.symbols), values, when < steps.reshape(-1, *[1] * len(shape)), steps)
+    seen = when < steps.reshape(-1, *[1] * len(shape))
+    if len(shape) == 1:
+        length = values[0].tolist().index(0) + 1 if data.kind == "text" and 0 in values[0] else len(values[0])
+        return lines(probs[0, :, :length], values[0, :length], seen[0, :, :length], _byte if data.kind == "text" else str)
+    return grids(data, probs.reshape(*probs.shape[:2], *shape, data.symbols), values, seen, steps)
 
 
 def grids(data: Dataset, probs: np.ndarray, truth: np.ndarray, seen: np.ndarray, steps: np.ndarray) -> tuple[bytes, bytes]:
@@ -80,51 +79,52 @@ def grids(data: Dataset, probs: np.ndarray, truth: np.ndarray, seen: np.ndarray,
     if data.is_black_and_white:
         rows = look.paint(data, np.where(seen, truth[:, None], probs[..., 1]), seen, KNOWN)
     else:
-        probs = np.where(seen[..., None], np.eye(data.symbols, dtype=probs.dtype)[truth][:, None], probs)
-        both = np.stack([look.expected(data, probs), look.spread(data, probs)], 1)
-        rows = both.reshape(-1, *both.shape[2:])  # two for each sequence
+        rows = []
+        for moments, values, known in zip(probs, truth, seen):  # one after the other, as there may be many levels
+            certain = np.where(known[..., None], np.eye(data.symbols, dtype=probs.dtype)[values], moments)
+            rows += [look.expected(data, certain), look.spread(data, certain)]
+        rows = np.stack(rows)
     chosen = np.unique(np.linspace(0, len(steps) - 1, STRIP).round().astype(int))
     captions = [f"{step} known" if i == 0 else str(step) for i, step in enumerate(steps[chosen])]
     strip = plots.strip([[sequence[i] for i in chosen] for sequence in rows], captions)
     return strip, _animate([plots.tile(rows[:, i], len(rows)) for i in range(len(steps))], 200)
 
 
-def lines(probs: np.ndarray, line: bytes, steps: np.ndarray, name: Callable[[int], str]) -> tuple[bytes, bytes]:
+def lines(probs: np.ndarray, line: np.ndarray, seen: np.ndarray, name: Callable[[int], str]) -> tuple[bytes, bytes]:
     """The same for a grid with one axis: heat maps of position and symbol.
 
     Args:
       probs: [F, T, K].
-      line: its symbols [T], with the one that ends it (0); other places are not shown.
-      steps: [F] how many symbols have been learned.
+      line: [T] its symbols, up to the one that ends it; other places are not shown.
+      seen: [F, T] booleans: whether the symbol has been learned.
       name: of a symbol, for the axes.
     """
-    line = line[: probs.shape[1]]
-    length = len(line)
-    probs, steps = probs[:, :length], np.minimum(steps, length)
-    last = int(np.argmax(steps == length))  # nothing is learned after the end
-    probs, steps = probs[: last + 1], steps[: last + 1]
-    symbols = sorted({*line, *np.flatnonzero((probs > 0.05).any((0, 1))).tolist()})
+    last = int(np.argmax(seen.sum(1) == seen.sum(1).max()))  # nothing is learned after the end
+    probs, seen = probs[: last + 1], seen[: last + 1]
+    symbols = sorted({*line.tolist(), *np.flatnonzero((probs > 0.05).any((0, 1))).tolist()})
     chosen = np.unique(np.linspace(0, last, LINES).round().astype(int))
-    width, height = 1.6 + 0.17 * min(max(length, 20), 400), 0.8 + 0.13 * len(symbols)
+    width, height = 1.6 + 0.17 * min(max(len(line), 20), 400), 0.8 + 0.13 * len(symbols)
     figure, axes = plots.subplots(len(chosen), 1, figsize=(width, height * len(chosen)), sharex=True, squeeze=False)
     for axis, i in zip(axes[:, 0], chosen):
-        _heat(axis, probs[i], line, int(steps[i]), symbols, name)
+        _heat(axis, probs[i], line, seen[i], symbols, name)
     strip = plots.png(figure)
     frames = []
-    for moment, step in zip(probs, steps):
+    for moment, known in zip(probs, seen):
         figure, axis = plots.subplots(figsize=(width, height))
-        _heat(axis, moment, line, int(step), symbols, name)
+        _heat(axis, moment, line, known, symbols, name)
         frames.append(plots.pixels(figure))
     return strip, _animate(frames, 1)
 
 
-def _heat(axis, probs: np.ndarray, line: bytes, step: int, symbols: list[int], name: Callable[[int], str]) -> None:
+def _heat(axis, probs: np.ndarray, line: np.ndarray, seen: np.ndarray, symbols: list[int], name: Callable[[int], str]) -> None:
     """Probability by position and symbol; those known so far are marked."""
     axis.imshow(probs[:, symbols].T, cmap="Reds", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
-    axis.scatter(range(step), [symbols.index(byte) for byte in line[:step]], marker="s", s=16, facecolors="none", edgecolors=plots.INK)
+    at = np.flatnonzero(seen)
+    axis.scatter(at, [symbols.index(symbol) for symbol in line[at]], marker="s", s=16, facecolors="none", edgecolors=plots.INK)
     axis.set_yticks(range(len(symbols)), [name(symbol) for symbol in symbols], fontsize=6, family="monospace")
-    axis.set_xticks(range(len(line)), [name(byte) if t < step else "" for t, byte in enumerate(line)], fontsize=6, family="monospace")
-    axis.set_title(f"after {step} of {len(line)}", fontsize=8, color=plots.INK, loc="left")
+    labels = [name(symbol) if known else "" for symbol, known in zip(line.tolist(), seen)]
+    axis.set_xticks(range(len(line)), labels, fontsize=6, family="monospace")
+    axis.set_title(f"after {len(at)} of {len(line)}", fontsize=8, color=plots.INK, loc="left")
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
 
