@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 import json
+import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jax import export as jax_export
 from made_up import Ising, colours
 from PIL import Image
 
@@ -20,9 +23,11 @@ from rgen.config import PRESETS, TrainConfig
 from rgen.config.train import from_json, to_json
 from rgen.data import Dataset, archive, conditioning, counts
 from rgen.fast import Direct
+from rgen.host import plots
 from rgen.likelihood import Ordered
 from rgen.sampling import complete, film, look, make_sampler
 from rgen.sequence import Given, Sequence
+from runs import ROOT
 
 TINY: dict[str, Any] = {"width": 4, "depth": 1, "heads": 2, "keys": 4, "features": 2}
 
@@ -112,6 +117,11 @@ def test_the_nearest_places_before_are_before_and_in_the_grid_if_it_has_so_many(
     assert all(inside) == (shape != (2, 2))
 
 
+def test_axes_of_one_place_take_no_time():
+    assert networks.places_before((1, 1, 4096), 3) == [(0, 0, 1), (0, 0, 2), (0, 0, 3)]
+    assert networks.places_before((1, 64, 1, 1), 32)[-1] == (0, 32, 0, 0)
+
+
 # ---------------------------------------------------------------- data
 
 
@@ -183,6 +193,8 @@ BAD_DATA: dict[str, tuple[Any, dict[str, Any], str]] = {
         {},
         r"numbers from 0 to 8 .*: pictures, or symbols\? For symbols give --symbols, as --symbols 9; for pictures",
     ),
+    "voxels": (VALUES[..., None].repeat(3, -1) > 4, {}, r"pictures, or symbols\? For symbols give --symbols, as --symbols 2"),
+    "voxels with four axes": (VALUES[..., None].repeat(4, -1) * 30, {}, "For symbols give --symbols"),
     "floats": (VALUES + 0.5, {}, "has numbers from 0.5 to 8.5. Expected are"),
     "fractions": (VALUES / 8, {"symbols": 9}, "has fractions, and symbols are integers"),
     "not a number": (np.full((9, 4), np.nan), {"symbols": 9}, "has numbers from nan to nan"),
@@ -302,6 +314,10 @@ def test_a_given_array_has_minus_one_where_it_is_not_known(tmp_path):
     ):
         with pytest.raises(data.DataError, match=sentence):
             conditioning.file(found, save(tmp_path / "a.npy", array))
+    with (tmp_path / "a.npy").open("wb") as file:
+        np.savez(file, a=np.zeros((2, 2), int))
+    with pytest.raises(data.DataError, match="holds several arrays; save one"):
+        conditioning.file(found, tmp_path / "a.npy")
     with pytest.raises(data.DataError, match="give an NPY file, in which -1 is unknown"):
         conditioning.file(found, Path("a.png"))
     share = conditioning.part(dataclasses.replace(found, splits={"train": np.zeros((1, 4, 5, 2), np.uint8)}), "random:0.5", 3, 0)
@@ -330,6 +346,32 @@ def test_levels_are_shown_from_black_to_white_and_two_as_ink_on_paper():
     even = np.full((1, 1, 3, 3), 1 / 3)
     np.testing.assert_allclose(look.expected(grey, even), 0.5)
     assert (look.spread(grey, even)[..., 1] < 1).all()
+
+
+def test_wide_pictures_have_fewer_columns_than_asked_for():
+    assert [plots.fitting(8, width) for width in (28, 400, 5000)] == [8, 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "shown"),
+    [
+        ("text", np.frombuffer(b"ab\0", np.uint8), "b'ab'"),
+        ("array", np.array([4, 0, 3]), "[4 0 3]"),
+        ("image", np.full((1, 2, 3), 9), "[[[9 9 9]"),
+    ],
+)
+def test_a_sampler_of_any_data_runs_alone(kind, values, shown, tmp_path, monkeypatch, capsys):
+    def draw(seed, numbers):
+        return jnp.broadcast_to(values.astype(np.uint8), (*numbers.shape, *values.shape)), jnp.zeros(numbers.shape)
+
+    draw.__name__ = f"draw_{kind}"
+    (batch,) = jax_export.symbolic_shape("B")
+    shapes = jax.ShapeDtypeStruct((), jnp.uint32), jax.ShapeDtypeStruct((batch,), jnp.int32)
+    (tmp_path / "sampler").write_bytes(jax_export.export(jax.jit(draw))(*shapes).serialize())
+    monkeypatch.setattr(sys, "argv", ["run_exported.py", str(tmp_path / "sampler"), "1", "0"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / "bin" / "run_exported.py"), run_name="__main__")
+    assert not end.value.code and shown in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("shape", [(5,), (2, 3), (2, 2, 2)])
