@@ -76,7 +76,7 @@ def score_all(
 
 
 def summarize(nats: np.ndarray, symbols: np.ndarray) -> dict[str, float | int]:
-    """Means and the standard error. Bits per symbol are called bits per dim where symbols are pixels, or their colours.
+    """Means and the standard error.
 
     Args:
       nats: [N] of each sequence.
@@ -89,6 +89,5 @@ def summarize(nats: np.ndarray, symbols: np.ndarray) -> dict[str, float | int]:
         "standard_error": float(nats.std(ddof=1) / math.sqrt(n)) if n > 1 else 0.0,
         "nats_per_symbol": per_symbol,
         "bits_per_symbol": per_symbol / math.log(2),
-        "bits_per_dim": per_symbol / math.log(2),
         "sequences": n,
     }

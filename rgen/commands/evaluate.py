@@ -30,14 +30,19 @@ def main(config: EvaluateConfig) -> None:
     with Progress(len(index), 0, config.split) as progress:
         nats = score_all(model, params, data, config.split, index, batch, progress).sum(1)
     symbols = data.sequences(config.split, index).weight.sum(1)
-    summary = summarize(nats, symbols) | {"parameters": sum(leaf.size for leaf in jax.tree.leaves(params)), "step": step}
+    images = data.kind == "image"
+
+    def named(summary: dict[str, float | int]) -> dict[str, float | int]:  # what is said of pictures
+        return summary | {"bits_per_dim": summary["bits_per_symbol"]} if images else summary
+
+    summary = named(summarize(nats, symbols)) | {"parameters": sum(leaf.size for leaf in jax.tree.leaves(params)), "step": step}
     if config.json:
         replace(config.json, (json.dumps(summary, indent=2) + "\n").encode(), config.overwrite)
     if config.out:
         lines = [f"{i},{paid},{count:.0f}\n" for i, paid, count in zip(index, nats.tolist(), symbols)]
         replace(config.out, "".join(["sequence,nats,symbols\n", *lines]).encode(), config.overwrite)
-    references = {name: summarize(values, symbols) for name, values in counts.reference_nats(data, config.split, index).items()}
+    references = {name: named(summarize(values, symbols)) for name, values in counts.reference_nats(data, config.split, index).items()}
     who = name if name.startswith(PREFIX) else "this run"
     title = f"{len(index)} {config.split} sequences"
     rows = [{title: name, **row} for name, row in {f"{who}, step {step}": summary, **references}.items()]
-    print(table({title: "", **(OF_IMAGES if data.kind == "image" else COLUMNS)}, rows))
+    print(table({title: "", **(OF_IMAGES if images else COLUMNS)}, rows))
