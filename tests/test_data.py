@@ -569,7 +569,7 @@ def test_mnist_that_is_something_else_says_so(case, files):
     ("options", "message"),
     [
         ({"name": "digit"}, "'digit' is neither.*Did you mean digits"),
-        ({"name": "no/such/file.txt"}, "no/such/file.txt.*text file"),
+        ({"name": "no/such/file.txt"}, "no/such/file.txt.*file or folder"),
         ({"name": ""}, "neither"),
         ({"name": "a\0b"}, "neither"),
         ({"name": "digits", "order": "spiral"}, "order is 'spiral'.*raster, random"),

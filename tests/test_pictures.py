@@ -344,7 +344,8 @@ def test_any_array_loads_or_is_refused(tmp_path_factory, drawn):
     except DataError as error:
         assert "array" in str(error) or str(path) in str(error) or "train on" in str(error)
     else:
-        assert set(np.unique(loaded.batch(0, 0, 2).y)) <= {0, 1} and loaded.shape == shape[1:3]
+        assert loaded.batch(0, 0, 2).y.max() < loaded.symbols
+        assert loaded.shape == (shape[1:3] if loaded.kind == "image" else shape[1:])
 
 
 def test_rectangular_images_are_reduced_by_what_divides_both_sides(tmp_path):
