@@ -223,6 +223,8 @@ def test_what_cannot_be_read_is_said(case, tmp_path):
     ("name", "options", "sentence"),
     [
         ("listing", {"levels": 4}, "--levels is for pictures, and --data is 'listing', text"),
+        ("listing", {"order": "random"}, "--order is for pictures, and --data is 'listing', text"),
+        ("listing", {"reduce": 2}, "--reduce is for pictures"),
         ("listing", {"symbols": 4}, "--symbols is for the symbols of a .npy or .npz file, and --data is 'listing'"),
         ("digits", {"colour": True}, "digits has no colours"),
         ("digits", {"symbols": 17}, "--symbols is for the symbols of a .npy or .npz file"),

@@ -81,8 +81,10 @@ def load(
     if name in IMAGES or is_array or (not is_named and path.is_dir()):
         options = order, reduce, binarize, levels or 2, colour
         return images.load(os.fspath(name), *options, held_out, split_seed, deduplicate, data_dir, download)
-    if levels is not None or colour:
-        raise DataError(f"{'--colour' if colour else '--levels'} is for pictures, and --data is {os.fspath(name)!r}, text; leave it out.")
+    given = {"levels": levels is not None, "colour": colour, "reduce": reduce > 1, "binarize": binarize != "threshold"}
+    for option, is_given in (given | {"order": order != "raster"}).items():
+        if is_given:
+            raise DataError(f"--{option} is for pictures, and --data is {os.fspath(name)!r}, text; leave it out.")
     return text.load(None if name == "listing" else name, max_length, held_out, split_seed, deduplicate, score_padding)
 
 
