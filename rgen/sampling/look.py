@@ -67,9 +67,11 @@ def paint(data: Dataset, ink: np.ndarray, known: np.ndarray, paper: str = "white
 
 
 def expected(data: Dataset, probs: np.ndarray) -> np.ndarray:
-    """The mean colours [..., H, W, 3] under probabilities [..., *shape, K]."""
+    """The mean colours [..., H, W, 3] under probabilities [..., *shape, K]; of symbols without order the likeliest, paler if less sure."""
     if data.colour:
         return probs @ np.linspace(0, 1, data.symbols)
+    if data.kind == "array" and data.symbols > 2:
+        return flat(1 - probs.max(-1)[..., None] * (1 - palette(data)[probs.argmax(-1)]), len(data.shape))
     return flat(probs @ palette(data), len(data.shape))
 
 
