@@ -70,19 +70,18 @@ def load(
         raise DataError(f"{os.fspath(name)!r} is {what}.{hint}")
     path, is_named = Path(name), name in NAMES
     is_array = not is_named and os.fspath(name).lower().endswith((".npy", ".npz")) and not path.is_dir()
-    is_picture = levels is not None or colour or reduce > 1 or binarize != "threshold"
+    of_pictures = {"levels": levels is not None, "colour": colour, "reduce": reduce > 1, "binarize": binarize != "threshold"}
+    is_picture = any(of_pictures.values())
     if symbols is not None and (not is_array or is_picture):
         what = "an option of pictures was given too" if is_array else f"--data is {os.fspath(name)!r}"
         raise DataError(f"--symbols is for the symbols of a .npy or .npz file, and {what}. Leave out one of them.")
-    if is_array and not is_picture:
-        found = arrays.splits(path)
-        if symbols is not None or arrays.are_symbols(found, path):
-            return grids.load(found, path, symbols, order, held_out, split_seed, deduplicate)
+    stored = arrays.splits(path) if is_array else None
+    if stored and not is_picture and (symbols is not None or arrays.are_symbols(stored, path)):
+        return grids.load(stored, path, symbols, order, held_out, split_seed, deduplicate)
     if name in IMAGES or is_array or (not is_named and path.is_dir()):
         options = order, reduce, binarize, levels or 2, colour
-        return images.load(os.fspath(name), *options, held_out, split_seed, deduplicate, data_dir, download)
-    given = {"levels": levels is not None, "colour": colour, "reduce": reduce > 1, "binarize": binarize != "threshold"}
-    for option, is_given in (given | {"order": order != "raster"}).items():
+        return images.load(os.fspath(name), stored, *options, held_out, split_seed, deduplicate, data_dir, download)
+    for option, is_given in (of_pictures | {"order": order != "raster"}).items():
         if is_given:
             raise DataError(f"--{option} is for pictures, and --data is {os.fspath(name)!r}, text; leave it out.")
     return text.load(None if name == "listing" else name, max_length, held_out, split_seed, deduplicate, score_padding)

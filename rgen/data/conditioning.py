@@ -82,13 +82,12 @@ def file(data: Dataset, path: Path) -> Given:
         raise DataError(f"The picture {str(path)!r} has {columns} by {rows} pixels; this run's have {width} by {height}.")
     if not data.colour and np.ptp(on_black.astype(int), axis=-1).max() > COLOURFUL:
         raise DataError(f"The picture {str(path)!r} has colours, and this run's pictures have none; save it in grey.")
-    grey = pictures.read(path, 128)[0]
     if data.is_black_and_white:
-        dark, light = GREY
+        grey, (dark, light) = pictures.read(path, 128)[0], GREY
         return Given((grey < dark).astype(np.int32), (grey < dark) | (grey >= light))
     on_white = pictures.read(path, 255, colour=True)[0]
     opaque = on_white.astype(int) - on_black <= 2  # elsewhere the paper shows through, and values would not be what they seem
-    values, known = (on_black, opaque) if data.colour else (grey, opaque.all(-1))
+    values, known = (on_black, opaque) if data.colour else (pictures.read(path, 128)[0], opaque.all(-1))
     return Given((values * (data.symbols - 1.0) / 255 + 0.5).astype(np.int32), known)
 
 

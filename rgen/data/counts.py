@@ -10,7 +10,6 @@ from collections.abc import Sequence as Many
 import numpy as np
 
 from rgen.data.dataset import Dataset
-from rgen.sequence import Sequence
 
 HALF = 0.5  # added to every count
 UNKNOWN = 2  # state of a neighbour that lies outside, or has not come yet
@@ -114,15 +113,10 @@ def _text(data: Dataset, split: str, index: np.ndarray) -> dict[str, np.ndarray]
     held = data.sequences(split, index)
     scored = train.weight > 0
     alone = _cost(_count(np.asarray(train.y)[scored], (256,)))
-    two = _count((256 * _before(train) + np.asarray(train.y))[scored], (257, 256))
+    two = _count((256 * _previous(np.asarray(train.y), 0, 256) + np.asarray(train.y))[scored], (257, 256))
     after = _shared(two, alone)
-    costs = {"independent symbols": alone[held.y], "previous symbol": after[_before(held), held.y]}
+    costs = {"independent symbols": alone[held.y], "previous symbol": after[_previous(np.asarray(held.y), 0, 256), held.y]}
     return {name: np.where(held.weight > 0, cost, 0).sum(axis=1) for name, cost in costs.items()}
-
-
-def _before(seqs: Sequence) -> np.ndarray:
-    """[B, T] the byte before each one; 256 at the start of a line."""
-    return np.pad(np.asarray(seqs.y), ((0, 0), (1, 0)), constant_values=256)[:, :-1]
 
 
 def _count(cells: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

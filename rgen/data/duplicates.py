@@ -1,7 +1,7 @@
 """Sequences that are more than once in a data set."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -19,14 +19,25 @@ def also_in_train(splits: Mapping[str, np.ndarray], what: str) -> tuple[str, ...
     return (f"{what.capitalize()} that are in train too: {said}; --deduplicate drops repeated ones.",) if said else ()
 
 
-def first_of_each(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Indices of the first of each sequence.
+def drop(
+    found: Mapping[str, np.ndarray], what: str, compared: Callable[[np.ndarray], np.ndarray] = np.asarray
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Keeps the first of each sequence. Returns what is left, and a sentence on what was dropped if there was anything.
 
     Args:
       found: all sequences under the name ""; or splits, of which only train loses sequences, those that are in another split too.
+      compared: what of sequences [N, ...] must be the same.
     Raises:
       DataError: nothing is left of train.
     """
+    rows = _first_of_each({split: compared(values) for split, values in found.items()})
+    dropped = sum(len(values) - len(rows[split]) for split, values in found.items())
+    notes = (f"{what.capitalize()} dropped, since they are repeated: {dropped:,}.",) if dropped else ()
+    return {split: values[rows[split]] for split, values in found.items()}, notes
+
+
+def _first_of_each(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Indices of the first of each sequence."""
     cut = "" if "" in found else "train"
     digests = {name: _digests(rows) for name, rows in found.items()}
     first = np.sort(np.unique(digests[cut], return_index=True)[1])

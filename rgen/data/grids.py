@@ -8,8 +8,6 @@ from rgen.choices import ORDERS, check_choice
 from rgen.data import arrays, duplicates
 from rgen.data.dataset import DataError, Dataset, divide, sizes
 
-MOST = 256  # symbols
-
 
 def load(
     found: dict[str, np.ndarray], path: Path, symbols: int | None, order: str, held_out: float, split_seed: int, deduplicate: bool
@@ -42,10 +40,8 @@ def load(
     rows: dict[str, np.ndarray] = {split: array.astype(np.uint8) for split, array in found.items()}
     notes = () if symbols else (f"There are {count} symbols, by the largest; give --symbols if there may be more.",)
     if deduplicate:
-        kept = duplicates.first_of_each(rows)
-        dropped = sum(len(values) - len(kept[split]) for split, values in rows.items())
-        rows = {split: values[kept[split]] for split, values in rows.items()}
-        notes += (f"Arrays dropped, since they are repeated: {dropped:,}.",) * (dropped > 0)
+        rows, dropped = duplicates.drop(rows, "arrays")
+        notes += dropped
     rows, how = divide(rows, held_out, split_seed)
     what = f"arrays of the shape {rows['train'].shape[1:]} of {str(path)!r}"
     notes = (sizes(rows, what, how), *notes, *duplicates.also_in_train(rows, "arrays"))

@@ -45,6 +45,7 @@ def in_levels(chances: np.ndarray, levels: int) -> np.ndarray:
 
 def load(
     name: str,
+    stored: dict[str, np.ndarray] | None,
     order: str,
     reduce: int,
     binarize: str,
@@ -58,6 +59,8 @@ def load(
 ) -> Dataset:
     """Loads one of NAMES, or the user's images by their path; see `rgen.data.load`.
 
+    Args:
+      stored: of a file, its arrays as `rgen.data.arrays.splits` gives them.
     Raises:
       DataError: the data is not there or damaged, or the options do not fit it.
       InputError: there is no such order or way to binarize.
@@ -83,7 +86,7 @@ def load(
         if "valid" not in found:
             found |= {"train": found["train"][:-VALID], "valid": found["train"][-VALID:]}
     else:
-        found, notes = pictures.load(Path(name), colour)
+        found, notes = pictures.load(Path(name), stored, colour)
         height, width = next(iter(found.values())).shape[1:3]
         white, what = 255, f"images of {height} by {width} pixels of {name!r}"
     likely = {split: chances(images, white, reduce) for split, images in found.items()}
@@ -93,16 +96,14 @@ def load(
         return in_levels(values, levels) if binarize == "threshold" else values
 
     if deduplicate:
-        rows = duplicates.first_of_each({split: compared(values) for split, values in likely.items()})
-        dropped = sum(len(values) - len(rows[split]) for split, values in likely.items())
-        likely = {split: values[rows[split]] for split, values in likely.items()}
-        notes += (f"Images dropped, since they are repeated: {dropped:,}.",) * (dropped > 0)
+        likely, dropped = duplicates.drop(likely, "images", compared)
+        notes += dropped
     likely, how = divide(likely, held_out, split_seed)
     splits = {
         split: in_levels(values, levels) if binarize == "threshold" else binarized(values, split, split_seed)
         for split, values in likely.items()
     }
-    again = duplicates.also_in_train({split: compared(values) for split, values in likely.items()}, "images")
+    again = duplicates.also_in_train(splits if binarize == "threshold" else likely, "images")
     notes = (sizes(splits, what, how), *notes, *again)
     drawn = likely["train"] if binarize == "dynamic" else None
     return Dataset("image", splits, levels, colour, notes, split_seed, order, drawn)

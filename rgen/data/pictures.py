@@ -21,19 +21,20 @@ IGNORED = ("thumbs.db", "desktop.ini", "__macosx")
 BITS, PHOTOMETRIC = 258, 262  # tags of TIFF
 
 
-def load(path: Path, colour: bool) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+def load(path: Path, stored: dict[str, np.ndarray] | None, colour: bool) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Grey values uint8 [N, H, W], 0 black to 255 white, or colours [N, H, W, 3], of each split, or of all images as ""; and notes.
 
     Args:
       path: a folder, or a file of arrays.
+      stored: the arrays of the file, as `rgen.data.arrays.splits` gives them.
       colour: whether to keep red, green and blue: [N, H, W, 3].
     Raises:
       DataError: there are no such images, or they cannot be used.
     """
-    if path.is_dir():
+    if stored is None:
         found, notes = _folder(path, colour)
     else:
-        found, notes = {split: arrays.as_bytes(array, colour, repr(str(path))) for split, array in arrays.splits(path).items()}, ()
+        found, notes = {split: arrays.as_bytes(array, colour, repr(str(path))) for split, array in stored.items()}, ()
     if colour and all(np.array_equal(array, array[..., :1].repeat(3, -1)) for array in found.values()):
         raise DataError(f"All pictures of {str(path)!r} are grey; leave out --colour.")
     shapes = {array.shape[1:] for array in found.values()}

@@ -67,8 +67,8 @@ def show(
 def grids(data: Dataset, probs: np.ndarray, truth: np.ndarray, seen: np.ndarray, steps: np.ndarray) -> tuple[bytes, bytes]:
     """A filmstrip as PNG and all moments as GIF.
 
-    In black and white, known pixels are dark or pale blue, and the probability of the others is red. Else what is not known is shown by its
-    mean, and how unsure that is below; see `rgen.sampling.look`.
+    In black and white, known pixels are dark or pale blue, and the probability of the others is red. Else what is not known is shown as
+    expected, and how unsure that is below; see `rgen.sampling.look`.
 
     Args:
       probs: [N, F, *shape, K].
