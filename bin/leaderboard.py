@@ -2,6 +2,7 @@
 """Compare networks after equal minutes of training: bin/leaderboard.py --data digits names --names names.txt --minutes 1 5.
 
 A script over `rgen train` and `rgen evaluate`. Each cell of the table is a run, in OUT/DATA/ENTRY-MINUTES-minutes-seed-SEED.
+The other seeds are for the longest runs; shorter runs, and the original's networks, have the first one only.
 If stopped, the same command continues; finished runs are not repeated. To tune an entry, change its line below and give another --out.
 """
 
@@ -113,6 +114,7 @@ class Options:
     minutes: tuple[float, ...] = (1, 5)
     """Minutes of training, without compiling, validation and scoring."""
     seeds: tuple[int, ...] = (0,)
+    """Of the runs of most minutes. Shorter runs, and the original's networks, take the first alone."""
     data_dir: Path | None = None
     """Folder with MNIST's two files of images, or Keras' mnist.npz."""
     names: Path | None = None
@@ -140,25 +142,32 @@ class Options:
         return options.get(data, ("--data-dir", self.data_dir))
 
 
+def folder_of(out: Path, row: dict[str, Any]) -> Path:
+    """Where a run is."""
+    return out / row["data"] / f"{row['entry']}-{row['minutes']:g}-minutes-seed-{row['seed']}"
+
+
 def train_and_score(options: Options, data: str, entry: str, minutes: float, seed: int, job: int, stop: int) -> dict[str, Any]:
     """Runs one cell on the cores of a job, from where it was stopped. The commands stop when the pipe `stop` is closed.
 
     Returns the cell's row of leaderboard.json. Raises InputError if a command fails.
     """
-    folder = options.out / data / f"{entry}-{minutes:g}-minutes-seed-{seed}"
+    cell = {"data": data, "entry": entry, "minutes": minutes, "seed": seed}
+    folder = folder_of(options.out, cell)
     flag, place = options.source(data)
     where = [] if flag is None else [flag if flag == "--data-dir" else "--data", str(place)]
     recipe = [*shlex.split(RECIPES[data, entry]), *where, "--minutes", f"{minutes:g}", "--seed", str(seed)]
-    finished, score_file, log = folder / "row.json", folder / "test.json", folder.with_name(folder.name + ".log")
-    if finished.exists():
+    finished, score_file, each = folder / "row.json", folder / "test.json", folder / "test.csv"
+    log = folder.with_name(folder.name + ".log")
+    if finished.exists() and each.exists():
         row = json.loads(finished.read_text())
         if row["options"] != shlex.join(recipe):
             raise InputError(f"it was trained with '{row['options']}'; move '{folder}' away, or give another --out.")
         return row
     count = ["--count", str(SCORED)] if entry.startswith("original") and "mnist" in data else []
-    score_file.unlink(missing_ok=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for words in (["train", *recipe, "--run", folder, "--resume"], ["evaluate", "--run", folder, "--json", score_file, *count]):
+    results = ["--json", score_file, "--out", each, "--overwrite", *count]
+    for words in (["train", *recipe, "--run", folder, "--resume"], ["evaluate", "--run", folder, *results]):
         program = [sys.executable, "-c", COMMAND.format(job=job, jobs=options.jobs), *map(str, words)]
         with log.open("ab") as file:  # in a session of its own, so that Ctrl-C reaches this script alone
             code = subprocess.run(program, stdin=stop, stdout=file, stderr=file, start_new_session=True).returncode
@@ -168,10 +177,16 @@ def train_and_score(options: Options, data: str, entry: str, minutes: float, see
     score, unit = json.loads(score_file.read_text()), DATA[data][2]
     logged = [row for row in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if "seconds" in row]
     row = {
-        **{"data": data, "entry": entry, "minutes": minutes, "seed": seed, "score": score[unit]},
-        **{"standard_error": score["standard_error"] * score[unit] / score["nats_per_sequence"], "scored": score["sequences"]},
-        **{"parameters": score["parameters"], "best_step": score["step"], "steps": logged[-1]["step"], "seconds": logged[-1]["seconds"]},
-        **{"machine": ", ".join([f"{cores() // options.jobs} cores of {processor()}", *caches()]), "options": shlex.join(recipe)},
+        **cell,
+        "score": score[unit],
+        "standard_error": score["standard_error"] * score[unit] / score["nats_per_sequence"],
+        "scored": score["sequences"],
+        "parameters": score["parameters"],
+        "best_step": score["step"],
+        "steps": logged[-1]["step"],
+        "seconds": logged[-1]["seconds"],
+        "machine": ", ".join([f"{cores() // options.jobs} cores of {processor()}", *caches()]),
+        "options": shlex.join(recipe),
     }
     replace(finished, json.dumps(row, indent=2).encode())
     return row
@@ -208,6 +223,33 @@ def markdown(rows: list[dict]) -> str:
     return "\n".join([*lines, "", *(f"*{machine}.*" for machine in sorted({row["machine"] for row in rows}))]) + "\n"
 
 
+def leads(out: Path, rows: list[dict[str, Any]]) -> str:
+    """A table of how much more each network pays than ours, with the standard error of that difference, in the units of the scores.
+
+    Paired: the difference is taken sequence by sequence, of means over the seeds that both have.
+    """
+    paid: dict[tuple[str, str, float], dict[int, tuple[np.ndarray, np.ndarray, float]]] = {}
+    for row in rows:
+        index, nats = np.loadtxt(folder_of(out, row) / "test.csv", delimiter=",", skiprows=1, usecols=(0, 1), ndmin=2).T
+        paid.setdefault((row["data"], row["entry"], row["minutes"]), {})[row["seed"]] = index, nats, row["score"] / nats.mean()
+    minutes = sorted({row["minutes"] for row in rows})
+    lines = ["| data | compared with ours |" + "".join(f" {number:g} min |" for number in minutes), "|---" * (2 + len(minutes)) + "|"]
+    for (data, (title, unit, key)), (entry, network) in product(DATA.items(), ENTRIES.items()):
+        digits, cells = 2 if key == "nats_per_sequence" else 3, []
+        for number in minutes:
+            ours, theirs = paid.get((data, "heads", number), {}), paid.get((data, entry, number), {})
+            seeds = sorted(ours.keys() & theirs.keys())
+            if entry == "heads" or not seeds:
+                cells.append("")
+                continue
+            _, here, there = np.intersect1d(ours[seeds[0]][0], theirs[seeds[0]][0], return_indices=True)
+            more = np.mean([theirs[seed][1][there] - ours[seed][1][here] for seed in seeds], 0) * ours[seeds[0]][2]
+            cells.append(f"{more.mean():+.{digits}f} ± {more.std(ddof=1) / len(more) ** 0.5:.{digits}f}")
+        if any(cells):
+            lines.append(f"| {title}: {unit} | {network} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def picture(rows: list[dict]) -> bytes:
     """Test score against minutes as PNG: a panel for each data set, a line for each network."""
     cells, shown = summarize(rows), [data for data in DATA if data in {row["data"] for row in rows}]
@@ -224,7 +266,9 @@ def picture(rows: list[dict]) -> bytes:
 
 def main(options: Options) -> None:
     """Trains and scores what is not finished; the table is written after each run."""
-    cells = [(d, e, m, s) for m, s, d, e in product(sorted(options.minutes), options.seeds, options.data, options.entries)]
+    every = product(sorted(options.minutes), options.seeds, options.data, options.entries)
+    longest, first = max(options.minutes), options.seeds[0]
+    cells = [(d, e, m, s) for m, s, d, e in every if s == first or (m == longest and not e.startswith("original"))]
     free: SimpleQueue[int] = SimpleQueue()
     for job in range(options.jobs):
         free.put(job)
@@ -251,7 +295,8 @@ def main(options: Options) -> None:
                 continue
             print(f"{name}: {rows[-1]['score']:.3f} ({len(rows)} of {len(cells)} runs)", file=sys.stderr)
             rows.sort(key=lambda row: cells.index((row["data"], row["entry"], row["minutes"], row["seed"])))
-            content = {"md": markdown(rows).encode(), "json": json.dumps(rows, indent=2).encode() + b"\n", "png": picture(rows)}
+            tables = f"{markdown(rows)}\n{leads(options.out, rows)}"
+            content = {"md": tables.encode(), "json": json.dumps(rows, indent=2).encode() + b"\n", "png": picture(rows)}
             for kind, whole in content.items():
                 replace(options.out / f"leaderboard.{kind}", whole)
     except BaseException:
@@ -262,7 +307,7 @@ def main(options: Options) -> None:
         raise
     os.close(running)
     os.close(stop)
-    print(markdown(rows) if rows else "No run was finished.")
+    print(f"{markdown(rows)}\n{leads(options.out, rows)}" if rows else "No run was finished.")
     if failed:
         raise InputError(f"{failed} of {len(cells)} runs failed; why is said above.")
 

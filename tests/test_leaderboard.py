@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from rgen import commands
@@ -51,6 +52,33 @@ def test_the_table_has_means_and_ranges_and_the_best_in_bold():
         "*1 core of a machine.*",
     ]
     assert board.picture(rows).startswith(b"\x89PNG")
+
+
+def test_leads_are_paired_sequence_by_sequence(tmp_path):
+    mean = np.random.default_rng(0).normal(90, 20, 50)
+    paid = {("heads", 0): mean, ("heads", 1): mean + 2, ("lstm", 0): mean + 3 + np.tile([-0.5, 0.5], 25)}
+    paid["original-maml", 0] = mean[7:19] + 9
+    rows = [row("names", entry, 5, seed, nats.mean() / 6) for (entry, seed), nats in paid.items()]
+    for each, nats in zip(rows, paid.values(), strict=True):
+        place = board.folder_of(tmp_path, each)
+        place.mkdir(parents=True)
+        lines = [f"{i + 50 - len(nats) - 31 * (len(nats) < 50)},{value},6" for i, value in enumerate(nats)]
+        (place / "test.csv").write_text("\n".join(["sequence,nats,symbols", *lines]))
+    assert board.leads(tmp_path, rows).splitlines() == [
+        "| data | compared with ours | 5 min |",
+        "|---|---|---|",
+        "| names: nats per symbol | the original's network, MAML | +1.500 ± 0.000 |",
+        f"| names: nats per symbol | LSTM, told the last output | +0.500 ± {0.5 / 6 / 49**0.5:.3f} |",
+    ]
+
+
+def test_shorter_runs_and_the_originals_have_one_seed(tmp_path, monkeypatch):
+    run = []
+    monkeypatch.setattr(board, "train_and_score", lambda options, *cell: run.append(cell[:4]) or row(*cell[:4], 1.0))
+    monkeypatch.setattr(board, "leads", lambda out, rows: "")
+    board.main(board.Options(entries=("lstm", "original-maml"), seeds=(3, 4), out=tmp_path))
+    ran = [("digits", "lstm", 1, 3), ("digits", "original-maml", 1, 3), ("digits", "lstm", 5, 3), ("digits", "original-maml", 5, 3)]
+    assert run == [*ran, ("digits", "lstm", 5, 4)]
 
 
 @pytest.mark.parametrize(
