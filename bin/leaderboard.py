@@ -50,6 +50,7 @@ COLOURS = dict(zip(ENTRIES, (plots.PALE, "#5aa9c9", plots.ACCENT, "#e9a15b", "#4
 
 # The options of `rgen train`, without data and minutes. A meta-batch of 8: in few minutes, many steps of few sequences are better.
 FEW, MUON = "--meta-batch 8 --eval-every 1000", "--optimizer muon"
+NEAR = "left above above-left above-right 0,2 2,0 1,2 1,-2 2,1 2,-1 2,2 2,-2"  # the twelve pixels before, at most two away
 TEXT = "--meta-batch 32 --eval-every 125 --eval-count 0"
 TWIN = "--context 3 --inner-loss nats --rates fixed --inner-rate 1e-12"
 DIGITS = "--data digits --meta-batch 32 --eval-count 0 --eval-every 50"
@@ -60,28 +61,29 @@ RECIPES = {
     ("digits", "original-maml"): f"mnist-maml {DIGITS}",
     ("digits", "heads"): "digits-maml --eval-every 250",
     ("digits", "lstm"): "digits-lstm --eval-every 500",
-    ("digits", "transformer"): "digits-transformer",
+    ("digits", "transformer"): "digits-transformer --outer-rate 1e-3",
     ("small-mnist", "original-reptile"): "mnist-reptile --reduce 2 --meta-batch 32 --eval-every 250",
     ("small-mnist", "original-maml"): "mnist-maml --reduce 2 --meta-batch 32 --eval-every 250",
     ("small-mnist", "heads"): f"small-mnist-heads {FEW} {MUON} --width 64",
     ("small-mnist", "lstm"): f"small-mnist-lstm {FEW}",
-    ("small-mnist", "transformer"): f"small-mnist-transformer --eval-every 1000 {MUON}",
+    ("small-mnist", "transformer"): f"small-mnist-transformer --meta-batch 4 --eval-every 1000 {MUON}",
     ("mnist", "original-reptile"): "mnist-reptile --eval-every 250",
     ("mnist", "original-maml"): "mnist-maml --eval-every 250",
-    ("mnist", "heads"): f"mnist-heads {FEW} {MUON}",
+    ("mnist", "heads"): f"mnist-heads {FEW} {MUON} --neighbours {NEAR}",
+    ("mnist", "context"): f"mnist-heads {FEW} {MUON} --context 3",
     ("mnist", "lstm"): f"small-mnist-lstm --reduce 1 {FEW}",
-    ("mnist", "transformer"): "mnist-transformer --eval-every 1000",
+    ("mnist", "transformer"): f"mnist-transformer --depth 2 --meta-batch 2 --eval-every 1000 {MUON}",
     ("names", "original-reptile"): "names-reptile --eval-every 250",
     ("names", "original-maml"): "names-maml --eval-every 250",
     ("names", "heads"): f"names-heads {NAMES} --weight-decay 0.3",
     ("names", "context"): f"names-context {NAMES} --weight-decay 0.3",
     ("names", "lstm"): f"names-lstm {NAMES} --outer-rate 1e-2 --weight-decay 0.1",
-    ("names", "transformer"): f"names-transformer {NAMES}",
+    ("names", "transformer"): f"names-transformer {NAMES} --weight-decay 0.3",
     ("listing", "original-reptile"): f"text-reptile {TEXT}",
     ("listing", "original-maml"): f"text-maml {TEXT}",
-    ("listing", "heads"): f"text-heads {FEW} --eval-count 0",
+    ("listing", "heads"): f"text-heads {FEW} --eval-count 0 --outer-rate 1e-2",
     ("listing", "lstm"): f"text-lstm {FEW} --eval-count 0 {MUON} {LSTM}",
-    ("listing", "transformer"): "text-transformer --eval-every 1000 --eval-count 0",
+    ("listing", "transformer"): "text-transformer --eval-every 1000 --eval-count 0 --outer-rate 4e-3",
 }
 for data in DATA:
     RECIPES.setdefault((data, "context"), f"{RECIPES[data, 'heads']} --context 3")
