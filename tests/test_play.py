@@ -25,7 +25,7 @@ from rgen.fast import InnerLoop, Params
 from rgen.likelihood import Categorical, Ordered
 from rgen.runs.folder import load_run
 from rgen.sampling import Sampler, look
-from rgen.sequence import Sequence
+from rgen.sequence import Reads, Sequence
 from runs import ROOT, command
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -205,15 +205,20 @@ OTHER = {
 believe = jit(lambda loop, params, seqs, x: loop.belief(params, seqs, x, 1), static_argnums=0)
 
 
+def tiny(data: Dataset, likelihood: Any, size: int, reads: Reads = 0) -> tuple[InnerLoop, Params]:
+    """A loop around a small network of heads, and its parameters."""
+    outputs = likelihood.outputs if isinstance(likelihood, Ordered) else data.symbols
+    network = networks.build("heads", data.shape, outputs, data.symbols, width=4, depth=1, heads=2, keys=4, context=reads)
+    loop = InnerLoop(network, likelihood, rate=0.1, fast=("heads/memory",), inner_batch=size, form="direct")
+    params = jit(loop.init)(jax.random.key(0), inputs(data.shape)[0])
+    return loop, disturbed(params, np.random.default_rng(0))
+
+
 def other(name: str, browser, folder: Path) -> tuple[Any, Callable[[int], None]]:
     """The page of a tiny network, and what holds it against Python once all outputs are there, after the first so many of them."""
     data, likelihood, size = OTHER[name]
-    outputs = likelihood.outputs if isinstance(likelihood, Ordered) else data.symbols
-    network = networks.build("heads", data.shape, outputs, data.symbols, width=4, depth=1, heads=2, keys=4)
-    loop = InnerLoop(network, likelihood, rate=0.1, fast=("heads/memory",), inner_batch=size, form="direct")
     x = inputs(data.shape)
-    weights = jit(network.init)(jax.random.key(0), x[0])["params"]
-    params = disturbed(Params(weights, {"fixed": jnp.float32(0.1)}), np.random.default_rng(0))
+    loop, params = tiny(data, likelihood, size)
     (folder / "page.html").write_text(play.page(sampling.make_sampler(loop, data), params, data, name))
     tab = opened(browser, folder / "page.html")
 
@@ -234,6 +239,41 @@ def other(name: str, browser, folder: Path) -> tuple[Any, Callable[[int], None]]
         assert tab.evaluate("belief.map((of) => of.likeliest)") == now.argmax(1).tolist()
 
     return tab, check
+
+
+@pytest.mark.parametrize(
+    ("name", "reads", "told"),
+    [("colour", 2, "reads 2 earlier outputs"), ("levels", ((0, 1), (1, 0), (1, -1)), "reads 3 earlier outputs")],
+)
+def test_a_network_that_reads_earlier_outputs_is_asked_about_the_next_place(name, reads, told, browser, tmp_path):
+    data, likelihood, size = OTHER[name]
+    loop, params = tiny(data, likelihood, size, reads)
+    sampler = sampling.make_sampler(loop, data)
+    (tmp_path / "page.html").write_text(play.page(sampler, params, data, name))
+    tab = opened(browser, tmp_path / "page.html")
+    assert told in tab.inner_text("main") and tab.is_checked("#fill") and tab.is_disabled("#fill")
+    click(tab, 2)
+    tab.click("#all")
+    tab.wait_for_selector("#completions li")
+    steps = np.array(tab.evaluate(STEPS))
+    (place, y), paid = steps[:, :2].T.astype(int), steps[:, 2]
+    np.testing.assert_array_equal(place, sampler.places(sampler.keys(np.uint32(0), np.zeros(1, np.uint32)))[0])
+    others = np.tile(y, (data.symbols, 1))
+    asked = 4  # and what would be paid for each symbol there
+    others[:, asked] = np.arange(data.symbols)
+    x = np.broadcast_to(inputs(data.shape)[place], (data.symbols + 1, len(y), len(data.shape)))
+    with jax.enable_x64(False):
+        seqs = Sequence(x, np.concatenate([y[None], others]), np.ones((data.symbols + 1, len(y)), np.float32))
+        nats = np.asarray(rgen.score(loop, params, seqs))
+    np.testing.assert_allclose(paid, nats[0], atol=AGREE)
+    tab.evaluate(f"refresh({asked})")
+    mean = np.exp(-nats[1:, asked]) @ np.arange(data.symbols)
+    assert tab.evaluate("belief.map((of) => of && of.mean)") == [
+        pytest.approx(mean, abs=AGREE) if i == place[asked] else None for i in range(len(y))
+    ]
+    check_controls(tab)
+    assert not tab.complaints
+    tab.close()
 
 
 DRAWN_INK = [13, 122, 106]  # --drawn of page.css
@@ -613,10 +653,6 @@ def sorting(params: Any, x: jax.Array) -> jax.Array:
 
 
 def refused(case: str) -> tuple[Sampler, Any, Dataset]:
-    image = data_of("image", (2, 3))
-    if case == "context":
-        loop = make("text-heads partly").loop
-        return Sampler(loop, (2, 3)), make("text-heads partly").params, image
     if case == "axes":
         return Sampler(make("image-heads").loop, (2, 3, 2)), (), data_of("array", (2, 3, 2))
     loop = InnerLoop(rgen.Function(lambda key, x: jnp.ones(3), sorting), Categorical())
@@ -624,7 +660,6 @@ def refused(case: str) -> tuple[Sampler, Any, Dataset]:
 
 
 REFUSED = {
-    "context": "reads earlier outputs too",
     "axes": r"one or two axes; this run has arrays of the shape \(2, 3, 2\), which have 3",
     "sort": "The page cannot compute 'sort'",
 }

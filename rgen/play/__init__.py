@@ -18,6 +18,7 @@ from rgen.fast import InnerLoop, Params
 from rgen.play.instructions import Arrays
 from rgen.play.primitives import compile_program
 from rgen.sampling import Sampler, look
+from rgen.sequence import earlier
 
 HERE = Path(__file__).parent
 MOST = 64e6  # bytes of a page; browsers load larger ones, but too slowly
@@ -55,12 +56,11 @@ def _content(sampler: Sampler, params: Any, data: Dataset) -> dict[str, Any]:
     loop = sampler.model
     if not isinstance(loop, InnerLoop):
         raise InputError(f"--page shows how SGD learns what is drawn; {called(loop)} has no inner loop. Give another run.")
-    if loop.reads and data.kind != "text":
-        raise InputError("--page asks about places out of turn; this network reads earlier outputs too, which only the next one has.")
     if not loop.plain or loop.inner_steps > 1:
         raise InputError("--page takes single inner steps of plain SGD; the inner loop of this run has an optimizer, or several steps.")
     places = sampler.places(sampler.keys(np.uint32(0), np.zeros(1, np.uint32)))[0]
     inputs = np.asarray(sampler.inputs(np.arange(places.size)))
+    reads = np.asarray(earlier(inputs[None, places], loop.reads))[0].tolist() if loop.reads else None
     coloured = data.kind != "text" and not data.is_black_and_white
     return {
         "kind": data.kind,
@@ -71,7 +71,7 @@ def _content(sampler: Sampler, params: Any, data: Dataset) -> dict[str, Any]:
         "order": np.asarray(places).tolist(),
         "raster": not sampler.random_order,
         "inputs": inputs.reshape(places.size, -1).tolist(),
-        "context": loop.reads,
+        "reads": reads,  # by each step, the numbers of the steps whose outputs it reads
         "batch": min(loop.inner_batch, places.size),
         "end": loop.end,
         **programs(loop, params, inputs[0], min(loop.inner_batch, places.size)),

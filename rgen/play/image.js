@@ -1,5 +1,6 @@
 // Pictures, and arrays with one or two axes: what is marked is learned, in the network's order of places; then the network may draw the
-// rest. A pixel shows one output, or in colour three: red, green and blue.
+// rest. A pixel shows one output, or in colour three: red, green and blue. A network that reads earlier outputs is asked about the next
+// place only, and all places before it are known.
 
 const SHORT = 32; // places of a row, if an array has one axis only
 const BUTTONS = 20; // symbols that have a button each
@@ -11,6 +12,7 @@ const called = kind === "array" ? "symbol" : "level"; // and what it is one of
 const line = content.shape.length === 1;
 const columns = line ? Math.ceil(count / Math.ceil(count / SHORT)) : content.shape[1], rows = Math.ceil(count / columns);
 const CELL = Math.max(1, Math.floor(672 / Math.max(rows, columns)));
+const inTurn = Boolean(content.reads);
 const picture = find("picture");
 const marks = new Int16Array(length).fill(-1); // -1: unknown
 const belief = new Array(length).fill(null); // what is expected after as many steps as the slider says; see `expected`
@@ -19,10 +21,12 @@ let cursor = null; // the pixel that is pointed at
 picture.width = columns * CELL;
 picture.height = rows * CELL;
 picture.style.maxWidth = `${27 * Math.min(1, (2 * columns) / rows)}rem`;
-find("fill").checked = content.raster;
+find("fill").checked = content.raster || inTurn;
+find("fill").disabled = inTurn;
 find("brush").value = columns < 20 ? "1" : "2";
 find("order").textContent = content.raster ? (line ? "one after the other" : "row by row") : "a random one, the same for this page";
 for (const part of document.querySelectorAll("[data-only]")) if (!part.dataset.only.split(" ").includes(look)) part.remove();
+if (inTurn) reword("turn", content.reads[0].length);
 if (palette) {
   reword(kind, Math.min(9, symbols - 1));
   if (look === "colour") reword("colour");
@@ -59,8 +63,12 @@ function missing() {
   return content.order.filter((place) => !there.has(place));
 }
 
-/** Asks about places. */
+/** Asks about places; a network that reads earlier outputs, about the next one only. */
 async function believe(steps, places = content.order) {
+  if (inTurn) {
+    belief.fill(null);
+    places = content.order.slice(steps, steps + 1);
+  }
   const asked = await inSlices(places.length, (i) => (belief[places[i]] = expected(learner.probabilities(places[i], steps))), paint);
   if (asked) show();
   return asked;

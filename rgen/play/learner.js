@@ -26,11 +26,10 @@ class Learner {
     if (this.last[0] > same - (same % this.content.batch)) this.last = [0, this.saved[0]];
   }
 
-  /** What the network reads at a place, after `count` outputs: its input, and perhaps the last outputs. */
+  /** What the network reads at a place, after `count` outputs: its input, and perhaps earlier outputs. */
   input(place, count) {
-    const { context, inputs } = this.content;
-    const recent = Array.from({ length: context }, (_, i) => this.steps[count - 1 - i]?.y ?? -1);
-    return context ? [inputs[place], recent] : [inputs[place]];
+    const { reads, inputs } = this.content;
+    return reads ? [inputs[place], reads[count].map((number) => this.steps[number]?.y ?? -1)] : [inputs[place]];
   }
 
   /** The fast weights after one inner step, on the outputs from `from` to `to`; the nats of these are known then. */
