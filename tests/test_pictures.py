@@ -215,6 +215,15 @@ def test_valid_is_cut_from_train_where_there_is_none(tmp_path):
     assert sorted(map(bytes, both)) == sorted(map(bytes, WHITE[:20]))
 
 
+def test_splits_share_what_is_white_if_they_are_of_one_type(tmp_path):
+    """Nearly black pictures in one of the splits are not black and white."""
+    faint = np.minimum(GREY[20:], 1)
+    loaded = data.load(save(tmp_path / "a.npz", train=GREY[:20], test=faint))
+    assert loaded.splits["train"].any() and not loaded.splits["test"].any()
+    loaded = data.load(save(tmp_path / "a.npz", train=GREY[:20], test=GREY[20:] / 255))
+    np.testing.assert_array_equal(loaded.splits["test"], GREY[20:] >= 128)
+
+
 def spoilt(path: Path, content: bytes = b"\x89PNG no more") -> Path:
     path.write_bytes(content)
     return path.parent if path.parent.name == "a" else path

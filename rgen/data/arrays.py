@@ -117,8 +117,16 @@ def are_symbols(found: dict[str, np.ndarray], path: Path) -> bool:
     )
 
 
-def as_bytes(array: np.ndarray, colour: bool, shown: str) -> np.ndarray:
-    """Pictures as uint8 [N, H, W] of 0 to 255, rounded, a half up; or [N, H, W, 3] if they stay in colour. Of only 0 and 1, 1 is white.
+def white_of(found: dict[str, np.ndarray]) -> dict[str, int]:
+    """What is white in the pictures of each split: 1 if all arrays of its kind, such as integers, have only 0 to 1, else 255."""
+    most: dict[str, float] = {}
+    for array in found.values():
+        most[array.dtype.kind] = max(most.get(array.dtype.kind, 0), float(array.max()))
+    return {split: 1 if most[array.dtype.kind] <= 1 + 1e-3 else 255 for split, array in found.items()}
+
+
+def as_bytes(array: np.ndarray, white: int, colour: bool, shown: str) -> np.ndarray:
+    """Pictures as uint8 [N, H, W] of 0 to 255, rounded, a half up; or [N, H, W, 3] if they stay in colour.
 
     Raises:
       DataError: the array is not one of pictures, or has no colours.
@@ -130,7 +138,6 @@ def as_bytes(array: np.ndarray, colour: bool, shown: str) -> np.ndarray:
         raise DataError(f"{shown} has the shape {array.shape}. {PICTURES}. For symbols give --symbols.")
     if colour and not in_colour:
         raise DataError(f"{shown} has the shape {array.shape}, and --colour is for pictures [N, H, W, 3]; leave it out.")
-    white = 1 if float(array.max()) <= 1 + 1e-3 else 255
     if array.dtype != np.uint8 or white == 1:
         array = np.floor(array * np.float32(255 / white) + np.float32(0.5)).astype(np.uint8)
     return array if colour or not in_colour else ((array @ LUMA + 500) // 1000).astype(np.uint8)

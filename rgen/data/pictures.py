@@ -34,7 +34,8 @@ def load(path: Path, stored: dict[str, np.ndarray] | None, colour: bool) -> tupl
     if stored is None:
         found, notes = _folder(path, colour)
     else:
-        found, notes = {split: arrays.as_bytes(array, colour, repr(str(path))) for split, array in stored.items()}, ()
+        white = arrays.white_of(stored)
+        found, notes = {split: arrays.as_bytes(array, white[split], colour, repr(str(path))) for split, array in stored.items()}, ()
     if colour and all(np.array_equal(array, array[..., :1].repeat(3, -1)) for array in found.values()):
         raise DataError(f"All pictures of {str(path)!r} are grey; leave out --colour.")
     shapes = {array.shape[1:] for array in found.values()}
@@ -102,7 +103,7 @@ def _values(file: Image.Image, paper: int, colour: bool, shown: str) -> np.ndarr
     proportions = values / white
     if not (proportions.min() >= -1e-3 and proportions.max() <= 1 + 1e-3):  # NaN is not either
         raise DataError(f"{shown} has numbers from {values.min():.9g} to {values.max():.9g}; expected are numbers 0 to 1.")
-    grey = arrays.as_bytes(proportions[None], False, shown)[0]
+    grey = arrays.as_bytes(proportions[None], 1, False, shown)[0]
     grey = np.where(values == file.info["transparency"], np.uint8(paper), grey) if "transparency" in file.info else grey
     return np.stack([grey] * 3, -1) if colour else grey
 
