@@ -2,13 +2,14 @@
 """Compare networks after equal minutes of training: bin/leaderboard.py --data digits names --names names.txt --minutes 1 5.
 
 A script over `rgen train` and `rgen evaluate`. Each cell of the table is a run, in OUT/DATA/ENTRY-MINUTES-minutes-seed-SEED.
-The other seeds are for the longest runs; shorter runs, and the original's networks, have the first one only.
-If stopped, the same command continues; finished runs are not repeated. To tune an entry, change its line below and give another --out.
+The table shows all runs that are finished in OUT. If stopped, the same command continues; finished runs are not repeated.
+To tune an entry, change its line below and give another --out.
 """
 
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -104,7 +105,7 @@ main()
 
 @dataclass(frozen=True)
 class Options:
-    """Compare networks after equal minutes of training: each combination of --data, --entries, --minutes and --seeds."""
+    """Compare networks after equal minutes of training: each combination of --data, --entries and --minutes, with one or more --seeds."""
 
     data: tuple[Literal["digits", "small-mnist", "mnist", "names", "listing"], ...] = ("digits",)
     """small-mnist (14x14 pixels) and mnist need --data-dir, names needs --names, listing needs --listing."""
@@ -129,6 +130,10 @@ class Options:
     """Folder of the runs, and of leaderboard.md, .json and .png."""
 
     def __post_init__(self):
+        for name in ("data", "entries", "minutes", "seeds"):
+            given = getattr(self, name)
+            if len(set(given)) < max(len(given), 1):
+                raise InputError(f"--{name} is {given}; give one or more, each once.")
         if not all(0 < minutes < float("inf") for minutes in self.minutes):
             raise InputError(f"--minutes are {self.minutes}; give positive numbers.")
         if not 1 <= self.jobs <= cores():
@@ -159,22 +164,24 @@ def train_and_score(options: Options, data: str, entry: str, minutes: float, see
     flag, place = options.source(data)
     where = [] if flag is None else [flag if flag == "--data-dir" else "--data", str(place)]
     recipe = [*shlex.split(RECIPES[data, entry]), *where, "--minutes", f"{minutes:g}", "--seed", str(seed)]
-    finished, score_file, each = folder / "row.json", folder / "test.json", folder / "test.csv"
-    log = folder.with_name(folder.name + ".log")
-    if finished.exists() and each.exists():
-        row = json.loads(finished.read_text())
+    row_file, score_file, log = folder / "row.json", folder / "test.json", folder.with_name(folder.name + ".log")
+    if row_file.exists():
+        row = json.loads(row_file.read_text())
         if row["options"] != shlex.join(recipe):
             raise InputError(f"it was trained with '{row['options']}'; move '{folder}' away, or give another --out.")
         return row
     count = ["--count", str(SCORED)] if entry.startswith("original") and "mnist" in data else []
     folder.parent.mkdir(parents=True, exist_ok=True)
-    results = ["--json", score_file, "--out", each, "--overwrite", *count]
+    results = ["--json", score_file, "--out", folder / "test.csv", "--overwrite", *count]
     for words in (["train", *recipe, "--run", folder, "--resume"], ["evaluate", "--run", folder, *results]):
         program = [sys.executable, "-c", COMMAND.format(job=job, jobs=options.jobs), *map(str, words)]
         with log.open("ab") as file:  # in a session of its own, so that Ctrl-C reaches this script alone
+            before = file.tell()
             code = subprocess.run(program, stdin=stop, stdout=file, stderr=file, start_new_session=True).returncode
+        if code < 0:
+            raise InputError(f"{words[0]} was killed by {signal.Signals(-code).name} ({log})")
         if code:
-            said = log.read_text(errors="replace").splitlines() or ["It said nothing."]
+            said = log.read_bytes()[before:].decode(errors="replace").splitlines() or ["It said nothing."]
             raise InputError(f"{said[-1]} ({log})")
     score, unit = json.loads(score_file.read_text()), DATA[data][2]
     logged = [row for row in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if "seconds" in row]
@@ -190,7 +197,7 @@ def train_and_score(options: Options, data: str, entry: str, minutes: float, see
         "machine": ", ".join([f"{cores() // options.jobs} cores of {processor()}", *caches()]),
         "options": shlex.join(recipe),
     }
-    replace(finished, json.dumps(row, indent=2).encode())
+    replace(row_file, json.dumps(row, indent=2).encode())
     return row
 
 
@@ -226,16 +233,20 @@ def markdown(rows: list[dict]) -> str:
 
 
 def leads(out: Path, rows: list[dict[str, Any]]) -> str:
-    """A table of how much more each network pays than ours, with the standard error of that difference, in the units of the scores.
+    """A table of how much more each network pays than ours, in the units of the scores; "" if there is nothing to compare.
 
-    Paired: the difference is taken sequence by sequence, of means over the seeds that both have.
+    The standard errors are of these differences, sequence by sequence, each the mean over the seeds that both have. A score per symbol is
+    a ratio, the sum of nats by the number of symbols; its standard error is that of what is left of a sequence's difference when
+    the mean difference per symbol is taken off.
     """
-    paid: dict[tuple[str, str, float], dict[int, tuple[np.ndarray, np.ndarray, float]]] = {}
+    paid: dict[tuple[str, str, float], dict[int, np.ndarray]] = {}
     for row in rows:
-        index, nats = np.loadtxt(folder_of(out, row) / "test.csv", delimiter=",", skiprows=1, usecols=(0, 1), ndmin=2).T
-        paid.setdefault((row["data"], row["entry"], row["minutes"]), {})[row["seed"]] = index, nats, row["score"] / nats.mean()
+        if (each := folder_of(out, row) / "test.csv").exists():  # older versions wrote none
+            paid.setdefault((row["data"], row["entry"], row["minutes"]), {})[row["seed"]] = np.loadtxt(
+                each, delimiter=",", skiprows=1, ndmin=2
+            )
     minutes = sorted({row["minutes"] for row in rows})
-    lines = ["| data | compared with ours |" + "".join(f" {number:g} min |" for number in minutes), "|---" * (2 + len(minutes)) + "|"]
+    lines = []
     for (data, (title, unit, key)), (entry, network) in product(DATA.items(), ENTRIES.items()):
         digits, cells = 2 if key == "nats_per_sequence" else 3, []
         for number in minutes:
@@ -244,12 +255,33 @@ def leads(out: Path, rows: list[dict[str, Any]]) -> str:
             if entry == "heads" or not seeds:
                 cells.append("")
                 continue
-            _, here, there = np.intersect1d(ours[seeds[0]][0], theirs[seeds[0]][0], return_indices=True)
-            more = np.mean([theirs[seed][1][there] - ours[seed][1][here] for seed in seeds], 0) * ours[seeds[0]][2]
-            cells.append(f"{more.mean():+.{digits}f} ± {more.std(ddof=1) / len(more) ** 0.5:.{digits}f}")
+            index, _, symbols = ours[seeds[0]].T
+            _, here, there = np.intersect1d(index, theirs[seeds[0]][:, 0], return_indices=True)
+            more = np.mean([theirs[seed][there, 1] - ours[seed][here, 1] for seed in seeds], 0)
+            size = {"nats_per_sequence": 1, "nats_per_symbol": symbols[here].mean(), "bits_per_symbol": symbols[here].mean() * np.log(2)}[
+                key
+            ]
+            rest = more if key == "nats_per_sequence" else more - more.mean() * symbols[here] / symbols[here].mean()
+            error = rest.std(ddof=1) / len(rest) ** 0.5 if len(rest) > 1 else 0
+            cells.append(f"{more.mean() / size:+.{digits}f} ± {error / size:.{digits}f}")
         if any(cells):
             lines.append(f"| {title}: {unit} | {network} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    if not lines:
+        return ""
+    heads = ["| more than ours, ± standard error over test sequences | network |" + "".join(f" {number:g} min |" for number in minutes)]
+    return "\n".join([*heads, "|---" * (2 + len(minutes)) + "|", *lines]) + "\n"
+
+
+def finished(out: Path) -> list[dict[str, Any]]:
+    """The rows of all runs that are finished in a folder, in the order of the table."""
+    rows = [json.loads(file.read_text()) for file in out.glob("*/*/row.json")]
+    return sorted(rows, key=lambda row: (row["minutes"], row["seed"], [*DATA].index(row["data"]), [*ENTRIES].index(row["entry"])))
+
+
+def tables(out: Path) -> str:
+    """What leaderboard.md has."""
+    rows = finished(out)
+    return "\n".join(filter(None, [markdown(rows), leads(out, rows)])) if rows else "No run was finished."
 
 
 def picture(rows: list[dict]) -> bytes:
@@ -283,22 +315,22 @@ def main(options: Options) -> None:
         finally:
             free.put(job)
 
-    rows, failed = [], 0
+    done, failed = 0, 0
     pool = ThreadPoolExecutor(options.jobs)
     futures = {pool.submit(run, *cell): cell for cell in cells}
     try:
         for future in as_completed(futures):
             name = "{}, {}, {:g} minutes, seed {}".format(*futures[future])
             try:
-                rows.append(future.result())
+                row = future.result()
             except InputError as error:
                 failed += 1
                 print(f"{name}: failed; {error}", file=sys.stderr)
                 continue
-            print(f"{name}: {rows[-1]['score']:.3f} ({len(rows)} of {len(cells)} runs)", file=sys.stderr)
-            rows.sort(key=lambda row: cells.index((row["data"], row["entry"], row["minutes"], row["seed"])))
-            tables = f"{markdown(rows)}\n{leads(options.out, rows)}"
-            content = {"md": tables.encode(), "json": json.dumps(rows, indent=2).encode() + b"\n", "png": picture(rows)}
+            done += 1
+            print(f"{name}: {row['score']:.3f} ({done} of {len(cells)} runs)", file=sys.stderr)
+            rows = finished(options.out)
+            content = {"md": tables(options.out).encode(), "json": json.dumps(rows, indent=2).encode() + b"\n", "png": picture(rows)}
             for kind, whole in content.items():
                 replace(options.out / f"leaderboard.{kind}", whole)
     except BaseException:
@@ -309,7 +341,7 @@ def main(options: Options) -> None:
         raise
     os.close(running)
     os.close(stop)
-    print(f"{markdown(rows)}\n{leads(options.out, rows)}" if rows else "No run was finished.")
+    print(tables(options.out))
     if failed:
         raise InputError(f"{failed} of {len(cells)} runs failed; why is said above.")
 

@@ -64,18 +64,29 @@ def test_leads_are_paired_sequence_by_sequence(tmp_path):
         place.mkdir(parents=True)
         lines = [f"{i + 50 - len(nats) - 31 * (len(nats) < 50)},{value},6" for i, value in enumerate(nats)]
         (place / "test.csv").write_text("\n".join(["sequence,nats,symbols", *lines]))
+    assert board.leads(tmp_path, rows[:2]) == ""
     assert board.leads(tmp_path, rows).splitlines() == [
-        "| data | compared with ours | 5 min |",
+        "| more than ours, ± standard error over test sequences | network | 5 min |",
         "|---|---|---|",
         "| names: nats per symbol | the original's network, MAML | +1.500 ± 0.000 |",
         f"| names: nats per symbol | LSTM, told the last output | +0.500 ± {0.5 / 6 / 49**0.5:.3f} |",
     ]
 
 
+def test_leads_per_symbol_are_ratios(tmp_path):
+    """Differences in proportion to the length have no error, as their ratio is the same for all sequences."""
+    rows = [row("names", entry, 5, 0, 2.0) for entry in ("heads", "lstm")]
+    for each, factor in zip(rows, (2.0, 2.5), strict=True):
+        place = board.folder_of(tmp_path, each)
+        place.mkdir(parents=True)
+        (place / "test.csv").write_text("\n".join(["sequence,nats,symbols", *(f"{i},{factor * (i + 2)},{i + 2}" for i in range(9))]))
+    assert board.leads(tmp_path, rows).splitlines()[2:] == ["| names: nats per symbol | LSTM, told the last output | +0.500 ± 0.000 |"]
+
+
 def test_shorter_runs_and_the_originals_have_one_seed(tmp_path, monkeypatch):
     run = []
     monkeypatch.setattr(board, "train_and_score", lambda options, *cell: run.append(cell[:4]) or row(*cell[:4], 1.0))
-    monkeypatch.setattr(board, "leads", lambda out, rows: "")
+    monkeypatch.setattr(board, "picture", lambda rows: b"")
     board.main(board.Options(entries=("lstm", "original-maml"), seeds=(3, 4), out=tmp_path))
     ran = [("digits", "lstm", 1, 3), ("digits", "original-maml", 1, 3), ("digits", "lstm", 5, 3), ("digits", "original-maml", 5, 3)]
     assert run == [*ran, ("digits", "lstm", 5, 4)]
@@ -88,6 +99,8 @@ def test_shorter_runs_and_the_originals_have_one_seed(tmp_path, monkeypatch):
         ({"data": ("mnist",), "data_dir": ROOT / "nowhere"}, "mnist needs its data; .* with --data-dir, not .*nowhere"),
         ({"jobs": 100_000}, "--jobs is 100000; give a number from 1 to"),
         ({"minutes": (0.0,)}, "--minutes are"),
+        ({"seeds": ()}, "--seeds is \\(\\); give one or more, each once"),
+        ({"seeds": (0, 0)}, "--seeds is \\(0, 0\\); give one or more, each once"),
     ],
 )
 def test_what_cannot_be_run_is_said_before_the_work(options, said):
