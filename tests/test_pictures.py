@@ -215,13 +215,20 @@ def test_valid_is_cut_from_train_where_there_is_none(tmp_path):
     assert sorted(map(bytes, both)) == sorted(map(bytes, WHITE[:20]))
 
 
-def test_splits_share_what_is_white_if_they_are_of_one_type(tmp_path):
-    """Nearly black pictures in one of the splits are not black and white."""
-    faint = np.minimum(GREY[20:], 1)
-    loaded = data.load(save(tmp_path / "a.npz", train=GREY[:20], test=faint))
-    assert loaded.splits["train"].any() and not loaded.splits["test"].any()
-    loaded = data.load(save(tmp_path / "a.npz", train=GREY[:20], test=GREY[20:] / 255))
-    np.testing.assert_array_equal(loaded.splits["test"], GREY[20:] >= 128)
+MIXED = {
+    "bytes and proportions": (GREY[:20], GREY[20:] / 255),
+    "bytes as numbers, and proportions": (GREY[:20].astype(float), GREY[20:] / 255),
+    "bytes and booleans": (GREY[:20], WHITE[20:].astype(bool)),
+    "ones and booleans": (WHITE[:20].astype(np.int64), WHITE[20:].astype(bool)),
+}
+
+
+@pytest.mark.parametrize("case", MIXED)
+def test_splits_may_be_of_two_types(case, tmp_path):
+    train, test = MIXED[case]
+    loaded = data.load(save(tmp_path / "a.npz", train=train, valid=train, test=test))
+    np.testing.assert_array_equal(loaded.splits["train"], WHITE[:20])
+    np.testing.assert_array_equal(loaded.splits["test"], WHITE[20:])
 
 
 def spoilt(path: Path, content: bytes = b"\x89PNG no more") -> Path:
@@ -242,6 +249,10 @@ REFUSED = {
     ),
     "a split missing": (lambda at: draw(at / "a" / "train", GREY).parent, "has folders for train, and none for test"),
     "a split twice": (lambda at: save(at / "a.npz", val=GREY, valid=GREY, train=GREY, test=GREY), "val.* which are the same split"),
+    "black and white, or nearly black": (
+        lambda at: save(at / "a.npz", train=GREY[:20], test=np.minimum(GREY[20:], 1).astype(np.int64)),
+        "test has integers from 0 to 1 and train from 0 to 255, so what is white in test is not sure. Save black and white as booleans",
+    ),
     "splits of two sizes": (lambda at: save(at / "a.npz", train=GREY, test=GREY[:, :2]), "images of 2 by 6 and 4 by 6 pixels"),
     "which of them": (lambda at: save(at / "a.npz", one=GREY, two=GREY), "has the arrays one, two. Which are the sequences is not clear"),
     "nothing": (lambda at: save(at / "a.npz"), "has no array"),

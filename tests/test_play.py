@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import NAMES, adapt, disturbed, inputs, jit, make
+from problems import NAMES, adapt, disturbed, inputs, jit, make, score
 
 import rgen
 from rgen import networks, play, sampling
@@ -241,36 +241,35 @@ def other(name: str, browser, folder: Path) -> tuple[Any, Callable[[int], None]]
     return tab, check
 
 
-@pytest.mark.parametrize(
-    ("name", "reads", "told"),
-    [("colour", 2, "reads 2 earlier outputs"), ("levels", ((0, 1), (1, 0), (1, -1)), "reads 3 earlier outputs")],
-)
-def test_a_network_that_reads_earlier_outputs_is_asked_about_the_next_place(name, reads, told, browser, tmp_path):
+@pytest.mark.parametrize(("name", "reads"), [("colour", 2), ("levels", ((0, 1), (1, 0), (1, -1))), ("symbols", ((1,), (3,)))])
+def test_a_network_that_reads_earlier_outputs_is_asked_about_the_next_place(name, reads, browser, tmp_path):
     data, likelihood, size = OTHER[name]
     loop, params = tiny(data, likelihood, size, reads)
-    sampler = sampling.make_sampler(loop, data)
-    (tmp_path / "page.html").write_text(play.page(sampler, params, data, name))
+    (tmp_path / "page.html").write_text(play.page(sampling.make_sampler(loop, data), params, data, name))
     tab = opened(browser, tmp_path / "page.html")
-    assert told in tab.inner_text("main") and tab.is_checked("#fill") and tab.is_disabled("#fill")
+    said = tab.inner_text("main")
+    assert f"and what it reads of {reads if name == 'colour' else len(reads)} earlier outputs" in said and "independently" not in said
+    tab.uncheck("#fill")
     click(tab, 2)
     tab.click("#all")
     tab.wait_for_selector("#completions li")
     steps = np.array(tab.evaluate(STEPS))
     (place, y), paid = steps[:, :2].T.astype(int), steps[:, 2]
-    np.testing.assert_array_equal(place, sampler.places(sampler.keys(np.uint32(0), np.zeros(1, np.uint32)))[0])
+    assert sorted(place) == list(range(len(place))) and place[0] == 2 * data.together  # what is known comes first
+    asked = 4
     others = np.tile(y, (data.symbols, 1))
-    asked = 4  # and what would be paid for each symbol there
-    others[:, asked] = np.arange(data.symbols)
-    x = np.broadcast_to(inputs(data.shape)[place], (data.symbols + 1, len(y), len(data.shape)))
-    with jax.enable_x64(False):
-        seqs = Sequence(x, np.concatenate([y[None], others]), np.ones((data.symbols + 1, len(y)), np.float32))
-        nats = np.asarray(rgen.score(loop, params, seqs))
+    others[:, asked] = np.arange(data.symbols)  # what each symbol would cost there
+    x = inputs(data.shape)[place]
+    x = np.broadcast_to(x, (data.symbols + 1, *x.shape))
+    seqs = Sequence(x, np.concatenate([y[None], others]), np.ones(x.shape[:2], np.float32))
+    nats = np.asarray(score(loop, params, seqs))
     np.testing.assert_allclose(paid, nats[0], atol=AGREE)
     tab.evaluate(f"refresh({asked})")
     mean = np.exp(-nats[1:, asked]) @ np.arange(data.symbols)
-    assert tab.evaluate("belief.map((of) => of && of.mean)") == [
-        pytest.approx(mean, abs=AGREE) if i == place[asked] else None for i in range(len(y))
-    ]
+    found = tab.evaluate("belief.map((of) => of && of.mean)")
+    assert found.pop(place[asked]) == pytest.approx(mean, abs=AGREE) and not any(found)
+    following, last = (painted(tab, place[at] // data.together, 0.05) for at in (asked, -1))
+    assert following != last
     check_controls(tab)
     assert not tab.complaints
     tab.close()

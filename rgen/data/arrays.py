@@ -117,12 +117,22 @@ def are_symbols(found: dict[str, np.ndarray], path: Path) -> bool:
     )
 
 
-def white_of(found: dict[str, np.ndarray]) -> dict[str, int]:
-    """What is white in the pictures of each split: 1 if all arrays of its kind, such as integers, have only 0 to 1, else 255."""
-    most: dict[str, float] = {}
-    for array in found.values():
-        most[array.dtype.kind] = max(most.get(array.dtype.kind, 0), float(array.max()))
-    return {split: 1 if most[array.dtype.kind] <= 1 + 1e-3 else 255 for split, array in found.items()}
+def white_of(found: dict[str, np.ndarray], path: Path) -> dict[str, int]:
+    """What is white in the pictures of each split: 255, or 1 in those that have no number above it.
+
+    Raises:
+      DataError: of splits of integers, one has larger numbers than 1, and one has not: it could be black and white, or nearly black.
+    """
+    most = {split: float(array.max()) for split, array in found.items()}
+    whole = {split for split, array in found.items() if array.dtype.kind in "ui" and most[split] > 0}
+    small = {split for split in whole if most[split] <= 1}
+    if small and small < whole:
+        a, b = (min(some, key=list(found).index) for some in (small, whole - small))
+        raise DataError(
+            f"In {str(path)!r}, {a} has integers from 0 to 1 and {b} from 0 to {most[b]:.0f}, so what is white in {a} is not sure. "
+            "Save black and white as booleans, and grey as bytes or as numbers from 0 to 1."
+        )
+    return {split: 1 if most[split] <= 1 + 1e-3 else 255 for split in found}
 
 
 def as_bytes(array: np.ndarray, white: int, colour: bool, shown: str) -> np.ndarray:

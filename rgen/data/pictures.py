@@ -34,7 +34,7 @@ def load(path: Path, stored: dict[str, np.ndarray] | None, colour: bool) -> tupl
     if stored is None:
         found, notes = _folder(path, colour)
     else:
-        white = arrays.white_of(stored)
+        white = arrays.white_of(stored, path)
         found, notes = {split: arrays.as_bytes(array, white[split], colour, repr(str(path))) for split, array in stored.items()}, ()
     if colour and all(np.array_equal(array, array[..., :1].repeat(3, -1)) for array in found.values()):
         raise DataError(f"All pictures of {str(path)!r} are grey; leave out --colour.")

@@ -4,6 +4,7 @@ import base64
 import html
 import json
 import re
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from rgen.fast import InnerLoop, Params
 from rgen.play.instructions import Arrays
 from rgen.play.primitives import compile_program
 from rgen.sampling import Sampler, look
-from rgen.sequence import earlier
 
 HERE = Path(__file__).parent
 MOST = 64e6  # bytes of a page; browsers load larger ones, but too slowly
@@ -60,7 +60,6 @@ def _content(sampler: Sampler, params: Any, data: Dataset) -> dict[str, Any]:
         raise InputError("--page takes single inner steps of plain SGD; the inner loop of this run has an optimizer, or several steps.")
     places = sampler.places(sampler.keys(np.uint32(0), np.zeros(1, np.uint32)))[0]
     inputs = np.asarray(sampler.inputs(np.arange(places.size)))
-    reads = np.asarray(earlier(inputs[None, places], loop.reads))[0].tolist() if loop.reads else None
     coloured = data.kind != "text" and not data.is_black_and_white
     return {
         "kind": data.kind,
@@ -71,11 +70,19 @@ def _content(sampler: Sampler, params: Any, data: Dataset) -> dict[str, Any]:
         "order": np.asarray(places).tolist(),
         "raster": not sampler.random_order,
         "inputs": inputs.reshape(places.size, -1).tolist(),
-        "reads": reads,  # by each step, the numbers of the steps whose outputs it reads
+        "recent": loop.reads if isinstance(loop.reads, int) else 0,
+        "nearby": None if isinstance(loop.reads, int) else _nearby(sampler.shape, loop.reads),
         "batch": min(loop.inner_batch, places.size),
         "end": loop.end,
         **programs(loop, params, inputs[0], min(loop.inner_batch, places.size)),
     }
+
+
+def _nearby(shape: tuple[int, ...], steps: Any) -> list[list[int]]:
+    """For each place the places at these steps before it, whose outputs are read once they are there; -1 beyond the border."""
+    places = np.stack(np.unravel_index(np.arange(prod(shape)), shape), -1)[:, None] - np.array(steps)
+    there = ((places >= 0) & (places < shape)).all(-1)
+    return np.where(there, np.ravel_multi_index(tuple(np.moveaxis(places, -1, 0)), shape, mode="clip"), -1).tolist()
 
 
 def programs(loop: InnerLoop, params: Params, x: Any, batch: int) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 // Pictures, and arrays with one or two axes: what is marked is learned, in the network's order of places; then the network may draw the
-// rest. A pixel shows one output, or in colour three: red, green and blue. A network that reads earlier outputs is asked about the next
-// place only, and all places before it are known.
+// rest. A pixel shows one output, or in colour three: red, green and blue.
 
 const SHORT = 32; // places of a row, if an array has one axis only
 const BUTTONS = 20; // symbols that have a button each
@@ -12,7 +11,6 @@ const called = kind === "array" ? "symbol" : "level"; // and what it is one of
 const line = content.shape.length === 1;
 const columns = line ? Math.ceil(count / Math.ceil(count / SHORT)) : content.shape[1], rows = Math.ceil(count / columns);
 const CELL = Math.max(1, Math.floor(672 / Math.max(rows, columns)));
-const inTurn = Boolean(content.reads);
 const picture = find("picture");
 const marks = new Int16Array(length).fill(-1); // -1: unknown
 const belief = new Array(length).fill(null); // what is expected after as many steps as the slider says; see `expected`
@@ -21,12 +19,10 @@ let cursor = null; // the pixel that is pointed at
 picture.width = columns * CELL;
 picture.height = rows * CELL;
 picture.style.maxWidth = `${27 * Math.min(1, (2 * columns) / rows)}rem`;
-find("fill").checked = content.raster || inTurn;
-find("fill").disabled = inTurn;
+find("fill").checked = content.raster;
 find("brush").value = columns < 20 ? "1" : "2";
 find("order").textContent = content.raster ? (line ? "one after the other" : "row by row") : "a random one, the same for this page";
 for (const part of document.querySelectorAll("[data-only]")) if (!part.dataset.only.split(" ").includes(look)) part.remove();
-if (inTurn) reword("turn", content.reads[0].length);
 if (palette) {
   reword(kind, Math.min(9, symbols - 1));
   if (look === "colour") reword("colour");
@@ -63,11 +59,11 @@ function missing() {
   return content.order.filter((place) => !there.has(place));
 }
 
-/** Asks about places; a network that reads earlier outputs, about the next one only. */
+/** Asks about places. */
 async function believe(steps, places = content.order) {
-  if (inTurn) {
+  if (IN_TURN) {
     belief.fill(null);
-    places = content.order.slice(steps, steps + 1);
+    places = [...learner.steps.map((step) => step.place), ...missing()].slice(steps, steps + 1);
   }
   const asked = await inSlices(places.length, (i) => (belief[places[i]] = expected(learner.probabilities(places[i], steps))), paint);
   if (asked) show();
@@ -149,9 +145,10 @@ function paintOn(canvas, cell, steps) {
       continue;
     }
     fill(palette ? inks[0][0] : unknown, cell);
-    if (parts.every(Boolean)) {
-      fill(red, cell, Math.min(1, parts.reduce((sum, part) => sum + (part.red ?? 0), 0) / channels));
-      if (palette) for (const [size, alpha] of large ? [[1, 0.25], [0.8, 1]] : [[1, 1]]) fill(shade(parts, inks), size * cell, alpha);
+    if (parts.some(Boolean)) {
+      fill(red, cell, Math.min(1, parts.reduce((sum, part) => sum + (part?.red ?? 0), 0) / channels));
+      if (palette && parts.every(Boolean))
+        for (const [size, alpha] of large ? [[1, 0.25], [0.8, 1]] : [[1, 1]]) fill(shade(parts, inks), size * cell, alpha);
     }
     if (!large || !there.every(Boolean)) continue;
     if (palette) fill(there[0].drawn ? drawn : focus, cell * 0.45);
@@ -244,7 +241,7 @@ function stroke(from, to) {
 function describe() {
   if (cursor === null) return;
   const where = line ? `Place ${cursor + 1}` : `Row ${Math.floor(cursor / columns) + 1}, column ${(cursor % columns) + 1}`;
-  find("pixel").textContent = `${where}: ${placesOf(cursor).map(told).join("; ")}`;
+  find("pixel").textContent = `${where}: ${placesOf(cursor).map(told).filter(Boolean).join("; ") || "unknown"}`;
 }
 
 /** What is there at a place, or what is expected. */

@@ -2,6 +2,7 @@
 
 const content = JSON.parse(document.getElementById("content").textContent);
 const SAVED = 64e6; // bytes of fast weights that are kept
+const IN_TURN = Boolean(content.recent || content.nearby); // a network that reads earlier outputs is asked about the next one only
 
 class Learner {
   /** The content of the page: programs, arrays, inputs of all places. */
@@ -13,6 +14,7 @@ class Learner {
     this.ask = load(content.ask, arrays);
     this.every = content.batch * Math.max(1, Math.ceil((bytes * content.order.length) / content.batch / SAVED));
     this.steps = [];
+    this.at = new Map(); // place -> number of its step
     this.saved = [start]; // fast weights after 0, every, 2 * every, ... outputs
     this.last = [0, start]; // a number of outputs, and the fast weights after them
   }
@@ -22,14 +24,17 @@ class Learner {
     let same = 0;
     while (same < steps.length && steps[same].place === this.steps[same]?.place && steps[same].y === this.steps[same].y) same++;
     this.steps = steps.map((step, i) => (i < same ? { ...step, nats: this.steps[i].nats } : step));
+    this.at = new Map(steps.map((step, i) => [step.place, i]));
     this.saved.length = Math.min(this.saved.length, Math.floor(same / this.every) + 1);
     if (this.last[0] > same - (same % this.content.batch)) this.last = [0, this.saved[0]];
   }
 
   /** What the network reads at a place, after `count` outputs: its input, and perhaps earlier outputs. */
   input(place, count) {
-    const { reads, inputs } = this.content;
-    return reads ? [inputs[place], reads[count].map((number) => this.steps[number]?.y ?? -1)] : [inputs[place]];
+    const { recent, nearby, inputs } = this.content;
+    if (!IN_TURN) return [inputs[place]];
+    const numbers = nearby ? nearby[place].map((other) => this.at.get(other)) : Array.from({ length: recent }, (_, i) => count - 1 - i);
+    return [inputs[place], numbers.map((number) => (number < count ? this.steps[number]?.y ?? -1 : -1))];
   }
 
   /** The fast weights after one inner step, on the outputs from `from` to `to`; the nats of these are known then. */
@@ -78,6 +83,7 @@ class Learner {
     const probabilities = this.probabilities(place, this.steps.length);
     let y = 0;
     for (let left = random() - probabilities[0]; left >= 0 && y + 1 < probabilities.length; left -= probabilities[y]) y++;
+    this.at.set(place, this.steps.length);
     this.steps.push({ place, y, drawn: true });
     this.after(this.steps.length);
     return y;
@@ -134,3 +140,5 @@ const learner = new Learner(content);
 const random = randomOf(1);
 const OUTPUT = content.batch > 1 ? "output" : "step"; // what the slider counts
 if (content.batch > 1) reword("batch", content.batch);
+if (content.batch > 1 && !IN_TURN) reword("apart");
+if (IN_TURN) reword("turn", content.recent || content.nearby[0].length);
