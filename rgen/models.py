@@ -92,10 +92,11 @@ def parameter_shapes(model: SequenceModel, data: Dataset) -> PyTree:
     return jax.eval_shape(lambda: init(model, data, 0))
 
 
-def fitting_batch(model: SequenceModel, data: Dataset, budget: float = 1e9) -> int:
-    """How many sequences to score or sample at once: as many as `budget` bytes hold, but no more than help.
+def fitting_batch(model: SequenceModel, data: Dataset, budget: float = 1e9, drawing: bool = False) -> int:
+    """How many sequences to score, or to draw, at once: as many as `budget` bytes hold, but no more than help.
 
-    Each takes its outputs, weights and nats, and in the direct form its fast weights, or a layer's attention of a transformer, three times.
+    Each takes its outputs, weights and nats, and in the direct form its fast weights, three times; so with a layer's attention of a
+    transformer, or when drawing with all its keys and values.
     The dual form holds the taps of one micro-batch only. On a CPU batches of 128 to 1,024 are equally fast; accelerators launch each kernel
     once for a whole batch.
     """
@@ -104,7 +105,8 @@ def fitting_batch(model: SequenceModel, data: Dataset, budget: float = 1e9) -> i
     in_turn = loop and loop.reads and loop.inner_batch > 1  # drawn by the direct form
     fast = numbers(parameter_shapes(model, data)) if loop and (in_turn or isinstance(loop.form, Direct)) else 0
     if isinstance(model, Attentive):
-        fast = model.network.heads * data.length**2
+        network = model.network
+        fast = 2 * network.depth * network.width * data.length if drawing else network.heads * data.length**2
     return max(1, min(most, int(budget / (3 * 4 * (data.length + fast)))))
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from rgen.batching import each, pad_rows
 from rgen.choices import GENERATOR
 from rgen.likelihood import PLAIN, Decoding, Likelihood
-from rgen.sequence import Array, Given, Prediction, PyTree, Reads, WithOutputs, earlier
+from rgen.sequence import Array, Given, Prediction, PyTree, Reads, WithOutputs, check_keys, earlier
 
 
 class Observer(Protocol):
@@ -156,7 +156,8 @@ class Drawing:
 
 def drawn_steps(x: Array, keys: Array, given: Given | None, dtype: Any, reads: Reads = 0) -> DrawnStep:
     """Inputs of `Drawing` for x [B, T, ...] or [1, T, ...]: each sequence's key [B] split over its steps; without `given`, nothing is
-    known."""
+    known. Raises ValueError unless the keys are typed."""
+    check_keys(keys)
     shape = (*keys.shape, x.shape[1])
     split = jax.vmap(lambda key: jax.vmap(lambda t: jax.random.fold_in(key, t))(jnp.arange(shape[1])))(own_keys(keys))
     if given is None:

@@ -76,7 +76,7 @@ class Recurrent:
         return jax.jit(self.network.init)(key, state, x, jnp.zeros((), jnp.int32))["params"]
 
     def score(self, params: PyTree, seqs: Sequence) -> jax.Array:
-        """Returns [B, T] nats, each paid before its own output is seen, times its weight. Raises ValueError as `InnerLoop.score`."""
+        """Returns [B, T] nats, each paid before its own output is seen, times its weight. Raises ValueError if the shapes disagree."""
         check_shapes(seqs)
         return self._unroll(params, Scoring(), seqs).nll
 

@@ -176,7 +176,7 @@ class Attentive:
         return jax.jit(self.network.init)(key, Tokens(x, x, jnp.zeros(1, jnp.int32)))["params"]
 
     def score(self, params: PyTree, seqs: Sequence) -> jax.Array:
-        """Returns [B, T] nats, each paid before its own output is seen, times its weight. Raises ValueError as `InnerLoop.score`."""
+        """Returns [B, T] nats, each paid before its own output is seen, times its weight. Raises ValueError if the shapes disagree."""
         check_shapes(seqs)
         x, y = jnp.asarray(seqs.x), jnp.asarray(seqs.y, jnp.int32)
         start = jnp.full((len(y), 1), self.network.symbols, jnp.int32)

@@ -158,7 +158,7 @@ def _draw(config: SampleConfig, trained: Trained, sampler: Sampler, task: Task, 
     records = Records(beside, about, sampler.shape)
     if len(records):
         print(f"Going on: {min(len(records), config.count):,} samples are there already.", file=sys.stderr)
-    batch = config.batch or fitting_batch(trained.model, trained.data)
+    batch = config.batch or fitting_batch(trained.model, trained.data, drawing=True)
     numbers, began, said = range(len(records), config.count), time.monotonic(), time.monotonic()
 
     def stopped() -> None:

@@ -21,7 +21,7 @@ from rgen.fast import ranges
 from rgen.fast.functions import Function, as_function, check_fast, check_weights, learning, overlaid, widest
 from rgen.fast.rates import expand_rates, init_rates
 from rgen.likelihood import PLAIN, Decoding, Likelihood
-from rgen.sequence import Array, Given, PyTree, Reads, Sequence, Trace, check_keys, check_shapes, paid, with_outputs
+from rgen.sequence import Array, Given, PyTree, Reads, Sequence, Trace, check_shapes, paid, with_outputs
 from rgen.unroll import (
     Advance,
     Drawing,
@@ -211,7 +211,6 @@ class InnerLoop:
         Raises:
           ValueError: the keys are not typed; or, if it is concrete, an input is beyond the rows of an embedding.
         """
-        check_keys(keys)
         self._check(params, with_outputs(x, None, self.reads), np.ones(x.shape[:2]))
         return _sample(self, params, x, keys, given, decoding)
 
