@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Compare networks after equal minutes of training: bin/leaderboard.py --data digits names --names names.txt --minutes 1 5.
 
-A script over `rgen train` and `rgen evaluate`. Each cell of the table is a run, in OUT/DATA/ENTRY-MINUTES-minutes-seed-SEED.
-The table shows all runs that are finished in OUT. If stopped, the same command continues; finished runs are not repeated.
+A script over `rgen train` and `rgen evaluate`. Each run is in OUT/DATA/ENTRY-MINUTES-minutes-seed-SEED; the table shows all finished
+runs in OUT. If stopped, the same command continues; finished runs are not repeated.
 To tune an entry, change its line below and give another --out.
 """
 
@@ -89,7 +89,7 @@ RECIPES = {
 for data in DATA:
     RECIPES.setdefault((data, "context"), f"{RECIPES[data, 'heads']} --context 3")
     RECIPES[data, "static"] = f"{RECIPES[data, 'context']} {TWIN}"
-SCORED = 1000  # images of MNIST by which the original's networks are scored; they take seconds for 50
+SCORED = 1000  # images of MNIST on which the original's networks are scored; they take seconds for 50
 
 # A command of rgen on some cores. Its input ends when it is to stop, or when this script is gone in any way.
 COMMAND = """
@@ -117,7 +117,7 @@ class Options:
     minutes: tuple[float, ...] = (1, 5)
     """Minutes of training, without compiling, validation and scoring."""
     seeds: tuple[int, ...] = (0,)
-    """Of the runs of most minutes. Shorter runs, and the original's networks, take the first alone."""
+    """Seeds of the longest runs. Shorter runs, and the original's networks, have only the first."""
     data_dir: Path | None = None
     """Folder with MNIST's two files of images, or Keras' mnist.npz."""
     names: Path | None = None
@@ -155,9 +155,9 @@ def folder_of(out: Path, row: dict[str, Any]) -> Path:
 
 
 def train_and_score(options: Options, data: str, entry: str, minutes: float, seed: int, job: int, stop: int) -> dict[str, Any]:
-    """Runs one cell on the cores of a job, from where it was stopped. The commands stop when the pipe `stop` is closed.
+    """Trains and scores one run on the cores of a job, from where it was stopped. The commands stop when the pipe `stop` is closed.
 
-    Returns the cell's row of leaderboard.json. Raises InputError if a command fails.
+    Returns its row of leaderboard.json. Raises InputError if a command fails.
     """
     cell = {"data": data, "entry": entry, "minutes": minutes, "seed": seed}
     folder = folder_of(options.out, cell)
@@ -235,9 +235,9 @@ def markdown(rows: list[dict]) -> str:
 def leads(out: Path, rows: list[dict[str, Any]]) -> str:
     """A table of how much more each network pays than ours, in the units of the scores; "" if there is nothing to compare.
 
-    The standard errors are of these differences, sequence by sequence, each the mean over the seeds that both have. A score per symbol is
-    a ratio, the sum of nats by the number of symbols; its standard error is that of what is left of a sequence's difference when
-    the mean difference per symbol is taken off.
+    Differences are taken per sequence, between means over the seeds that both have; the standard errors are of their mean. A score per
+    symbol is a ratio, the sum of nats divided by the number of symbols: its standard error is that of the residuals, a sequence's
+    difference minus its number of symbols times the mean difference per symbol.
     """
     paid: dict[tuple[str, str, float], dict[int, np.ndarray]] = {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""The recurrent baseline: an LSTM that is told the previous output. Its memory is a state, not its weights."""
+"""The recurrent baseline: an LSTM that reads the previous output. Its memory is a state, not its weights."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +17,8 @@ from rgen.unroll import Drawing, Observer, Scoring, drawn_steps, in_batches, out
 class LSTM(nn.Module):
     """LSTM cells for one step: (state, x, previous output) to (state, logits).
 
-    The input is the embedded place, one embedding for each axis, beside the embedded previous output; the initial state is trained.
-    With shape (28, 28) and its defaults this is the original program's baseline, but for PyTorch's second bias in each gate.
+    The input concatenates embeddings of the place, one for each axis, and of the previous output; the initial state is trained.
+    With shape (28, 28) and the default sizes this is the original program's baseline, without PyTorch's second bias in each gate.
 
     Attributes:
       shape: sizes of the axes of the places, as (T,) for lines, whose inputs are [], or (rows, columns) for pictures, inputs [2].
@@ -58,7 +58,7 @@ class LSTM(nn.Module):
 
 @dataclass(frozen=True)
 class Recurrent:
-    """A sequence model like `rgen.fast.InnerLoop`, with the same three uses, around an `LSTM`.
+    """A sequence model around an `LSTM`, with `init`, `score` and `sample` like those of `rgen.fast.InnerLoop`.
 
     Attributes:
       network: the cells.

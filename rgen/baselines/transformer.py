@@ -1,4 +1,4 @@
-"""The transformer baseline: a decoder that is told the previous output. Its memory is the keys and values of all steps so far."""
+"""The transformer baseline: a decoder. Its memory is the keys and values of all steps so far."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,12 +16,12 @@ from rgen.unroll import Drawing, drawn_steps, in_batches, out_of_batches, unroll
 
 
 class Tokens(NamedTuple):
-    """What a decoder reads, one token for each step. Orders of places differ, so a token names the place to predict and the one before.
+    """What a decoder reads, one token per step. The order of places may differ, so a token has the place to predict and the place before.
 
     Attributes:
-      place: [..., L] or [..., L, n] the places that are predicted, as the inputs of a sequence.
-      before: likewise, the places of the previous outputs; before the first step, its own.
-      previous: [..., L] the previous outputs; before the first step, `Transformer.symbols`.
+      place: [..., L] or [..., L, n] the places to predict, like the inputs of a sequence.
+      before: likewise, the places of the previous outputs; at the first step, the place to predict.
+      previous: [..., L] the previous outputs; at the first step, `Transformer.symbols`.
     """
 
     place: jax.Array
@@ -37,13 +37,14 @@ class Remembered(NamedTuple):
 
 
 def attend(queries: jax.Array, held: Remembered, first: int | jax.Array = 0) -> jax.Array:
-    """Causal attention: what the steps first, first + 1, ... read of themselves and of those before them.
+    """Causal attention: each of the steps first, first + 1, ... reads itself and all steps before it.
 
-    As `jax.nn.dot_product_attention`, but exact in float64 too, where the softmax of that one is in float32; and on CPUs in half the time.
+    Like `jax.nn.dot_product_attention`, which has its softmax in float32 even for float64 inputs, and takes twice as long on CPUs.
 
     Args:
       queries: [..., heads, L, size].
-      held: of T steps.
+      held: keys and values of T steps.
+      first: index of the first of the L steps.
     Returns:
       [..., heads, L, size].
     """
@@ -55,10 +56,10 @@ def attend(queries: jax.Array, held: Remembered, first: int | jax.Array = 0) -> 
 
 
 def rotate(vectors: jax.Array, places: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Turns queries or keys by their places, so that their products know the steps from one place to the other along each axis.
+    """Rotates queries or keys by their places, so that a product of the two depends on places only by their difference along each axis.
 
-    Each axis turns as many pairs of features, by angles of one radian per place down to one for the whole axis. What is left over when
-    features are divided among axes stays.
+    Each axis rotates an equal number of pairs of features, at rates from one radian per place down to one radian over the whole axis.
+    Features that are left over are not rotated.
 
     Source: rotary embeddings, Su et al. 2021, arXiv:2104.09864.
 
@@ -75,7 +76,7 @@ def rotate(vectors: jax.Array, places: jax.Array, shape: tuple[int, ...]) -> jax
 
 
 class DecoderBlock(nn.Module):
-    """Attention and a gated layer (SwiGLU, Shazeer 2020, arXiv:2002.05202), each of the RMSNorm of the residual stream."""
+    """Attention, then a gated layer (SwiGLU, Shazeer 2020, arXiv:2002.05202), each applied to the RMSNorm of the residual stream."""
 
     shape: tuple[int, ...]
     heads: int
@@ -102,9 +103,9 @@ class DecoderBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A decoder of today's standard: pre-norm RMSNorm, learned and rotary positions on each axis of the grid, SwiGLU, no biases.
+    """A standard decoder: pre-norm RMSNorm, learned and rotary positions on each axis of the grid, SwiGLU, no biases in its blocks.
 
-    A token is the embedded previous output, and its place, beside the place that is predicted.
+    A token is the sum of embeddings of the previous output, its place, and the place to predict.
 
     Attributes:
       shape: sizes of the axes of the places, as (T,) for lines, whose inputs are [], or (rows, columns) for pictures, inputs [2].
@@ -132,9 +133,9 @@ class Transformer(nn.Module):
         """Logits [..., L, outputs] of L steps, and keys and values of each layer.
 
         Args:
-          tokens: of the steps.
-          held: of each layer, with places for all T steps; those from `first` on are replaced. None: the L steps are all there are.
-          first: number of the first of the L steps.
+          tokens: of the L steps.
+          held: keys and values of each layer, of all T steps; the L from `first` on are replaced. None: the L steps are the whole sequence.
+          first: index of the first of the L steps.
         """
         normal = nn.initializers.normal(0.1)
 
@@ -156,9 +157,9 @@ class Transformer(nn.Module):
 
 @dataclass(frozen=True)
 class Attentive:
-    """A sequence model like `rgen.fast.InnerLoop`, with the same three uses, around a `Transformer`.
+    """A sequence model around a `Transformer`, with `init`, `score` and `sample` like those of `rgen.fast.InnerLoop`.
 
-    All steps are scored at once; outputs are drawn one after the other, each from keys and values of those before.
+    All steps are scored in parallel; outputs are drawn one after the other, and keys and values are kept.
 
     Attributes:
       network: the decoder.
