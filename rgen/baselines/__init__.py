@@ -1,9 +1,9 @@
-"""The baselines: networks of the usual kind, which are told the previous output. Their memory is a state, not their weights.
+"""The baselines: networks of the usual kind, which are told the outputs so far. Their memory is not their weights.
 
 One file for each, with a network, which is a Linen module, and a sequence model around it with the uses of `rgen.fast.InnerLoop`:
 
-* `lstm`: an LSTM, whose state has a fixed size;
-* `transformer`: a decoder, whose state has keys and values of all outputs so far.
+* `lstm`: an LSTM, which is told the previous output and keeps a state of fixed size;
+* `transformer`: a decoder, which attends to all outputs so far.
 """
 
 from collections.abc import Mapping

@@ -70,8 +70,8 @@ class TrainConfig(Checked):
     """Text: also score and learn the NULs after the end of a line, as the original program does."""
 
     network: Network = "heads"
-    """heads, our own, for any data; the original's: text-mlp for lines, lstm-block, siren and gated for images; or a baseline, which is
-    told the previous output: lstm or transformer. text-heads and image-heads are former names of heads."""
+    """heads, our own, for any data; the original's: text-mlp for lines, lstm-block, siren and gated for images; or a baseline: lstm,
+    told the previous output, or transformer, told all before. text-heads and image-heads are former names of heads."""
     width: Size | None = None
     """Width of the network's layers. None: the network's default."""
     widths: tuple[Size, ...] | None = None
