@@ -285,15 +285,22 @@ def tables(out: Path) -> str:
 
 
 def picture(rows: list[dict]) -> bytes:
-    """Test score against minutes as PNG: a panel for each data set, a line for each network."""
+    """Test score against minutes as PNG: a panel for each data set, a line for each network.
+
+    Without the original's networks if there are others, as these would be hard to tell apart.
+    """
+    rows = [row for row in rows if not row["entry"].startswith("original")] or rows
     cells, shown = summarize(rows), [data for data in DATA if data in {row["data"] for row in rows}]
+    minutes, entries = sorted({row["minutes"] for row in rows}), {row["entry"] for row in rows}
     figure, panels = plots.subplots(1, len(shown), figsize=(3.2 * len(shown) + 2.6, 3.6), squeeze=False)
     for panel, data in zip(panels[0], shown):
-        for entry, title in ENTRIES.items():
+        for entry in filter(entries.__contains__, ENTRIES):
             points = sorted((number, *scores[:3]) for (d, e, number), scores in cells.items() if (d, e) == (data, entry))
             at, score, least, most = np.reshape(points, (-1, 4)).T
-            panel.errorbar(at, score, (score - least, most - score), fmt="o-", ms=4, color=COLOURS[entry], label=title)
+            panel.errorbar(at, score, (score - least, most - score), fmt="o-", ms=4, color=COLOURS[entry], label=ENTRIES[entry])
         panel.set(xscale="log", title=DATA[data][0], xlabel="minutes of training", ylabel=DATA[data][1])
+        panel.set_xticks(minutes, [f"{number:g}" for number in minutes])
+        panel.minorticks_off()
     panels[0][-1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
     return plots.finish(figure)
 
