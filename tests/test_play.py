@@ -256,7 +256,7 @@ def test_a_network_that_reads_earlier_outputs_is_asked_about_the_next_place(name
     steps = np.array(tab.evaluate(STEPS))
     (place, y), paid = steps[:, :2].T.astype(int), steps[:, 2]
     assert sorted(place) == list(range(len(place))) and place[0] == 2 * data.together  # what is known comes first
-    asked = 4
+    asked = min(4, len(y) - 2)
     others = np.tile(y, (data.symbols, 1))
     others[:, asked] = np.arange(data.symbols)  # what each symbol would cost there
     x = inputs(data.shape)[place]
