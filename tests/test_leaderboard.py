@@ -85,7 +85,12 @@ def test_leads_per_symbol_are_ratios(tmp_path):
 
 def test_shorter_runs_and_the_originals_have_one_seed(tmp_path, monkeypatch):
     run = []
-    monkeypatch.setattr(board, "train_and_score", lambda options, *cell: run.append(cell[:4]) or row(*cell[:4], 1.0))
+
+    def train_and_score(options, data, entry, minutes, seed, job, stop):
+        run.append((data, entry, minutes, seed))
+        return row(data, entry, minutes, seed, 1.0)
+
+    monkeypatch.setattr(board, "train_and_score", train_and_score)
     monkeypatch.setattr(board, "picture", lambda rows: b"")
     board.main(board.Options(entries=("lstm", "original-maml"), seeds=(3, 4), out=tmp_path))
     ran = [("digits", "lstm", 1, 3), ("digits", "original-maml", 1, 3), ("digits", "lstm", 5, 3), ("digits", "original-maml", 5, 3)]

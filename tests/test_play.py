@@ -25,7 +25,7 @@ from rgen.fast import InnerLoop, Params
 from rgen.likelihood import Categorical, Ordered
 from rgen.runs.folder import load_run
 from rgen.sampling import Sampler, look
-from rgen.sequence import Reads, Sequence
+from rgen.sequence import Sequence
 from runs import ROOT, command
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -205,7 +205,7 @@ OTHER = {
 believe = jit(lambda loop, params, seqs, x: loop.belief(params, seqs, x, 1), static_argnums=0)
 
 
-def tiny(data: Dataset, likelihood: Any, size: int, reads: Reads = 0) -> tuple[InnerLoop, Params]:
+def tiny(data: Dataset, likelihood: Any, size: int, reads: Any = 0) -> tuple[InnerLoop, Params]:
     """A loop around a small network of heads, and its parameters."""
     outputs = likelihood.outputs if isinstance(likelihood, Ordered) else data.symbols
     network = networks.build("heads", data.shape, outputs, data.symbols, width=4, depth=1, heads=2, keys=4, context=reads)
