@@ -23,6 +23,7 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
+from rgen import scoring
 from rgen.commands import guarded
 from rgen.errors import InputError
 from rgen.host import plots, signals
@@ -258,11 +259,10 @@ def leads(out: Path, rows: list[dict[str, Any]]) -> str:
             index, _, symbols = ours[seeds[0]].T
             _, here, there = np.intersect1d(index, theirs[seeds[0]][:, 0], return_indices=True)
             more = np.mean([theirs[seed][there, 1] - ours[seed][here, 1] for seed in seeds], 0)
-            size = {"nats_per_sequence": 1, "nats_per_symbol": symbols[here].mean(), "bits_per_symbol": symbols[here].mean() * np.log(2)}[
-                key
-            ]
-            rest = more if key == "nats_per_sequence" else more - more.mean() * symbols[here] / symbols[here].mean()
-            error = rest.std(ddof=1) / len(rest) ** 0.5 if len(rest) > 1 else 0
+            weight = symbols[here] if key.endswith("symbol") else np.ones_like(more)
+            size = weight.mean() * (np.log(2) if key.startswith("bits") else 1)
+            rest = more - more.mean() * weight / weight.mean()
+            error = scoring.summarize(rest, weight)["standard_error"]
             cells.append(f"{more.mean() / size:+.{digits}f} ± {error / size:.{digits}f}")
         if any(cells):
             lines.append(f"| {title}: {unit} | {network} | " + " | ".join(cells) + " |")
@@ -278,9 +278,8 @@ def finished(out: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["minutes"], row["seed"], [*DATA].index(row["data"]), [*ENTRIES].index(row["entry"])))
 
 
-def tables(out: Path) -> str:
+def tables(out: Path, rows: list[dict[str, Any]]) -> str:
     """What leaderboard.md has."""
-    rows = finished(out)
     return "\n".join(filter(None, [markdown(rows), leads(out, rows)])) if rows else "No run was finished."
 
 
@@ -337,7 +336,7 @@ def main(options: Options) -> None:
             done += 1
             print(f"{name}: {row['score']:.3f} ({done} of {len(cells)} runs)", file=sys.stderr)
             rows = finished(options.out)
-            content = {"md": tables(options.out).encode(), "json": json.dumps(rows, indent=2).encode() + b"\n", "png": picture(rows)}
+            content = {"md": tables(options.out, rows).encode(), "json": json.dumps(rows, indent=2).encode() + b"\n", "png": picture(rows)}
             for kind, whole in content.items():
                 replace(options.out / f"leaderboard.{kind}", whole)
     except BaseException:
@@ -348,7 +347,7 @@ def main(options: Options) -> None:
         raise
     os.close(running)
     os.close(stop)
-    print(tables(options.out))
+    print(tables(options.out, finished(options.out)))
     if failed:
         raise InputError(f"{failed} of {len(cells)} runs failed; why is said above.")
 
