@@ -54,6 +54,7 @@ OPTIONS = {
     "schedule": st.sampled_from([*SCHEDULES, "other"]),
     "beta2": st.sampled_from([0.9, 0.999, 0.0, 1.0]),
     "clip": st.sampled_from([None, 1.0, 0.0, float("nan")]),
+    "weight_noise": st.sampled_from([0.0, 0.1, -1.0, float("nan")]),
     "weight_decay": st.sampled_from([0.0, 0.1, -1.0, float("inf")]),
     "seed": st.sampled_from([0, 7, -1, 2**31]),
     "eval_count": st.sampled_from([0, 1, 5, -1]),

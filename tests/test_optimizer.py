@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rgen import training
+from rgen import meta, models, training
 from rgen.config import TrainConfig
+from rgen.data import load
 from rgen.fast import Params
 from rgen.runs.folder import Run
+from rgen.training.outer_step import with_noise
 from runs import TINY, last_state
 
 ADAMW = TrainConfig(outer_rate=0.01, weight_decay=0.1)
@@ -65,10 +67,42 @@ def test_weights_decay_alike_with_both_and_rates_do_not():
         assert not any(np.any(rate) for rate in jax.tree.leaves(update.rates))
 
 
-def test_a_run_with_muon_goes_on_where_it_stopped(tmp_path):
-    config = dataclasses.replace(TINY, optimizer="muon")
+@pytest.mark.parametrize("params", [Params(WEIGHTS, RATES), WEIGHTS], ids=["inner loop", "baseline"])
+def test_weight_noise_is_of_the_size_that_was_asked_for_and_on_kernels_and_embeddings_alone(params):
+    draws = [with_noise(params, 0.2, jax.random.key(seed)) for seed in range(50)]
+    for path, weights in jax.tree.leaves_with_path(params):
+        noise = np.array([dict(jax.tree.leaves_with_path(draw))[path] - weights for draw in draws])
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if "bias" in name or name.startswith("rates"):
+            assert not noise.any(), name
+        else:
+            size = float(jnp.sqrt((weights**2).mean()))
+            assert np.sqrt((noise**2).mean()) == pytest.approx(0.2 * size, rel=0.15), name
+            assert abs(noise.mean()) < 4 * 0.2 * size / np.sqrt(noise.size), name
+
+
+def test_an_outer_step_with_weight_noise_takes_the_gradient_at_the_noisy_weights_and_moves_the_others():
+    data = load(TINY.data, reduce=TINY.reduce)
+    model = models.from_config(TINY, data)
+    params, optimizer, seqs = models.init(model, data, 0), training.make_optimizer(TINY), data.batch(0, 0, 2)
+    state = training.init_state(params, optimizer)
+    step = training.make_step(model, "maml", optimizer, weight_noise=0.3, seed=5)
+    after, measured = step(state, seqs, jnp.zeros(()))
+
+    noisy = with_noise(params, 0.3, jax.random.fold_in(jax.random.key(5), 0))
+    nats, gradient = meta.maml(model, noisy, seqs)
+    update = optimizer.update(gradient, optimizer.init(params), params)[0]
+    expected = jax.tree.map(jnp.add, params, update)
+    assert float(measured.nats) == pytest.approx(float(nats), rel=1e-9)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), after.params, expected)
+    assert abs(float(meta.maml(model, params, seqs)[0]) - float(nats)) > 1e-3
+
+
+@pytest.mark.parametrize("changed", [{"optimizer": "muon"}, {"weight_noise": 0.1, "seed": 3}], ids=str)
+def test_a_run_goes_on_where_it_stopped(tmp_path, changed):
+    config = dataclasses.replace(TINY, **changed)
     training.train(dataclasses.replace(config, run=tmp_path / "whole"))
     training.train(dataclasses.replace(config, run=tmp_path / "parts", steps=2))
     training.train(dataclasses.replace(config, run=tmp_path / "parts", resume=True))
     jax.tree.map(np.testing.assert_array_equal, last_state(tmp_path / "whole"), last_state(tmp_path / "parts"))
-    assert Run(tmp_path / "parts").config().optimizer == "muon"
+    assert Run(tmp_path / "parts").config() == dataclasses.replace(config, run=tmp_path / "parts", resume=True)

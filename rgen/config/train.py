@@ -152,6 +152,9 @@ class TrainConfig(Checked):
     """Clip the meta-gradient to this global norm."""
     weight_decay: NotNegative = 0.0
     """Decoupled weight decay of the initialization; learned inner rates do not decay."""
+    weight_noise: NotNegative = 0.0
+    """Gaussian noise on the kernels and embeddings of the initialization, drawn anew for each outer step: its standard deviation, in
+    units of each array's root mean square. Against overfitting: about 0.1 for small data. Training nats are then those with noise."""
     seed: Seed = 0
     """Seed of the initialization, the batches and the samples."""
 

@@ -82,7 +82,8 @@ def take_steps(
     over, annealed = budget.after(start)
     if over:
         run.say(f"The run has had its {start} steps already; {'more --minutes go' if budget.timed else 'a larger --steps goes'} on.")
-    outer_step, measured, stop = make_step(model, config.algorithm, optimizer, config.schedule), None, 0
+    outer_step = make_step(model, config.algorithm, optimizer, config.schedule, config.weight_noise, config.seed)
+    measured, stop = None, 0
     batches = (devices.place_rows(data.batch(config.seed, step, config.meta_batch)) for step in count(start))
     state = devices.put(state, _everywhere(config, run))
     try:

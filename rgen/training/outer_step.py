@@ -93,19 +93,50 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     return optax.chain(clip, optax.partition({"adamw": adamw, "muon": muon}, partial(jax.tree.map_with_path, _kind)))
 
 
+def with_noise(params: PyTree, scale: float, key: jax.Array) -> PyTree:
+    """Adds Gaussian noise to kernels and embeddings, with a standard deviation of `scale` times the root mean square of each array.
+
+    Biases, inner rates and all other parameters stay as they are.
+
+    Source: training with noise on the weights, as in Graves 2011, "Practical variational inference for neural networks".
+    """
+    if isinstance(params, Params):
+        return params._replace(init=with_noise(params.init, scale, key))
+    leaves, tree = jax.tree.flatten_with_path(params)
+    keys = jax.random.split(key, len(leaves))
+
+    def noisy(path: tuple, weights: jax.Array, key: jax.Array) -> jax.Array:
+        if jax.tree_util.keystr(path[-1:], simple=True) not in ("kernel", "embedding"):
+            return weights
+        return weights + scale * jnp.sqrt((weights**2).mean()) * jax.random.normal(key, weights.shape, weights.dtype)
+
+    return jax.tree.unflatten(tree, [noisy(*leaf, key) for leaf, key in zip(leaves, keys)])
+
+
 # Factor of the outer rate after the warm-up, as a function of how far training is, 0 to 1
 SCHEDULES: dict[str, Callable] = {"constant": jnp.ones_like, "cosine": lambda done: (1 + jnp.cos(jnp.pi * done)) / 2}
 
 
-def make_step(model: SequenceModel, algorithm: str, optimizer: optax.GradientTransformation, schedule: str = "constant") -> Callable:
+def make_step(
+    model: SequenceModel,
+    algorithm: str,
+    optimizer: optax.GradientTransformation,
+    schedule: str = "constant",
+    weight_noise: float = 0.0,
+    seed: int = 0,
+) -> Callable:
     """One jitted outer step: (state, seqs, how far the schedule is) -> (state, Measured).
 
+    With `weight_noise`, nats and meta-gradient are those of `with_noise`, drawn by `seed` and the step's number.
     If the nats or the meta-gradient are not finite, the parameters and the optimizer stay as they are, and the step is counted as bad.
     """
 
     @partial(jax.jit, donate_argnums=0)
     def step(state: State, seqs: Sequence, done: jax.Array) -> tuple[State, Measured]:
-        nats, gradient = meta.ALGORITHMS[algorithm](model, state.params, seqs)
+        at = state.params
+        if weight_noise:
+            at = with_noise(at, weight_noise, jax.random.fold_in(jax.random.key(seed), state.step))
+        nats, gradient = meta.ALGORITHMS[algorithm](model, at, seqs)
         norm = optax.tree.norm(gradient)
         good = jnp.isfinite(nats) & jnp.isfinite(norm)
         update, after = optimizer.update(gradient, state.optimizer, state.params)
