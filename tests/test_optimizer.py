@@ -85,11 +85,11 @@ def test_an_outer_step_with_weight_noise_takes_the_gradient_at_the_noisy_weights
     data = load(TINY.data, reduce=TINY.reduce)
     model = models.from_config(TINY, data)
     params, optimizer, seqs = models.init(model, data, 0), training.make_optimizer(TINY), data.batch(0, 0, 2)
-    state = training.init_state(params, optimizer)
+    state = training.init_state(params, optimizer)._replace(step=jnp.array(7, jnp.int32))
     step = training.make_step(model, "maml", optimizer, weight_noise=0.3, seed=5)
     after, measured = step(state, seqs, jnp.zeros(()))
 
-    noisy = with_noise(params, 0.3, jax.random.fold_in(jax.random.key(5), 0))
+    noisy = with_noise(params, 0.3, jax.random.fold_in(jax.random.key(5), 7))
     nats, gradient = meta.maml(model, noisy, seqs)
     update = optimizer.update(gradient, optimizer.init(params), params)[0]
     expected = jax.tree.map(jnp.add, params, update)

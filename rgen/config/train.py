@@ -156,7 +156,7 @@ class TrainConfig(Checked):
     """Gaussian noise on the kernels and embeddings of the initialization, drawn anew for each outer step: its standard deviation, in
     units of each array's root mean square. Against overfitting: about 0.1 for small data. Training nats are then those with noise."""
     seed: Seed = 0
-    """Seed of the initialization, the batches and the samples."""
+    """Seed of the initialization, the batches, the noise on the weights and the samples."""
 
     devices: Number | None = None
     """CPU only: number of devices to split the cores into. None: one per core, or a single one for the recurrent baseline."""

@@ -65,12 +65,17 @@ class Measured(NamedTuple):
     bad: jax.Array
 
 
+def _name(path: tuple) -> str:
+    """The last part of a parameter's path, as Flax names it: kernel, bias, embedding, ..."""
+    return jax.tree_util.keystr(path[-1:], simple=True)
+
+
 def _kind(path: tuple, parameter: jax.Array) -> str:
     """The optimizer of a parameter: muon for kernels of Dense layers with several inputs and outputs, else adamw.
 
     Memory heads, which are many narrow kernels in one array, and inner rates use AdamW.
     """
-    is_kernel = jax.tree_util.keystr(path[-1:], simple=True) == "kernel" and parameter.ndim == 2 and min(parameter.shape) > 1
+    is_kernel = _name(path) == "kernel" and parameter.ndim == 2 and min(parameter.shape) > 1
     return "muon" if is_kernel and jax.tree_util.GetAttrKey("rates") not in path else "adamw"
 
 
@@ -102,15 +107,11 @@ def with_noise(params: PyTree, scale: float, key: jax.Array) -> PyTree:
     """
     if isinstance(params, Params):
         return params._replace(init=with_noise(params.init, scale, key))
-    leaves, tree = jax.tree.flatten_with_path(params)
-    keys = jax.random.split(key, len(leaves))
 
-    def noisy(path: tuple, weights: jax.Array, key: jax.Array) -> jax.Array:
-        if jax.tree_util.keystr(path[-1:], simple=True) not in ("kernel", "embedding"):
-            return weights
-        return weights + scale * jnp.sqrt((weights**2).mean()) * jax.random.normal(key, weights.shape, weights.dtype)
+    def noisy(path: tuple, weights: jax.Array, normal: jax.Array) -> jax.Array:
+        return weights + scale * jnp.sqrt((weights**2).mean()) * normal if _name(path) in ("kernel", "embedding") else weights
 
-    return jax.tree.unflatten(tree, [noisy(*leaf, key) for leaf, key in zip(leaves, keys)])
+    return jax.tree.map_with_path(noisy, params, optax.tree.random_like(key, params))
 
 
 # Factor of the outer rate after the warm-up, as a function of how far training is, 0 to 1
