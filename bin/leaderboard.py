@@ -52,7 +52,6 @@ COLOURS = dict(zip(ENTRIES, (plots.PALE, "#5aa9c9", plots.ACCENT, "#e9a15b", "#4
 
 # The options of `rgen train`, without data and minutes. A meta-batch of 8: in few minutes, many steps of few sequences are better.
 FEW, MUON = "--meta-batch 8 --eval-every 1000", "--optimizer muon"
-NEAR = "left above above-left above-right 0,2 2,0 1,2 1,-2 2,1 2,-1 2,2 2,-2"  # the twelve pixels before, at most two away
 TEXT = "--meta-batch 32 --eval-every 125 --eval-count 0"
 TWIN = "--context 3 --inner-loss nats --rates fixed --inner-rate 1e-12"
 DIGITS = "--data digits --meta-batch 32 --eval-count 0 --eval-every 50"
@@ -71,7 +70,7 @@ RECIPES = {
     ("small-mnist", "transformer"): f"small-mnist-transformer --meta-batch 4 --eval-every 1000 {MUON}",
     ("mnist", "original-reptile"): "mnist-reptile --eval-every 250",
     ("mnist", "original-maml"): "mnist-maml --eval-every 250",
-    ("mnist", "heads"): f"mnist-heads {FEW} {MUON} --neighbours {NEAR}",
+    ("mnist", "heads"): f"mnist-heads {FEW} {MUON} --neighbours nearest-12",
     ("mnist", "context"): f"mnist-heads {FEW} {MUON} --context 3",
     ("mnist", "lstm"): f"small-mnist-lstm --reduce 1 {FEW}",
     ("mnist", "transformer"): f"mnist-transformer --depth 2 --meta-batch 2 --eval-every 1000 {MUON}",

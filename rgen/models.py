@@ -45,8 +45,9 @@ def configured(config: TrainConfig, shape: tuple[int, ...], symbols: int, end: i
     if config.neighbours:
         if name != "heads":
             raise InputError(f"--neighbours is for heads, and the network is {name}; leave it out.")
-        sizes["context"] = steps = networks.neighbours(config.neighbours, len(shape))
-        if config.order == "raster" and (ahead := [name for name, step in zip(config.neighbours, steps) if step < (0,) * len(shape)]):
+        sizes["context"] = steps = networks.neighbours(config.neighbours, shape)
+        ahead = [",".join(map(str, step)) for step in steps if step < (0,) * len(shape)]
+        if config.order == "raster" and ahead:
             raise InputError(f"The neighbour '{ahead[0]}' comes later in raster order; leave it out, or give --order random.")
     if name in BASELINES:
         return baselines.build(name, shape, outputs, symbols, likelihood, end, sizes)

@@ -85,22 +85,27 @@ def places_before(shape: tuple[int, ...], count: int) -> list[tuple[int, ...]]:
 NEIGHBOURS = {"left": (0, 1), "above": (1, 0), "above-left": (1, 1), "above-right": (1, -1)}
 
 
-def neighbours(names: tuple[str, ...], axes: int) -> tuple[tuple[int, ...], ...]:
-    """Steps back between places with so many axes, by their names in NEIGHBOURS or as "ROWS,COLUMNS"; those left out are 0.
+def neighbours(names: tuple[str, ...], shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """Steps back between places, by their names in NEIGHBOURS, as "ROWS,COLUMNS" (those left out are 0), or as "nearest-12" for many.
 
     Raises:
-      InputError: one is neither, or has more axes.
+      InputError: one is none of these, or has more axes than `shape`.
     """
     found = []
     for name in names:
+        if many := re.fullmatch(r"nearest-([1-9]\d{0,2})", name):
+            # mirrored ones in the order of NEIGHBOURS: that to the left first
+            found += sorted(places_before(shape, int(many[1])), key=lambda step: (math.hypot(*step), *map(abs, step), *(-n for n in step)))
+            continue
         if name not in NEIGHBOURS and not re.fullmatch(r"-?\d{1,4}(,-?\d{1,4})*", name):
-            raise InputError(f"The neighbour '{name}' is none of {', '.join(NEIGHBOURS)}, nor steps along each axis such as 0,2.")
+            known = f"{', '.join(NEIGHBOURS)}, nor nearest-1 to nearest-999"
+            raise InputError(f"The neighbour '{name}' is none of {known}, nor steps along each axis such as 0,2.")
         step = NEIGHBOURS.get(name) or tuple(map(int, name.split(",")))
-        if len(step) > axes:
-            raise InputError(f"The neighbour '{name}' is a step along {len(step)} axes, and the sequences have {axes}.")
+        if len(step) > len(shape):
+            raise InputError(f"The neighbour '{name}' is a step along {len(step)} axes, and the sequences have {len(shape)}.")
         if not any(step):
             raise InputError(f"The neighbour '{name}' is the place itself, which is not known yet; leave it out.")
-        found.append((*step, *[0] * (axes - len(step))))
+        found.append((*step, *[0] * (len(shape) - len(step))))
     return tuple(found)
 
 

@@ -5,8 +5,7 @@
 set -euo pipefail
 folder=${1:?"give the folder with MNIST's four official files"}; shift
 run=${RUN:-runs/mnist-dynamic}
-near=(left above above-left above-right 0,2 2,0 1,2 1,-2 2,1 2,-1 2,2 2,-2)
-rgen train mnist-heads --binarize dynamic --meta-batch 8 --optimizer muon --neighbours "${near[@]}" --minutes 135 --eval-every 4000 \
+rgen train mnist-heads --binarize dynamic --meta-batch 8 --optimizer muon --neighbours nearest-12 --minutes 135 --eval-every 4000 \
   --data-dir "$folder" --run "$run" --resume "$@"
 rgen evaluate --run "$run" --json "$run/test.json" --overwrite
 rgen sample --run "$run" --count 48

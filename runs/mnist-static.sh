@@ -5,8 +5,7 @@
 set -euo pipefail
 folder=${1:?"give the folder with Larochelle's three .amat files"}; shift
 run=${RUN:-runs/mnist-static}
-near=(left above above-left above-right 0,2 2,0 1,2 1,-2 2,1 2,-1 2,2 2,-2)
-rgen train mnist-heads --data binarized-mnist --meta-batch 8 --optimizer muon --neighbours "${near[@]}" --minutes 15 --eval-every 1000 \
+rgen train mnist-heads --data binarized-mnist --meta-batch 8 --optimizer muon --neighbours nearest-12 --minutes 15 --eval-every 1000 \
   --data-dir "$folder" --run "$run" --resume "$@"
 rgen evaluate --run "$run" --json "$run/test.json" --overwrite
 rgen sample --run "$run" --count 48

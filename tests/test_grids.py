@@ -102,11 +102,22 @@ def test_levels_have_logits_of_their_own_and_between_knots():
 
 
 def test_neighbours_of_a_colour_are_of_the_same_colour():
-    assert networks.neighbours(("left", "0,0,1"), 3) == ((0, 1, 0), (0, 0, 1))
+    assert networks.neighbours(("left", "0,0,1"), (4, 4, 3)) == ((0, 1, 0), (0, 0, 1))
     with pytest.raises(ValueError, match="a step along 2 axes, and the sequences have 1"):
-        networks.neighbours(("left",), 1)
+        networks.neighbours(("left",), (16,))
     with pytest.raises(ValueError, match="'0,-1' comes later in raster order"):
         grid_model((2, 3), 2, neighbours=("left", "0,-1"))
+
+
+def test_the_nearest_neighbours():
+    assert networks.neighbours(("nearest-3",), (16,)) == ((1,), (2,), (3,))
+    assert networks.neighbours(("nearest-4",), (8, 8)) == networks.neighbours((*networks.NEIGHBOURS,), (8, 8))
+    box = {(row, column) for row in range(3) for column in range(-2, 3) if (row, column) > (0, 0)}  # at most two away
+    twelve = networks.neighbours(("nearest-12",), (28, 28))
+    assert set(twelve) == box and len(twelve) == 12
+    for wrong in ("nearest", "nearest-0", "nearest-1000", "nearest-1.5"):
+        with pytest.raises(ValueError, match=f"'{wrong}' is none of left, above"):
+            networks.neighbours((wrong,), (28, 28))
 
 
 @pytest.mark.parametrize(("shape", "count"), [((32, 32, 3), 64), ((3, 4, 5, 2), 24), ((2, 2), 6)])

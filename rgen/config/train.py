@@ -89,7 +89,8 @@ class TrainConfig(Checked):
     """How many of the last outputs the network of heads reads in addition to the position. None: 0."""
     neighbours: tuple[str, ...] | None = None
     """Which outputs the network of heads reads in addition to the position, where they came earlier (instead of --context). For images:
-    left, above, above-left, above-right; or steps back along each axis, such as 0,2 for the pixel two to the left."""
+    left, above, above-left, above-right; steps back along each axis, such as 0,2 for the pixel two to the left; or nearest-12: the 12
+    nearest places before."""
     likelihood: LikelihoodName | None = None
     """How the network's outputs are read: categorical (a logit for each symbol; of two symbols, one for both), or ordered (for
     levels: what is learned of one is learned of its neighbours too, in part). None: categorical."""
