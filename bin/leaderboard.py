@@ -60,7 +60,7 @@ LSTM = "--width 104 --depth 1 --features 64 --outer-rate 5e-3 --warmup 50 --sche
 RECIPES = {
     ("digits", "original-reptile"): f"mnist-reptile {DIGITS}",
     ("digits", "original-maml"): f"mnist-maml {DIGITS}",
-    ("digits", "heads"): "digits-maml --eval-every 250",
+    ("digits", "heads"): "digits-maml --eval-every 500",
     ("digits", "lstm"): "digits-lstm --eval-every 500",
     ("digits", "transformer"): "digits-transformer --outer-rate 1e-3",
     ("small-mnist", "original-reptile"): "mnist-reptile --reduce 2 --meta-batch 32 --eval-every 250",
@@ -89,6 +89,8 @@ RECIPES = {
 for data in DATA:
     RECIPES.setdefault((data, "context"), f"{RECIPES[data, 'heads']} --context 3")
     RECIPES[data, "static"] = f"{RECIPES[data, 'context']} {TWIN}"
+# Noise on the weights, by data and from how many minutes on: small sets, which all networks overfit in this time
+NOISE, NOISE_FROM = {"digits": 0.2, "names": 0.1, "listing": 0.2}, 5
 SCORED = 1000  # images of MNIST on which the original's networks are scored; they take seconds for 50
 
 # A command of rgen on some cores. Its input ends when it is to stop, or when this script is gone in any way.
@@ -154,6 +156,13 @@ def folder_of(out: Path, row: dict[str, Any]) -> Path:
     return out / row["data"] / f"{row['entry']}-{row['minutes']:g}-minutes-seed-{row['seed']}"
 
 
+def recipe_of(data: str, entry: str, minutes: float) -> list[str]:
+    """The options of `rgen train` for a run, without its data and seed."""
+    noisy = minutes >= NOISE_FROM and data in NOISE and not entry.startswith("original")
+    noise = ["--weight-noise", f"{NOISE[data]:g}"] if noisy else []
+    return [*shlex.split(RECIPES[data, entry]), *noise, "--minutes", f"{minutes:g}"]
+
+
 def train_and_score(options: Options, data: str, entry: str, minutes: float, seed: int, job: int, stop: int) -> dict[str, Any]:
     """Trains and scores one run on the cores of a job, from where it was stopped. The commands stop when the pipe `stop` is closed.
 
@@ -163,7 +172,7 @@ def train_and_score(options: Options, data: str, entry: str, minutes: float, see
     folder = folder_of(options.out, cell)
     flag, place = options.source(data)
     where = [] if flag is None else [flag if flag == "--data-dir" else "--data", str(place)]
-    recipe = [*shlex.split(RECIPES[data, entry]), *where, "--minutes", f"{minutes:g}", "--seed", str(seed)]
+    recipe = [*recipe_of(data, entry, minutes), *where, "--seed", str(seed)]
     row_file, score_file, log = folder / "row.json", folder / "test.json", folder.with_name(folder.name + ".log")
     if row_file.exists():
         row = json.loads(row_file.read_text())

@@ -32,6 +32,14 @@ def test_every_recipe_trains_what_its_row_says():
         assert (config.context == 3) == (entry in ("context", "static")) and (config.inner_rate < 1e-11) == (entry == "static")
 
 
+def test_long_runs_on_small_sets_have_noise_on_the_weights_and_all_networks_the_same():
+    def noise(data, entry, minutes):
+        return commands.parse("train", board.recipe_of(data, entry, minutes)).weight_noise
+
+    assert {noise("digits", entry, 5) for entry in ("heads", "lstm", "transformer")} == {0.2}
+    assert noise("digits", "heads", 1) == noise("mnist", "heads", 5) == noise("digits", "original-maml", 5) == 0
+
+
 def row(data: str, entry: str, minutes: float, seed: int, score: float) -> dict:
     return {
         **{"data": data, "entry": entry, "minutes": minutes, "seed": seed, "score": score},
