@@ -157,10 +157,9 @@ def folder_of(out: Path, row: dict[str, Any]) -> Path:
 
 
 def recipe_of(data: str, entry: str, minutes: float) -> list[str]:
-    """The options of `rgen train` for a run, without its data and seed."""
+    """The options of `rgen train` for a run, without its data, minutes and seed."""
     noisy = minutes >= NOISE_FROM and data in NOISE and not entry.startswith("original")
-    noise = ["--weight-noise", f"{NOISE[data]:g}"] if noisy else []
-    return [*shlex.split(RECIPES[data, entry]), *noise, "--minutes", f"{minutes:g}"]
+    return shlex.split(RECIPES[data, entry]) + (["--weight-noise", f"{NOISE[data]:g}"] if noisy else [])
 
 
 def train_and_score(options: Options, data: str, entry: str, minutes: float, seed: int, job: int, stop: int) -> dict[str, Any]:
@@ -172,7 +171,7 @@ def train_and_score(options: Options, data: str, entry: str, minutes: float, see
     folder = folder_of(options.out, cell)
     flag, place = options.source(data)
     where = [] if flag is None else [flag if flag == "--data-dir" else "--data", str(place)]
-    recipe = [*recipe_of(data, entry, minutes), *where, "--seed", str(seed)]
+    recipe = [*recipe_of(data, entry, minutes), *where, "--minutes", f"{minutes:g}", "--seed", str(seed)]
     row_file, score_file, log = folder / "row.json", folder / "test.json", folder.with_name(folder.name + ".log")
     if row_file.exists():
         row = json.loads(row_file.read_text())
