@@ -89,7 +89,7 @@ RECIPES = {
 for data in DATA:
     RECIPES.setdefault((data, "context"), f"{RECIPES[data, 'heads']} --context 3")
     RECIPES[data, "static"] = f"{RECIPES[data, 'context']} {TWIN}"
-# Noise on the weights, by data and from how many minutes on: small sets, which all networks overfit in this time
+# Noise on the weights, by data and from how many minutes on: small sets, which most networks overfit in this time
 NOISE, NOISE_FROM = {"digits": 0.2, "names": 0.1, "listing": 0.2}, 5
 SCORED = 1000  # images of MNIST on which the original's networks are scored; they take seconds for 50
 
