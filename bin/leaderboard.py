@@ -117,7 +117,7 @@ class Options:
     )
     """heads: ours; context: ours, given the last 3 outputs; static: the same with an inner rate of 1e-12."""
     minutes: tuple[float, ...] = (1, 5)
-    """Minutes of training, without compiling, validation and scoring."""
+    """Minutes of training, without compiling, validation and scoring. From 5 on, digits, names and listing have noise on the weights."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of the longest runs. Shorter runs, and the original's networks, have only the first."""
     data_dir: Path | None = None

@@ -94,8 +94,9 @@ def neighbours(names: tuple[str, ...], shape: tuple[int, ...]) -> tuple[tuple[in
     found = []
     for name in names:
         if many := re.fullmatch(r"nearest-([1-9]\d{0,2})", name):
-            # mirrored ones in the order of NEIGHBOURS: that to the left first
-            found += sorted(places_before(shape, int(many[1])), key=lambda step: (math.hypot(*step), *map(abs, step), *(-n for n in step)))
+            # nearest first, and mirrored ones in the order of NEIGHBOURS: that to the left first
+            nearest = places_before(shape, int(many[1]))
+            found += sorted(nearest, key=lambda step: (sum(n * n for n in step), *map(abs, step), *(-n for n in step)))
             continue
         if name not in NEIGHBOURS and not re.fullmatch(r"-?\d{1,4}(,-?\d{1,4})*", name):
             known = f"{', '.join(NEIGHBOURS)}, nor nearest-1 to nearest-999"
